@@ -1,0 +1,230 @@
+"""The door to the operating system, as protocols. `real` opens it; `sim.env` is its simulated double.
+
+Time. Timers are asyncio's own (`asyncio.sleep`, `asyncio.timeout`, `loop.call_at`): the real loop runs them in real
+time, `sim.loop` in virtual time. Code that needs to *read* a clock asks `env.clock`; `clock.monotonic()` has the same
+base as `loop.time()`.
+
+Network. Both ends are asyncio protocols and transports, so that asyncio streams and aiohttp's server run unchanged on
+simulated links. Errors of the operating system leave this room as `errors.NetError` and its children.
+
+Files. Small files only (keyrings, persisted services, snapshots of serf); the raft log has its own seam,
+`runtime.raft_storage`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
+
+Address = tuple[str, int]
+"""(ip, port), numeric."""
+
+
+class Clock(Protocol):
+    """Reads clocks; never waits."""
+
+    def monotonic(self) -> float:
+        """Seconds, never backwards; the base of `loop.time()`."""
+
+    def boottime(self) -> float:
+        """Seconds, never backwards, counting the time that the machine was suspended. For leases and TTLs."""
+
+    def wall_ns(self) -> int:
+        """Nanoseconds since 1970 UTC. For display and certificates only; may jump."""
+
+
+class Datagrams(Protocol):
+    """A bound UDP socket."""
+
+    @property
+    def local(self) -> Address: ...
+
+    def send(self, data: bytes, to: Address) -> None:
+        """Send or drop; never waits, never raises for the network's sake."""
+
+    def close(self) -> None: ...
+
+
+class Listener(Protocol):
+    """A listening stream socket."""
+
+    @property
+    def local(self) -> Address: ...
+
+    async def close(self) -> None:
+        """Stop accepting. Accepted connections live on."""
+
+
+class Net(Protocol):
+    """Connections of one host."""
+
+    async def listen(
+        self, factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, *, tls: ssl.SSLContext | None = None
+    ) -> Listener:
+        """Accept TCP connections. Raises NetError when the port cannot be had."""
+
+    async def connect(
+        self,
+        factory: Callable[[], ProtocolT],
+        host: str,
+        port: int,
+        *,
+        local_host: str | None = None,
+        timeout_s: float = 10.0,
+        tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
+    ) -> tuple[asyncio.Transport, ProtocolT]:
+        """Dial TCP (no-delay and keep-alive on). Raises DialRefused, NetTimeout or DialError."""
+
+    async def datagrams(self, receive: Callable[[bytes, Address], None], host: str, port: int) -> Datagrams:
+        """Bind UDP; `receive(data, from_)` is called from a drain loop. Raises NetError when the port cannot be had."""
+
+    async def listen_unix(self, factory: Callable[[], asyncio.BaseProtocol], path: str, *, mode: int) -> Listener: ...
+
+    async def connect_unix(
+        self, factory: Callable[[], ProtocolT], path: str
+    ) -> tuple[asyncio.Transport, ProtocolT]: ...
+
+
+class Files(Protocol):
+    """The file system. Paths are text; missing files raise FileNotFoundError, other failures OSError."""
+
+    def exists(self, path: str) -> bool: ...
+    def is_dir(self, path: str) -> bool: ...
+    def list_dir(self, path: str) -> list[str]: ...
+    def make_dirs(self, path: str, *, mode: int = 0o700) -> None: ...
+    def read(self, path: str) -> bytes: ...
+
+    def write_atomic(self, path: str, data: bytes, *, mode: int = 0o600) -> None:
+        """Replace `path` by `data`: temporary file, fsync, rename, fsync of the directory."""
+
+    def append(self, path: str, data: bytes, *, sync: bool = False) -> None: ...
+    def rename(self, old: str, new: str) -> None: ...
+    def remove(self, path: str) -> None: ...
+    def remove_tree(self, path: str) -> None: ...
+    def sync_dir(self, path: str) -> None: ...
+    def size(self, path: str) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessResult:
+    """How a child ended. `output` is stdout and stderr merged, cut to the limit given (its end is kept)."""
+
+    exit_code: int
+    output: bytes
+    truncated: bool
+    timed_out: bool = False
+
+
+class Process(Protocol):
+    """Child processes, each in a process group of its own that is killed as a whole."""
+
+    async def run(
+        self,
+        arguments: Sequence[str],
+        *,
+        timeout_s: float,
+        output_bytes_max: int,
+        environment: dict[str, str] | None = None,
+        stdin: bytes | None = None,
+    ) -> ProcessResult: ...
+
+
+class Resolver(Protocol):
+    """Names to addresses."""
+
+    async def resolve(self, host: str) -> list[str]:
+        """Numeric addresses of `host`, IPv4 first. Raises NetError."""
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceAddress:
+    """An address of a network interface that is up."""
+
+    interface: str
+    ip: str
+    is_loopback: bool
+    is_default_route: bool = False
+
+
+class Interfaces(Protocol):
+    """This host's network interfaces."""
+
+    def addresses(self) -> list[InterfaceAddress]: ...
+
+
+class Blocking(Protocol):
+    """Work that would stop the loop: fsync, SQLite, look-ups."""
+
+    def __call__(self, work: Callable[[], T]) -> Awaitable[T]:
+        """Run `work` on a worker thread (simulation: after a drawn delay, on the loop)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """Everything through which an agent touches the world. Handed to `app`, which hands on only the parts needed."""
+
+    clock: Clock
+    random: random.Random
+    token_bytes: Callable[[int], bytes]
+    net: Net
+    files: Files
+    process: Process
+    resolver: Resolver
+    interfaces: Interfaces
+    blocking: Blocking
+    environ: dict[str, str]
+    hostname: str
+
+    def uuid(self) -> str:
+        """A random UUID, lower case, of the operating system's randomness."""
+        raw = bytearray(self.token_bytes(16))
+        raw[6] = raw[6] & 0x0F | 0x40
+        raw[8] = raw[8] & 0x3F | 0x80
+        text = raw.hex()
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+# --- asyncio streams over any Net -----------------------------------------------------------------------------
+
+STREAM_BUFFER_BYTES = 256 * 1024
+
+StreamHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def open_stream(
+    net: Net,
+    host: str,
+    port: int,
+    *,
+    local_host: str | None = None,
+    timeout_s: float = 10.0,
+    limit: int = STREAM_BUFFER_BYTES,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Dial and wrap in asyncio streams. Raises as `Net.connect`."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=limit, loop=loop)
+    transport, protocol = await net.connect(
+        lambda: asyncio.StreamReaderProtocol(reader, loop=loop), host, port, local_host=local_host, timeout_s=timeout_s
+    )
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
+async def serve_streams(
+    net: Net, handler: StreamHandler, host: str, port: int, *, limit: int = STREAM_BUFFER_BYTES
+) -> Listener:
+    """Listen and call `handler(reader, writer)` in a task per connection; the handler owns the writer's closing."""
+    loop = asyncio.get_running_loop()
+
+    def factory() -> asyncio.BaseProtocol:
+        reader = asyncio.StreamReader(limit=limit, loop=loop)
+        return asyncio.StreamReaderProtocol(reader, handler, loop=loop)
+
+    return await net.listen(factory, host, port)

@@ -1,0 +1,64 @@
+"""What every struct is made of: the field helper and the few Go types that Python has no equal for.
+
+A struct field is declared once as `name: type = wire("GoName", default)`. The Go name is its spelling on the wire
+(msgpack and, unless the JSON codec says otherwise, JSON); declaration order is Go's, which is the order of JSON.
+Types and their zero values, as Go has them:
+
+| annotation                     | Go                         | zero   |
+|--------------------------------|----------------------------|--------|
+| `str`                          | string (text)              | `""`   |
+| `bytes`                        | string of any bytes (keys) | `b""`  |
+| `bytes | None`                 | []byte, nil kept apart     | `None` |
+| `int` / `float` / `bool`       | any integer / float64      | 0      |
+| `Duration`                     | time.Duration, nanoseconds | 0      |
+| `GoTime`                       | time.Time                  | year 1 |
+| `tuple[T, ...] | None`         | []T, nil kept apart        | `None` |
+| `Mapping[str, T] | None`       | map[string]T, nil apart    | `None` |
+| a struct / `struct | None`     | T / *T                     | T() / `None` |
+| `Any`                          | interface{}                | `None` |
+
+Text from the wire that is not UTF-8 is carried by the `surrogateescape` error handler, so no byte is lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NewType
+
+Duration = NewType("Duration", int)
+"""A span of time in whole nanoseconds, as Go's time.Duration travels."""
+
+NANOSECONDS_PER_SECOND = 1_000_000_000
+ZERO_TIME_UNIX_SECONDS = -62_135_596_800
+
+
+def duration(seconds: float) -> Duration:
+    """`seconds` as nanoseconds, rounded to the nearest."""
+    return Duration(round(seconds * NANOSECONDS_PER_SECOND))
+
+
+def seconds(value: int) -> float:
+    """Nanoseconds as float seconds."""
+    return value / NANOSECONDS_PER_SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class GoTime:
+    """An instant: unix seconds, nanoseconds within it, and the zone offset in minutes that Go writes (-1 is UTC).
+
+    The default is Go's zero time, 0001-01-01T00:00:00Z.
+    """
+
+    unix_seconds: int = ZERO_TIME_UNIX_SECONDS
+    nanoseconds: int = 0
+    offset_minutes: int = -1
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether this is Go's zero time."""
+        return self.unix_seconds == ZERO_TIME_UNIX_SECONDS and self.nanoseconds == 0
+
+
+def wire(name: str, default: Any, **more: Any) -> Any:
+    """Declare a struct field: its Go name, its zero value, and what codecs may want to know of it."""
+    return field(default=default, metadata={"wire": name, **more})

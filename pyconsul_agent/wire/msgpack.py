@@ -1,0 +1,265 @@
+"""Structs to and from the msgpack that Consul's RPC, raft and gossip speak (go-msgpack 0.5, the old "raw" flavor).
+
+A struct is a map whose keys are the Go field names in bytewise order, all present. Text and bytes are both "raw"
+(`a0`-`bf`, `da`, `db`); a nil slice, map, pointer or []byte is `c0` inside a message and the empty value of its kind as
+a whole message. Readers are lenient: unknown keys are skipped, missing and nil ones are zero, newer string and bin
+types are taken. A number for text or a float for an integer is refused, as the original does.
+
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import msgpack
+
+from pyconsul_agent.errors import DecodeError
+from pyconsul_agent.structs.base import Duration, GoTime
+from pyconsul_agent.wire.gotime import decode_time, encode_time
+
+T = TypeVar("T")
+Convert = Callable[[Any], Any]
+
+TEXT_ERRORS = "surrogateescape"
+
+
+def encode(value: object) -> bytes:
+    """One message. A struct, a list or tuple of them, a mapping, or a scalar."""
+    return pack(plain(value))
+
+
+def pack(value: object) -> bytes:
+    """Pack plain values (dicts in the order given) in the raw flavor."""
+    return cast(bytes, msgpack.packb(value, use_bin_type=False, unicode_errors=TEXT_ERRORS))
+
+
+def decode(form: type[T], data: bytes) -> T:
+    """The message `data` as `form` (a struct, `list[...]`, `str`, `bool`, ...). Raises DecodeError."""
+    return build(form, unpack(data))
+
+
+def unpack(data: bytes) -> Any:
+    """The plain value in `data`, raw strings as bytes. No length is believed beyond the bytes that are there."""
+    try:
+        return msgpack.unpackb(data, raw=True, strict_map_key=False)
+    except msgpack.ExtraData as error:
+        raise DecodeError("bytes left after the msgpack value") from error
+    except (ValueError, msgpack.UnpackException, RecursionError, TypeError) as error:
+        raise DecodeError(f"malformed msgpack: {type(error).__name__}: {error}"[:200]) from error
+
+
+def build(form: type[T], value: object) -> T:
+    """Turn an unpacked plain value into `form`. Raises DecodeError."""
+    return cast(T, _builder(cast(Any, form))(value))
+
+
+def plain(value: object) -> Any:
+    """A struct (or a container of structs) as plain values, map keys sorted as on the wire."""
+    return _plain_any(value)
+
+
+# --- encoding -------------------------------------------------------------------------------------------------
+
+
+def _plain_any(value: Any) -> Any:
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    if kind is tuple or kind is list:
+        return [_plain_any(item) for item in value]
+    if kind is dict:
+        return {key: _plain_any(item) for key, item in value.items()}
+    if kind is GoTime:
+        return encode_time(value)
+    if dataclasses.is_dataclass(kind):
+        return _plain_struct(value)
+    if isinstance(value, Mapping):
+        return {key: _plain_any(item) for key, item in value.items()}
+    if isinstance(value, int):  # IntEnum
+        return int(value)
+    if isinstance(value, str):  # StrEnum
+        return str(value)
+    raise TypeError(f"cannot be sent as msgpack: {kind.__name__}")
+
+
+_SCALARS = frozenset({str, bytes, int, float, bool, type(None)})
+
+
+def _plain_struct(value: Any) -> dict[str, Any]:
+    result = {}
+    for name, attribute, scalar, omit_zero in _layout(cast(Any, type(value))):
+        item = getattr(value, attribute)
+        if omit_zero and not item:
+            continue
+        result[name] = item if scalar else _plain_any(item)
+    return result
+
+
+@cache
+def _layout(kind: type) -> tuple[tuple[str, str, bool, bool], ...]:
+    hints = typing.get_type_hints(kind)
+    rows = []
+    for field in dataclasses.fields(kind):
+        scalar = hints[field.name] in (str, bytes, int, float, bool, Duration, bytes | None, str | None)
+        rows.append((field.metadata["wire"], field.name, scalar, bool(field.metadata.get("omit_zero"))))
+    return tuple(sorted(rows))
+
+
+# --- decoding -------------------------------------------------------------------------------------------------
+
+
+@cache
+def _builder(form: Any) -> Convert:
+    simple = _SIMPLE.get(form)
+    if simple is not None:
+        return simple
+    origin, arguments = typing.get_origin(form), typing.get_args(form)
+    if origin in (types.UnionType, typing.Union):
+        inner = [argument for argument in arguments if argument is not type(None)]
+        assert len(inner) == 1, form
+        return _optional(_builder(inner[0]))
+    if origin is tuple:
+        return _sequence(_builder(arguments[0]), tuple)
+    if origin is list:
+        return _sequence(_builder(arguments[0]), list)
+    if origin in (Mapping, dict) or origin is typing.get_origin(Mapping[str, int]):
+        return _mapping(_builder(arguments[1]))
+    if dataclasses.is_dataclass(form):
+        return _struct(cast(type, form))
+    raise TypeError(f"no msgpack form for {form!r}")
+
+
+def _wrong(value: object, wanted: str) -> DecodeError:
+    return DecodeError(f"cannot decode {type(value).__name__} as {wanted}")
+
+
+def _text(value: Any) -> str:
+    if type(value) is bytes:
+        return value.decode("utf-8", TEXT_ERRORS)
+    if value is None:
+        return ""
+    if type(value) is str:
+        return value
+    raise _wrong(value, "string")
+
+
+def _raw(value: Any) -> bytes:
+    if type(value) is bytes:
+        return value
+    if value is None:
+        return b""
+    raise _wrong(value, "bytes")
+
+
+def _integer(value: Any) -> int:
+    if type(value) is int:
+        return value
+    if value is None:
+        return 0
+    raise _wrong(value, "integer")
+
+
+def _float(value: Any) -> float:
+    if type(value) is float:
+        return value
+    if type(value) is int:
+        return float(value)
+    if value is None:
+        return 0.0
+    raise _wrong(value, "float")
+
+
+def _bool(value: Any) -> bool:
+    if type(value) is bool:
+        return value
+    if value is None:
+        return False
+    raise _wrong(value, "bool")
+
+
+def _time(value: Any) -> GoTime:
+    return decode_time(_raw(value))
+
+
+def _anything(value: Any) -> Any:
+    """interface{}: raw strings become text, everything else keeps its dynamic type."""
+    if type(value) is bytes:
+        return value.decode("utf-8", TEXT_ERRORS)
+    if type(value) is list:
+        return [_anything(item) for item in value]
+    if type(value) is dict:
+        return {_anything(key): _anything(item) for key, item in value.items()}
+    return value
+
+
+_SIMPLE: dict[Any, Convert] = {
+    str: _text,
+    bytes: _raw,
+    int: _integer,
+    float: _float,
+    bool: _bool,
+    Duration: _integer,
+    GoTime: _time,
+    Any: _anything,
+}
+
+
+def _optional(convert: Convert) -> Convert:
+    def build_optional(value: Any) -> Any:
+        return None if value is None else convert(value)
+
+    return build_optional
+
+
+def _sequence(convert: Convert, container: Callable[[list[Any]], Any]) -> Convert:
+    def build_sequence(value: Any) -> Any:
+        if type(value) is list:
+            return container([convert(item) for item in value])
+        if value is None:
+            return container([])
+        raise _wrong(value, "array")
+
+    return build_sequence
+
+
+def _mapping(convert: Convert) -> Convert:
+    def build_mapping(value: Any) -> Any:
+        if type(value) is dict:
+            return {_text(key): convert(item) for key, item in value.items()}
+        if value is None:
+            return {}
+        raise _wrong(value, "map")
+
+    return build_mapping
+
+
+def _struct(kind: type) -> Convert:
+    table: dict[bytes, tuple[str, Convert]] = {}
+
+    def build_struct(value: Any) -> Any:
+        if type(value) is not dict:
+            if value is None or value == []:
+                return kind()
+            raise DecodeError(f"Only encoded map or array can be decoded into a struct. ({type(value).__name__})")
+        if not table and dataclasses.fields(kind):
+            _fill(kind, table)
+        known = {}
+        for key, item in value.items():
+            entry = table.get(key)
+            if entry is not None and item is not None:
+                known[entry[0]] = entry[1](item)
+        return kind(**known)
+
+    return build_struct
+
+
+def _fill(kind: type, table: dict[bytes, tuple[str, Convert]]) -> None:
+    """Done at first use, not at definition, because structs may contain themselves."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        table[field.metadata["wire"].encode()] = (field.name, _builder(hints[field.name]))
