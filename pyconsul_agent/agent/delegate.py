@@ -1,0 +1,63 @@
+"""How the agent and its interfaces see the cluster: one protocol, implemented by server mode and by client mode."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from pyconsul_agent.structs.coordinate import VivaldiCoordinate
+from pyconsul_agent.structs.member import Member
+from pyconsul_agent.structs.methods import Method
+from pyconsul_agent.structs.requests import SnapshotRequest, SnapshotResponse
+
+RequestT = TypeVar("RequestT")
+ReplyT = TypeVar("ReplyT")
+
+
+class Caller(Protocol):
+    """Makes RPC calls: on a server straight into its own dispatch, on a client through the router."""
+
+    async def call(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
+        """Call `method`. Raises RPCError with the text that Consul would answer, wrapped as Consul wraps it."""
+
+
+class Delegate(Caller, Protocol):
+    """A server node or a client node."""
+
+    @property
+    def is_server(self) -> bool: ...
+
+    def lan_members(self) -> Sequence[Member]:
+        """Every member of the LAN pool that is known, self included, also left and failed ones."""
+
+    def wan_members(self) -> Sequence[Member]:
+        """The WAN pool; empty on a client."""
+
+    def local_member(self) -> Member: ...
+
+    def lan_coordinate(self) -> VivaldiCoordinate: ...
+
+    async def join_lan(self, addresses: Sequence[str]) -> int:
+        """Join; returns how many addresses answered. Raises NetError when none did, with serf's text."""
+
+    async def join_wan(self, addresses: Sequence[str]) -> int: ...
+
+    async def force_leave(self, node: str, *, prune: bool = False) -> None:
+        """Turn a failed member into a left one. Raises RPCError when no member has that name."""
+
+    async def leave(self) -> None:
+        """Leave in order; returns when the cluster has let go of this agent or the time for it is over."""
+
+    async def user_event(self, name: str, payload: bytes, *, coalesce: bool) -> None:
+        """Broadcast a serf user event on the LAN pool."""
+
+    async def snapshot(
+        self, request: SnapshotRequest, archive: AsyncIterator[bytes] | None
+    ) -> tuple[SnapshotResponse, AsyncIterator[bytes]]:
+        """Save (the iterator yields the archive) or restore (`archive` is read to its end)."""
+
+    def stats(self) -> Mapping[str, Mapping[str, str]]:
+        """What `consul info` prints of the cluster side: section -> key -> text."""
+
+    async def shutdown(self) -> None:
+        """Stop without leaving."""
