@@ -43,17 +43,17 @@ class ServiceAddress:
 class MeshGatewayConfig:
     """Consul's `MeshGatewayConfig`."""
 
-    mode: str = wire("Mode", "")
+    mode: str = wire("Mode", "", json_omit=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExposePath:
     """Consul's `ExposePath`."""
 
-    listener_port: int = wire("ListenerPort", 0)
-    path: str = wire("Path", "")
-    local_path_port: int = wire("LocalPathPort", 0)
-    protocol: str = wire("Protocol", "")
+    listener_port: int = wire("ListenerPort", 0, json_omit=True)
+    path: str = wire("Path", "", json_omit=True)
+    local_path_port: int = wire("LocalPathPort", 0, json_omit=True)
+    protocol: str = wire("Protocol", "", json_omit=True)
     parsed_from_check: bool = wire("ParsedFromCheck", False)
 
 
@@ -61,16 +61,16 @@ class ExposePath:
 class ExposeConfig:
     """Consul's `ExposeConfig`."""
 
-    checks: bool = wire("Checks", False)
-    paths: tuple[ExposePath, ...] | None = wire("Paths", None)
+    checks: bool = wire("Checks", False, json_omit=True)
+    paths: tuple[ExposePath, ...] | None = wire("Paths", None, json_omit=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransparentProxyConfig:
     """Consul's `TransparentProxyConfig`."""
 
-    outbound_listener_port: int = wire("OutboundListenerPort", 0)
-    dialed_directly: bool = wire("DialedDirectly", False)
+    outbound_listener_port: int = wire("OutboundListenerPort", 0, json_omit=True)
+    dialed_directly: bool = wire("DialedDirectly", False, json_omit=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,34 +78,34 @@ class Upstream:
     """Consul's `Upstream`."""
 
     destination_type: str = wire("DestinationType", "")
-    destination_namespace: str = wire("DestinationNamespace", "")
+    destination_namespace: str = wire("DestinationNamespace", "", json_omit=True)
     destination_name: str = wire("DestinationName", "")
     datacenter: str = wire("Datacenter", "")
-    local_bind_address: str = wire("LocalBindAddress", "")
-    local_bind_port: int = wire("LocalBindPort", 0)
-    local_bind_socket_path: str = wire("LocalBindSocketPath", "")
-    local_bind_socket_mode: str = wire("LocalBindSocketMode", "")
-    config: Mapping[str, Any] | None = wire("Config", None)
+    local_bind_address: str = wire("LocalBindAddress", "", json_omit=True)
+    local_bind_port: int = wire("LocalBindPort", 0, json_omit=True)
+    local_bind_socket_path: str = wire("LocalBindSocketPath", "", json_omit=True)
+    local_bind_socket_mode: str = wire("LocalBindSocketMode", "", json_omit=True)
+    config: Mapping[str, Any] | None = wire("Config", None, json_omit=True)
     mesh_gateway: MeshGatewayConfig = wire("MeshGateway", MeshGatewayConfig())
-    ingress_hosts: tuple[str, ...] | None = wire("IngressHosts", None)
-    centrally_configured: bool = wire("CentrallyConfigured", False)
+    ingress_hosts: tuple[str, ...] | None = wire("IngressHosts", None, json_omit=True)
+    centrally_configured: bool = wire("CentrallyConfigured", False, json_omit=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectProxyConfig:
     """Consul's `ConnectProxyConfig`."""
 
-    destination_service_name: str = wire("DestinationServiceName", "")
-    destination_service_id: str = wire("DestinationServiceID", "")
-    local_service_address: str = wire("LocalServiceAddress", "")
-    local_service_port: int = wire("LocalServicePort", 0)
-    local_service_socket_path: str = wire("LocalServiceSocketPath", "")
+    destination_service_name: str = wire("DestinationServiceName", "", json_omit=True)
+    destination_service_id: str = wire("DestinationServiceID", "", json_omit=True)
+    local_service_address: str = wire("LocalServiceAddress", "", json_omit=True)
+    local_service_port: int = wire("LocalServicePort", 0, json_omit=True)
+    local_service_socket_path: str = wire("LocalServiceSocketPath", "", json_omit=True)
     mode: str = wire("Mode", "")
-    config: Mapping[str, Any] | None = wire("Config", None)
-    upstreams: tuple[Upstream, ...] | None = wire("Upstreams", None)
+    config: Mapping[str, Any] | None = wire("Config", None, json_omit=True)
+    upstreams: tuple[Upstream, ...] | None = wire("Upstreams", None, json_omit=True)
     mesh_gateway: MeshGatewayConfig = wire("MeshGateway", MeshGatewayConfig())
     expose: ExposeConfig = wire("Expose", ExposeConfig())
-    transparent_proxy: TransparentProxyConfig = wire("TransparentProxy", TransparentProxyConfig())
+    transparent_proxy: TransparentProxyConfig = wire("TransparentProxy", TransparentProxyConfig(), json_omit=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,8 +147,8 @@ class CheckType:
 class ServiceConnect:
     """Consul's `ServiceConnect`."""
 
-    native: bool = wire("Native", False)
-    sidecar_service: ServiceDefinition | None = wire("SidecarService", None)
+    native: bool = wire("Native", False, json_omit=True)
+    sidecar_service: ServiceDefinition | None = wire("SidecarService", None, json_omit=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,20 +177,20 @@ class ServiceDefinition:
 class NodeService:
     """Consul's `NodeService`."""
 
-    kind: str = wire("Kind", "")
+    kind: str = wire("Kind", "", json_omit=True)
     id: str = wire("ID", "")
     service: str = wire("Service", "")
     tags: tuple[str, ...] | None = wire("Tags", None)
     address: str = wire("Address", "")
-    tagged_addresses: Mapping[str, ServiceAddress] | None = wire("TaggedAddresses", None)
+    tagged_addresses: Mapping[str, ServiceAddress] | None = wire("TaggedAddresses", None, json_omit=True)
     meta: Mapping[str, str] | None = wire("Meta", None)
     port: int = wire("Port", 0)
-    socket_path: str = wire("SocketPath", "")
+    socket_path: str = wire("SocketPath", "", json_omit=True)
     weights: Weights | None = wire("Weights", None)
     enable_tag_override: bool = wire("EnableTagOverride", False)
     proxy: ConnectProxyConfig = wire("Proxy", ConnectProxyConfig())
     connect: ServiceConnect = wire("Connect", ServiceConnect())
-    locally_registered_as_sidecar: bool = wire("LocallyRegisteredAsSidecar", False)
+    locally_registered_as_sidecar: bool = wire("LocallyRegisteredAsSidecar", False, json_hidden=True)
     create_index: int = wire("CreateIndex", 0)
     modify_index: int = wire("ModifyIndex", 0)
 
@@ -226,7 +226,7 @@ class ServiceNode:
     service_name: str = wire("ServiceName", "")
     service_tags: tuple[str, ...] | None = wire("ServiceTags", None)
     service_address: str = wire("ServiceAddress", "")
-    service_tagged_addresses: Mapping[str, ServiceAddress] | None = wire("ServiceTaggedAddresses", None)
+    service_tagged_addresses: Mapping[str, ServiceAddress] | None = wire("ServiceTaggedAddresses", None, json_omit=True)
     service_weights: Weights = wire("ServiceWeights", Weights())
     service_meta: Mapping[str, str] | None = wire("ServiceMeta", None)
     service_port: int = wire("ServicePort", 0)

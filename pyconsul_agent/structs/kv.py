@@ -15,6 +15,6 @@ class DirEntry:
     key: bytes = wire("Key", b"")
     flags: int = wire("Flags", 0)
     value: bytes | None = wire("Value", None)
-    session: str = wire("Session", "")
+    session: str = wire("Session", "", json_omit=True)
     create_index: int = wire("CreateIndex", 0)
     modify_index: int = wire("ModifyIndex", 0)

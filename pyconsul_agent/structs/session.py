@@ -12,7 +12,7 @@ class ServiceCheck:
     """Consul's `ServiceCheck`."""
 
     id: str = wire("ID", "")
-    namespace: str = wire("Namespace", "")
+    namespace: str = wire("Namespace", "", json_hidden=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,6 @@ class Session:
     ttl: str = wire("TTL", "")
     node_checks: tuple[str, ...] | None = wire("NodeChecks", None)
     service_checks: tuple[ServiceCheck, ...] | None = wire("ServiceChecks", None)
-    checks: tuple[str, ...] | None = wire("Checks", None)
+    checks: tuple[str, ...] | None = wire("Checks", None, json_omit=True)
     create_index: int = wire("CreateIndex", 0)
     modify_index: int = wire("ModifyIndex", 0)

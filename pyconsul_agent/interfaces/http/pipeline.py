@@ -1,0 +1,188 @@
+"""What every request goes through, in Consul's order: path rules, routing, blocks, methods, the handler, errors."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from pyconsul_agent.env.log import Log
+from pyconsul_agent.errors import ConsulError, RPCRateExceeded
+from pyconsul_agent.interfaces.http.message import (
+    TEXT,
+    BadQuery,
+    HTTPError,
+    Query,
+    Request,
+    Response,
+    percent_decode,
+    text_response,
+)
+from pyconsul_agent.interfaces.http.routes import Route, RouteTable
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The agent's `http_config` and the like."""
+
+    response_headers: Mapping[str, str] = field(default_factory=dict)
+    block_endpoints: Sequence[str] = ()
+    allow_write_from: Sequence[str] = ()
+    filter_unprintable: bool = True
+    default_policy: str = "allow"
+    translate_addresses: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A request line's target, taken apart: `route` is None where nothing is registered."""
+
+    path: str
+    query: Query | None
+    route: Route | None
+
+
+class Pipeline:
+    """Applies the rules around the handlers. `fallback` answers paths outside `/v1/` (root, UI)."""
+
+    def __init__(
+        self,
+        table: RouteTable,
+        rules: Rules,
+        log: Log,
+        *,
+        fallback: Callable[[Request], Response | None] | None = None,
+    ) -> None:
+        self._table = table
+        self._rules = rules
+        self._log = log
+        self._fallback = fallback
+        self._write_networks = [ipaddress.ip_network(text, strict=False) for text in rules.allow_write_from]
+        self._common = dict(rules.response_headers)
+
+    def locate(self, raw_target: str, method: str) -> Target | Response:
+        """Decode, clean and route a raw target before its body is read; a Response ends the matter."""
+        raw_path, _, raw_query = raw_target.partition("?")
+        if "://" in raw_path.split("/", 1)[0] + "/" or raw_path.startswith(("http://", "https://")):
+            raw_path = "/" + raw_path.split("://", 1)[1].partition("/")[2]
+        try:
+            path = percent_decode(raw_path)
+        except BadQuery:
+            return Response(400, b"400 Bad Request", TEXT, close=True)
+        if self._rules.filter_unprintable and not _printable(path):
+            return Response(400)
+        clean = clean_path(path)
+        if clean != path:
+            return self._redirect(clean, raw_query, method)
+        if (moved := self._table.redirect(path)) is not None:
+            return self._redirect(moved, raw_query, method)
+        try:
+            query: Query | None = Query(raw_query)
+        except BadQuery:
+            query = None
+        return Target(path, query, self._table.find(path))
+
+    def _redirect(self, path: str, raw_query: str, method: str) -> Response:
+        location = quote(path, safe="/$&+,:;=@~!*'()", errors="surrogateescape") + (
+            f"?{raw_query}" if raw_query else ""
+        )
+        response = Response(301, headers={**self._common, "Location": location})
+        if method == "GET":
+            escaped = location.replace("&", "&amp;").replace('"', "&#34;").replace("<", "&lt;").replace(">", "&gt;")
+            response.body = f'<a href="{escaped}">Moved Permanently</a>.\n\n'.encode()
+            response.content_type = "text/html; charset=utf-8"
+        return response
+
+    async def answer(self, target: Target, request: Request) -> Response:
+        """Run the request through the rest of the rules and its handler."""
+        if target.route is None:
+            other = self._fallback(request) if self._fallback is not None else None
+            response = other or Response(404)
+            response.headers = {**self._common, **response.headers}
+            return response
+        response = await self._routed(target, target.route, request)
+        response.headers = {**self._v1_headers(), **response.headers}
+        return response
+
+    def _v1_headers(self) -> dict[str, str]:
+        headers = dict(self._common)
+        headers["Vary"] = "Accept-Encoding"
+        headers["X-Consul-Default-Acl-Policy"] = self._rules.default_policy
+        if self._rules.translate_addresses:
+            headers["X-Consul-Translate-Addresses"] = "true"
+        return headers
+
+    async def _routed(self, target: Target, route: Route, request: Request) -> Response:
+        if target.query is None:
+            return Response(500)
+        if any(request.path.startswith(prefix) for prefix in self._rules.block_endpoints):
+            return text_response("Endpoint is blocked by agent configuration", status=403)
+        if request.method == "OPTIONS":
+            return Response(200, headers={"Allow": route.allow})
+        handler = route.handler(request.method)
+        if handler is None:
+            body = "" if request.method == "HEAD" else f"method {request.method} not allowed"
+            return text_response(body, status=405, headers={"Allow": route.allow})
+        if request.method != "GET" and self._write_networks and not self._may_write(request.remote):
+            return text_response("Access is restricted", status=403)
+        try:
+            return await handler(request)
+        except HTTPError as error:
+            return error.response()
+        except ConsulError as error:
+            return text_response(str(error), status=status_of(error), headers=dict(getattr(error, "headers", {})))
+        except Exception as error:
+            self._log.error(
+                "Request failed", method=request.method, url=redact(request), from_=request.remote, error=repr(error)
+            )
+            return text_response("internal error", status=500)
+
+    def _may_write(self, remote: str) -> bool:
+        try:
+            address = ipaddress.ip_address(remote)
+        except ValueError:
+            return False
+        return any(address in network for network in self._write_networks)
+
+
+def status_of(error: ConsulError) -> int:
+    """The status that an error's class and text ask for; the text test also covers errors that crossed an RPC."""
+    text = str(error)
+    if "Permission denied" in text or "ACL not found" in text:
+        return 403
+    if isinstance(error, RPCRateExceeded) or "RPC rate limit exceeded" in text:
+        return 429
+    return 500
+
+
+def redact(request: Request) -> str:
+    """The request's path and parameters for a log line, secrets hidden."""
+    parts = [f"{key}={'<hidden>' if key == 'token' else value}" for key, value in request.query.pairs]
+    return request.path + ("?" + "&".join(parts) if parts else "")
+
+
+def clean_path(path: str) -> str:
+    """`path` without `//`, `.` and `..`, a final slash kept; what Go's mux redirects to."""
+    if not path.startswith("/"):
+        path = "/" + path
+    if "//" not in path and "/." not in path:
+        return path
+    out: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            if out:
+                out.pop()
+        elif part not in ("", "."):
+            out.append(part)
+    clean = "/" + "/".join(out)
+    if path.endswith(("/", "/.", "/..")) and clean != "/":
+        # Go keeps the slash only where the path itself ended with one.
+        return clean + "/" if path.endswith("/") else clean
+    return clean
+
+
+def _printable(path: str) -> bool:
+    if path.isascii():
+        return path.isprintable()
+    return all(character.isprintable() or "\udc80" <= character <= "\udcff" for character in path)

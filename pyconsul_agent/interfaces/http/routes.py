@@ -1,0 +1,67 @@
+"""The visible list of routes and how a path finds its place in it.
+
+A pattern is exact, or a prefix when it ends in `/`; the longest match wins. A prefix asked for without its slash is
+redirected to the one with it. The methods stand in the order in which `Allow` names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from pyconsul_agent.interfaces.http.message import Request, Response
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One endpoint. `access` names what authorizes it, so that no route exists without an answer to that question.
+
+    `body_bytes_max` bounds the request's body (None: streamed by the handler).
+    """
+
+    pattern: str
+    methods: tuple[tuple[str, Handler], ...]
+    access: str
+    blocking: bool = False
+    body_bytes_max: int | None = 512 * 1024
+
+    def handler(self, method: str) -> Handler | None:
+        """The handler of `method`, if there is one."""
+        for name, handler in self.methods:
+            if name == method:
+                return handler
+        return None
+
+    @property
+    def allow(self) -> str:
+        """The `Allow` header."""
+        return ",".join(["OPTIONS", *(name for name, _ in self.methods)])
+
+
+class RouteTable:
+    """All routes, searchable by path."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self.routes = tuple(routes)
+        self._exact = {route.pattern: route for route in routes if not route.pattern.endswith("/")}
+        prefixes = [route for route in routes if route.pattern.endswith("/")]
+        self._prefixes = sorted(prefixes, key=lambda route: -len(route.pattern))
+        assert len({route.pattern for route in routes}) == len(routes), "two routes share a pattern"
+
+    def find(self, path: str) -> Route | None:
+        """The route of a decoded, clean path."""
+        route = self._exact.get(path)
+        if route is not None:
+            return route
+        for candidate in self._prefixes:
+            if path.startswith(candidate.pattern):
+                return candidate
+        return None
+
+    def redirect(self, path: str) -> str | None:
+        """Where a path that misses only its final slash should go."""
+        if path not in self._exact and any(route.pattern == path + "/" for route in self._prefixes):
+            return path + "/"
+        return None
