@@ -5,8 +5,8 @@ Text, one record a line, appended::
     alive: <name> <ip:port>     not-alive: <name>     leave
     clock: <n>     event-clock: <n>     query-clock: <n>
 
-`coordinate: ...` (old agents) and `# ...` are skipped. A name may hold blanks: the address is what follows the last one.
-What to write when is `serf.snapshot`'s; who touches the disk is the driver.
+`coordinate: ...` (old agents) and `# ...` are skipped. A name may hold blanks: the address
+follows the last one. What to write when is `serf.snapshot`'s; who touches the disk is the driver.
 """
 
 from __future__ import annotations
