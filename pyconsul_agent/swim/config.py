@@ -21,7 +21,7 @@ MEMBERS_MAX = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwimConfig:
-    """Timing and limits of one pool. Spans in seconds. The defaults are memberlist's LAN values with Consul's reclaim."""
+    """Timing and limits of one pool. Spans in seconds. Defaults: memberlist's LAN values, Consul's reclaim time."""
 
     protocol_min: int = 1
     protocol_max: int = 5

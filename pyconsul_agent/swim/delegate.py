@@ -1,4 +1,4 @@
-"""What the failure detector asks of the layer above while it works. Only questions: everything it *tells* is an effect."""
+"""What the failure detector asks of the layer above while it works. Only questions: what it *tells* is an effect."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Delegate(Protocol):
         """This node's meta (encoded tags), at most `limit` bytes."""
 
     def get_broadcasts(self, overhead: int, limit: int) -> Sequence[bytes]:
-        """Messages to piggyback, **without** the user type byte; each costs `overhead` + its length, in all <= `limit`."""
+        """Messages to piggyback, **without** the user type byte; each costs `overhead` + its length, in all `limit`."""
 
     def local_state(self, join: bool) -> bytes:
         """State to send in a push/pull."""

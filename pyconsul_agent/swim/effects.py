@@ -1,4 +1,4 @@
-"""What the failure detector asks of its driver and tells the layer above: plain values, to be done in the order given."""
+"""What the failure detector asks of its driver and tells the layer above: plain values, to be done in order."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class SendPacket:
 
 @dataclass(frozen=True, slots=True)
 class OpenStream:
-    """Dial `to`, write `request` (compressed and encrypted by the driver), read one message, by `deadline` (monotonic s).
+    """Dial `to`, write `request` (compressed and encrypted by the driver), read one message, all by `deadline` (s).
 
     The outcome comes back as `Swim.stream_answered(id, ...)` or `Swim.stream_failed(id, ...)`, exactly once.
     """
@@ -171,3 +171,13 @@ Effect = (
     | BroadcastFinished
     | LogLine
 )
+
+
+def log_line(level: LogLevel, message: str, **pairs: object) -> LogLine:
+    """A plain message."""
+    return LogLine(level, message, tuple(pairs.items()))
+
+
+def log_event(name: str, /, **fields: object) -> LogLine:
+    """An event of the table in `env.log`."""
+    return LogLine(LogLevel.INFO, "", tuple(fields.items()), event=name)

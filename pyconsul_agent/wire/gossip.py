@@ -17,7 +17,7 @@ import enum
 import ipaddress
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgpack
 
@@ -244,7 +244,7 @@ def bounded_unpacker(bytes_max: int) -> Any:
 def checked(form: type[M], value: Any) -> M:
     """`value` as `form`, its integers within their width. Raises DecodeError."""
     message = build(form, value)
-    for attribute, limit in _widths(form):
+    for attribute, limit in _widths(cast(Any, form)):
         number = getattr(message, attribute)
         if not 0 <= number < limit:
             raise DecodeError(f"{form.__name__}.{attribute} is out of range: {number}")
@@ -252,7 +252,7 @@ def checked(form: type[M], value: Any) -> M:
 
 
 @cache
-def _widths(form: type[Any]) -> tuple[tuple[str, int], ...]:
+def _widths(form: Any) -> tuple[tuple[str, int], ...]:
     return tuple(
         (field.name, 1 << field.metadata["bits"]) for field in dataclasses.fields(form) if "bits" in field.metadata
     )
