@@ -1,0 +1,608 @@
+"""Serf as one value: what the members of a pool tell each other, above the bare knowledge of who is alive.
+
+Sits between `swim.Swim` and the driver: answers Swim's questions (it is its Delegate) and takes its notifications
+(`handle`). Everything it wants done comes out of `take()`. Calls nobody, knows no socket, clock, file or key.
+Protocol: docs/protocol/gossip.md, sections 9 to 13.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+from pyconsul_agent.errors import DecodeError
+from pyconsul_agent.serf import queries
+from pyconsul_agent.serf.config import SerfConfig
+from pyconsul_agent.serf.coordinate import CoordinateClient, CoordinateError
+from pyconsul_agent.serf.effects import IntentSent, QueryReceived, Reconnect, SendUser, SerfEffect
+from pyconsul_agent.serf.events import UserEvents
+from pyconsul_agent.serf.outbox import BroadcastQueue, transmit_limit
+from pyconsul_agent.serf.snapshot import SnapshotRecorder
+from pyconsul_agent.serf.table import LeaveOutcome, MemberTable, member_of
+from pyconsul_agent.structs.coordinate import VivaldiCoordinate
+from pyconsul_agent.structs.member import Member, MemberEventKind, MemberStatus, UserEvent
+from pyconsul_agent.swim.effects import (
+    Deliver,
+    Effect,
+    LogLevel,
+    LogLine,
+    MergeRemoteState,
+    Node,
+    NotifyConflict,
+    NotifyJoin,
+    NotifyLeave,
+    NotifyUpdate,
+    PingComplete,
+)
+from pyconsul_agent.wire.gossip import NodeState, address_text
+from pyconsul_agent.wire.serf import (
+    META_BYTES_MAX,
+    QUERY_FLAG_ACK,
+    QUERY_FLAG_NO_BROADCAST,
+    ConflictResponse,
+    JoinIntent,
+    LeaveIntent,
+    PushPullState,
+    Query,
+    QueryResponse,
+    Relay,
+    UserEventMessage,
+    decode,
+    decode_as,
+    decode_coordinate,
+    decode_tags,
+    encode,
+    encode_conflict,
+    encode_coordinate,
+    encode_tags,
+)
+from pyconsul_agent.wire.serf_snapshot import SnapshotState
+
+Veto = Callable[[Sequence[Member]], str | None]
+"""Why these members may not be in the pool; None if they may. Must be pure."""
+
+RELAY_PROTOCOL_MIN = 5
+MESSAGE_BYTES_MAX = 16 * 1024
+"""Of one serf message; what is queued for broadcast is bounded by it. No peer sends more than 9 KiB."""
+
+
+class SerfState(enum.Enum):
+    """Where this node is in its life."""
+
+    ALIVE = "alive"
+    LEAVING = "leaving"
+    LEFT = "left"
+
+
+class Serf:
+    """One node in one pool."""
+
+    def __init__(
+        self,
+        config: SerfConfig,
+        *,
+        name: str,
+        tags: Mapping[str, str],
+        rng: random.Random,
+        veto: Veto | None = None,
+        snapshot: SnapshotState | None = None,
+        snapshot_bytes: int = 0,
+    ) -> None:
+        """`snapshot` is what the file said at start (empty for a new one); None: no file is kept."""
+        self.config = config
+        self.name = name
+        self.state = SerfState.ALIVE
+        self._rng = rng
+        self._veto = veto
+        self._tags: dict[str, str] = {}
+        self._meta = b""
+        self.set_tags(tags)
+        self._networks = (
+            None
+            if config.allowed_networks is None
+            else [ipaddress.ip_network(network, strict=False) for network in config.allowed_networks]
+        )
+        self._table = MemberTable(name, config)
+        self._events = UserEvents()
+        self._queries = queries.QueryBook()
+        self._coordinates = CoordinateClient(rng)
+        self._intents, self._event_queue, self._query_queue = BroadcastQueue(), BroadcastQueue(), BroadcastQueue()
+        self._effects: list[SerfEffect] = []
+        self._tickets: dict[int, float] = {}
+        self._ticket_count = 0
+        self._joins_ignoring_old = 0
+        self._recorder: SnapshotRecorder | None = None
+        self._next: dict[str, float] = {}
+        if snapshot is not None:
+            self._recorder = SnapshotRecorder(config, snapshot, snapshot_bytes)
+            self._table.clock.witness(snapshot.clock)
+            self._events.clock.witness(snapshot.event_clock)
+            self._queries.clock.witness(snapshot.query_clock)
+            self._events.min_time = snapshot.event_clock + 1
+            self._queries.min_time = snapshot.query_clock + 1
+
+    # --- driving ------------------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        """Begin to count time. The local member appears with Swim's first notification."""
+        self._next = {
+            "reap": now + self.config.reap_interval_s,
+            "reconnect": now + self.config.reconnect_interval_s,
+            "queues": now + self.config.queue_check_interval_s,
+        }
+        if self._recorder is not None:
+            self._next["snapshot"] = now + self.config.snapshot_interval_s
+
+    def take(self) -> list[SerfEffect]:
+        """Effects since the last call, in order."""
+        self._collect()
+        effects, self._effects = self._effects, []
+        return effects
+
+    def next_deadline(self) -> float | None:
+        """When `tick` wants to be called; None before `start`."""
+        due = [*self._next.values(), *self._tickets.values(), *self._table.pending_prunes.values()]
+        return min(due, default=None)
+
+    def tick(self, now: float) -> None:
+        """Do what is due: reap, reconnect, prune, time out, flush the snapshot."""
+        self._table.prune_due(now)
+        if self._is_due("reap", now, self.config.reap_interval_s):
+            self._table.reap(now)
+        if self._is_due("reconnect", now, self.config.reconnect_interval_s):
+            self._reconnect()
+        if self._is_due("queues", now, self.config.queue_check_interval_s):
+            self._check_queues()
+        for ticket in [ticket for ticket, deadline in self._tickets.items() if deadline <= now]:
+            del self._tickets[ticket]
+            self._effects.append(IntentSent(ticket, timed_out=True))
+        if self._is_due("snapshot", now, self.config.snapshot_interval_s):
+            self.flush_snapshot()
+
+    def handle(self, effect: Effect, now: float) -> None:
+        """Take one notification of Swim; other effects are the driver's and pass unnoticed."""
+        match effect:
+            case NotifyJoin(node):
+                self._table.joined(node, now)
+            case NotifyLeave(node):
+                if not self._table.gone(node, now):
+                    self._log(LogLevel.WARN, "Bad state when leave", node=node.name)
+            case NotifyUpdate(node):
+                self._table.updated(node)
+            case NotifyConflict(existing, other):
+                self._conflict(existing, other)
+            case Deliver(data):
+                self.receive(data, now)
+            case MergeRemoteState(data, join):
+                self._merge(data, join, now)
+            case PingComplete(node, rtt_s, payload):
+                self._ping_complete(node, rtt_s, payload)
+            case _:
+                return
+        self._collect()
+
+    def _is_due(self, what: str, now: float, interval_s: float) -> bool:
+        due = self._next.get(what)
+        if due is None or now < due:
+            return False
+        self._next[what] = now + interval_s
+        return True
+
+    def _collect(self) -> None:
+        """Move what the parts produced into the effects."""
+        if self._table.changes:
+            for change in self._table.changes:
+                self._effects.append(change)
+                if self._recorder is not None:
+                    self._recorder.member_event(change)
+                if change.kind is MemberEventKind.REAP:
+                    self._coordinates.forget(change.member.name)
+            self._table.changes.clear()
+        for queue in (self._intents, self._event_queue, self._query_queue):
+            for ticket in queue.finished:
+                if self._tickets.pop(ticket, None) is not None:
+                    self._effects.append(IntentSent(ticket, timed_out=False))
+            queue.finished.clear()
+
+    def _log(self, level: LogLevel, message: str, **pairs: object) -> None:
+        self._effects.append(LogLine(level, message, tuple(pairs.items())))
+
+    # --- messages -----------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes, now: float) -> None:
+        """One serf message, type byte first, from anybody."""
+        if len(data) > MESSAGE_BYTES_MAX:
+            self._log(LogLevel.WARN, "serf message is too long", bytes=len(data))
+            return
+        try:
+            message = decode(data)
+        except DecodeError as error:
+            self._log(LogLevel.WARN, "serf message ignored", error=error.reason)
+            return
+        match message:
+            case JoinIntent():
+                if self._table.join_intent(message, now):
+                    self._intents.add(data)
+            case LeaveIntent():
+                self._receive_leave(message, data, now)
+            case UserEventMessage():
+                if self._receive_event(message):
+                    self._event_queue.add(data)
+            case Query():
+                self._receive_query(message, data, now)
+            case Relay():
+                self._forward(message)
+            case QueryResponse():
+                self._log(LogLevel.DEBUG, "response to an unknown query", id=message.id, sender=message.from_)
+            case _:
+                self._log(LogLevel.WARN, "serf message of a payload's type ignored", type=data[0])
+
+    def _receive_leave(self, message: LeaveIntent, data: bytes, now: float) -> None:
+        outcome = self._leave_intent(message, now)
+        if outcome is LeaveOutcome.REBROADCAST:
+            self._intents.add(data)
+        elif outcome is LeaveOutcome.REFUTE:
+            self.announce_join(now)
+
+    def _leave_intent(self, message: LeaveIntent, now: float) -> LeaveOutcome:
+        return self._table.leave_intent(message, now, local_is_staying=self.state is SerfState.ALIVE)
+
+    def _receive_event(self, message: UserEventMessage) -> bool:
+        if self._events.is_too_old(message.ltime):
+            self._log(LogLevel.WARN, "received old event from the past", event=message.name, ltime=message.ltime)
+        if not self._events.receive(message):
+            return False
+        self._effects.append(UserEvent(message.ltime, message.name, message.payload or b"", message.coalesce))
+        return True
+
+    def _merge(self, data: bytes, join: bool, now: float) -> None:
+        try:
+            state = decode_as(PushPullState, data)
+        except DecodeError as error:
+            self._log(LogLevel.ERROR, "failed to decode remote state", error=error.reason)
+            return
+        clocks = (self._table.clock, self._events.clock, self._queries.clock)
+        for clock, seen in zip(clocks, (state.ltime, state.event_ltime, state.query_ltime), strict=True):
+            if seen > 0:
+                clock.witness(seen - 1)
+        times = state.status_ltimes or {}
+        left = dict.fromkeys(state.left_members or ())
+        for name in left:
+            message = LeaveIntent(ltime=times.get(name, 0) + 1, node=name)
+            if self._leave_intent(message, now) is LeaveOutcome.REFUTE:
+                self.announce_join(now)
+        for name in sorted(times.keys() - left.keys()):
+            self._table.join_intent(JoinIntent(ltime=times[name], node=name), now)
+        if join and self._joins_ignoring_old:
+            self._events.min_time = max(self._events.min_time, state.event_ltime)
+        for slot in state.events or ():
+            if slot is None:
+                continue
+            for body in slot.events or ():
+                self._receive_event(UserEventMessage(ltime=slot.ltime, name=body.name, payload=body.payload))
+
+    # --- queries ------------------------------------------------------------------------------------------------
+
+    def _receive_query(self, query: Query, data: bytes, now: float) -> None:
+        if not self._queries.receive(query):
+            return
+        if not query.flags & QUERY_FLAG_NO_BROADCAST:
+            self._query_queue.add(data)
+        try:
+            if not queries.is_meant(query, self.name, self._tags):
+                return
+        except (DecodeError, queries.UnusableExpression) as error:
+            self._log(LogLevel.WARN, "query filter cannot be used", query=query.name, error=str(error))
+            return
+        if query.flags & QUERY_FLAG_ACK:
+            self._send_response(query, queries.ack(query, self.name))
+        if not query.name.startswith(queries.INTERNAL_PREFIX):
+            if self._queries.open(query, now):
+                payload = query.payload or b""
+                self._effects.append(QueryReceived(query.ltime, query.id, query.name, payload, query.source_node))
+        elif query.name == queries.CONFLICT_QUERY:
+            self._answer_conflict(query)
+        elif query.name != queries.PING_QUERY:
+            self._log(LogLevel.WARN, "unhandled internal query", query=query.name)
+
+    def respond(self, ltime: int, id: int, payload: bytes, now: float) -> bool:
+        """Answer a query that was received; False when it is over or answered. Raises ValueError: payload too long."""
+        query = self._queries.close(ltime, id, now)
+        if query is None:
+            return False
+        self._send_response(query, queries.answer(query, self.name, payload))
+        return True
+
+    def _answer_conflict(self, query: Query) -> None:
+        """Say what we know of the name in the payload; its owner is silent."""
+        name = (query.payload or b"").decode("utf-8", "surrogateescape")
+        if name == self.name:
+            return
+        record = self._table.records.get(name)
+        payload = encode_conflict(None if record is None else _conflict_response(record.member))
+        try:
+            self._send_response(query, queries.answer(query, self.name, payload))
+        except ValueError as error:
+            self._log(LogLevel.ERROR, "failed to respond to a conflict query", error=str(error))
+
+    def _send_response(self, query: Query, data: bytes) -> None:
+        try:
+            to = (address_text(query.address or b""), query.port)
+        except DecodeError as error:
+            self._log(LogLevel.WARN, "query without an address to answer to", query=query.name, error=error.reason)
+            return
+        self._effects.append(SendUser(to, data))
+        self._relay_response(query, to, data)
+
+    def _relay_response(self, query: Query, to: tuple[str, int], data: bytes) -> None:
+        count = min(query.relay_factor, queries.RELAYS_MAX)
+        if count == 0 or len(self._table.records) < count + 1:
+            return
+        wrapped = queries.relayed(Node(name=query.source_node, address=to[0], port=to[1]), data)
+        if wrapped is None:
+            self._log(LogLevel.ERROR, "relayed response is too long", query=query.name)
+            return
+        able = [
+            record.member
+            for name, record in sorted(self._table.records.items())
+            if name != self.name
+            and record.status is MemberStatus.ALIVE
+            and record.member.protocol_max >= RELAY_PROTOCOL_MIN
+        ]
+        for member in self._rng.sample(able, min(count, len(able))):
+            self._effects.append(SendUser((member.address, member.port), wrapped))
+
+    def _forward(self, message: Relay) -> None:
+        if not queries.is_relayable(message.inner):
+            self._log(LogLevel.WARN, "relay of something that is no answer ignored")
+            return
+        try:
+            to = (address_text(message.destination.ip or b""), message.destination.port)
+        except DecodeError as error:
+            self._log(LogLevel.WARN, "relay without a usable address", error=error.reason)
+            return
+        self._effects.append(SendUser(to, message.inner))
+
+    # --- what this node says ------------------------------------------------------------------------------------
+
+    def begin_join(self) -> None:
+        """A join of ours starts: until `finish_join`, user events older than the other side's clock are history."""
+        self._joins_ignoring_old += 1
+
+    def finish_join(self, count: int, now: float) -> None:
+        """The join ended with `count` contacts."""
+        self._joins_ignoring_old -= 1
+        if count:
+            self.announce_join(now)
+
+    def announce_join(self, now: float) -> None:
+        """Tell all that this node is here (also to deny its leave)."""
+        message = JoinIntent(ltime=self._table.clock.time, node=self.name)
+        self._table.join_intent(message, now)
+        self._intents.add(encode(message))
+
+    def begin_leave(self, now: float) -> int:
+        """Announce the leave; `IntentSent` with the ticket returned follows. Then let Swim leave."""
+        self.state = SerfState.LEAVING
+        if self._recorder is not None:
+            self._recorder.leave()
+        return self._announce_leave(self.name, now, prune=False)
+
+    def finish_leave(self) -> None:
+        """Swim has left too."""
+        self.state = SerfState.LEFT
+        self.flush_snapshot()
+
+    def force_leave(self, name: str, now: float, *, prune: bool = False) -> int:
+        """Take a failed member for left (`prune`: erase it); returns the ticket of the announcement."""
+        return self._announce_leave(name, now, prune=prune)
+
+    def _announce_leave(self, name: str, now: float, *, prune: bool) -> int:
+        message = LeaveIntent(ltime=self._table.clock.time, node=name, prune=prune)
+        self._table.clock.increment()
+        self._leave_intent(message, now)
+        self._ticket_count += 1
+        ticket = self._ticket_count
+        if self._has_alive_others():
+            self._tickets[ticket] = now + self.config.broadcast_timeout_s
+            self._intents.add(encode(message), ticket)
+        else:
+            self._effects.append(IntentSent(ticket, timed_out=False))
+        return ticket
+
+    def user_event(self, name: str, payload: bytes, *, coalesce: bool = False) -> None:
+        """Broadcast a user event, delivered here too. Raises UserEventTooLong."""
+        limit = self.config.user_event_bytes_max
+        message, data = self._events.stamp(name, payload, coalesce=coalesce, bytes_max=limit)
+        self._receive_event(message)
+        self._event_queue.add(data)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """New tags; the driver then lets Swim announce them. Raises ValueError when they do not fit."""
+        meta = encode_tags(tags)
+        if len(meta) > META_BYTES_MAX:
+            raise ValueError(f"Encoded length of tags exceeds limit of {META_BYTES_MAX} bytes")
+        self._tags, self._meta = dict(tags), meta
+
+    def flush_snapshot(self) -> None:
+        """Hand out what the snapshot file lacks."""
+        if self._recorder is None:
+            return
+        self._collect()
+        clocks = (self._table.clock, self._events.clock, self._queries.clock)
+        self._recorder.clocks(*(clock.time - 1 for clock in clocks))
+        write = self._recorder.flush()
+        if write is not None:
+            self._effects.append(write)
+
+    # --- timers -------------------------------------------------------------------------------------------------
+
+    def _reconnect(self) -> None:
+        """Now and then try a failed member: on average the whole pool makes one attempt per round."""
+        failed = self._table.failed
+        if not failed or self.state is not SerfState.ALIVE:
+            return
+        living = len(self._table.records) - len(failed) - len(self._table.left)
+        if self._rng.random() > len(failed) / max(living, 1):
+            return
+        member = self._table.records[self._rng.choice(failed)].member
+        self._effects.append(Reconnect(member.name, (member.address, member.port)))
+
+    def _check_queues(self) -> None:
+        retain = max(self.config.queue_depth_min, 2 * len(self._table.records))
+        queues = (("Intent", self._intents), ("Event", self._event_queue), ("Query", self._query_queue))
+        for name, queue in queues:
+            if len(queue) >= self.config.queue_depth_warning:
+                self._log(LogLevel.WARN, "broadcast queue is deep", queue=name, depth=len(queue))
+            dropped = queue.prune(retain)
+            if dropped:
+                self._log(LogLevel.WARN, "broadcast queue was pruned", queue=name, dropped=dropped)
+
+    def _conflict(self, existing: Node, other: Node) -> None:
+        if existing.name == self.name:
+            text = "Node name conflicts with another node. Names must be unique!"
+            self._log(LogLevel.ERROR, text, node=other.name, address=f"{other.address}:{other.port}")
+        else:
+            pairs = {"existing": f"{existing.address}:{existing.port}", "other": f"{other.address}:{other.port}"}
+            self._log(LogLevel.WARN, "Name conflict, both claim it", node=other.name, **pairs)
+
+    def _ping_complete(self, node: Node, rtt_s: float, payload: bytes) -> None:
+        if not payload:
+            return
+        try:
+            self._coordinates.observe(node.name, decode_coordinate(payload), rtt_s)
+        except (DecodeError, CoordinateError) as error:
+            self._log(LogLevel.DEBUG, "coordinate of a peer not used", node=node.name, error=str(error))
+
+    # --- Swim's questions (its Delegate) --------------------------------------------------------------------------
+
+    def node_meta(self, limit: int) -> bytes:
+        """Our tags."""
+        assert len(self._meta) <= limit
+        return self._meta
+
+    def get_broadcasts(self, overhead: int, limit: int) -> Sequence[bytes]:
+        """Messages to piggyback: intents before queries before user events."""
+        rounds = transmit_limit(self.config.retransmit_mult, len(self._table.records))
+        taken: list[bytes] = []
+        for queue in (self._intents, self._query_queue, self._event_queue):
+            if not len(queue):
+                continue
+            messages = queue.take(overhead, limit, rounds)
+            limit -= sum(overhead + len(message) for message in messages)
+            taken += messages
+        return taken
+
+    def local_state(self, join: bool) -> bytes:
+        """Our part of a push/pull."""
+        state = PushPullState(
+            ltime=self._table.clock.time,
+            status_ltimes={name: record.status_ltime for name, record in self._table.records.items()},
+            left_members=tuple(self._table.left),
+            event_ltime=self._events.clock.time,
+            events=self._events.slots(),
+            query_ltime=self._queries.clock.time,
+        )
+        return encode(state)
+
+    def ack_payload(self) -> bytes:
+        """Our coordinate."""
+        return encode_coordinate(self._coordinates.coordinate)
+
+    def alive_veto(self, node: Node) -> str | None:
+        """Why this one node may not be known here."""
+        if len(node.versions) < 6:
+            return "Vsn is not present"
+        return self.merge_veto([node])
+
+    def merge_veto(self, nodes: Sequence[Node]) -> str | None:
+        """Why a whole remote list is refused."""
+        members = []
+        for node in nodes:
+            if len(node.meta or b"") > META_BYTES_MAX:
+                return f"Encoded length of tags exceeds limit of {META_BYTES_MAX} bytes"
+            status = MemberStatus.LEFT if node.state is NodeState.LEFT else MemberStatus.NONE
+            members.append(member_of(node, status))
+        return None if self._veto is None else self._veto(members)
+
+    def address_allowed(self, address: str) -> bool:
+        """Whether the configuration lets members have this address."""
+        if self._networks is None:
+            return True
+        ip = ipaddress.ip_address(address)
+        return any(ip in network for network in self._networks if network.version == ip.version)
+
+    def same_identity(self, old_meta: bytes | None, new_meta: bytes | None) -> bool:
+        """Whether both carry the same node id."""
+        try:
+            old, new = decode_tags(old_meta or b"").get("id", ""), decode_tags(new_meta or b"").get("id", "")
+        except DecodeError:
+            return False
+        return bool(old) and old == new
+
+    # --- views --------------------------------------------------------------------------------------------------
+
+    def _has_alive_others(self) -> bool:
+        return any(
+            record.status is MemberStatus.ALIVE for name, record in self._table.records.items() if name != self.name
+        )
+
+    def members(self) -> list[Member]:
+        """All members known, failed and left ones too, by name."""
+        return [record.member for _, record in sorted(self._table.records.items())]
+
+    def member(self, name: str) -> Member | None:
+        """One member."""
+        record = self._table.records.get(name)
+        return None if record is None else record.member
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """Our tags."""
+        return self._tags
+
+    @property
+    def coordinate(self) -> VivaldiCoordinate:
+        """Our coordinate."""
+        return self._coordinates.coordinate
+
+    def cached_coordinate(self, name: str) -> VivaldiCoordinate | None:
+        """What a member (or we) said last of its position."""
+        return self._coordinates.coordinate if name == self.name else self._coordinates.cached(name)
+
+    def query_timeout_s(self, alive: int) -> float:
+        """Default time-out of a query in a pool with `alive` living nodes."""
+        return self.config.gossip_interval_s * transmit_limit(self.config.query_timeout_mult, alive)
+
+    def stats(self) -> dict[str, int]:
+        """The numbers that `consul info` shows of a pool; health and encryption are added by the driver."""
+        return {
+            "coordinate_resets": self._coordinates.resets,
+            "event_queue": len(self._event_queue),
+            "event_time": self._events.clock.time,
+            "failed": len(self._table.failed),
+            "intent_queue": len(self._intents),
+            "left": len(self._table.left),
+            "member_time": self._table.clock.time,
+            "members": len(self._table.records),
+            "query_queue": len(self._query_queue),
+            "query_time": self._queries.clock.time,
+        }
+
+
+def _conflict_response(member: Member) -> ConflictResponse:
+    return ConflictResponse(
+        name=member.name,
+        address=ipaddress.ip_address(member.address).packed,
+        port=member.port,
+        tags=member.tags,
+        status=int(member.status),
+        protocol_min=member.protocol_min,
+        protocol_max=member.protocol_max,
+        protocol_current=member.protocol_current,
+        delegate_min=member.delegate_min,
+        delegate_max=member.delegate_max,
+        delegate_current=member.delegate_current,
+    )

@@ -1,0 +1,99 @@
+"""What to write into the snapshot file and when, so that a restarted agent finds its peers.
+
+Protocol: docs/protocol/gossip.md, section 12. Lines are gathered and handed out at most every half second. Reading is `wire.serf_snapshot.replay`; the disk is the
+driver's.
+"""
+
+from __future__ import annotations
+
+from pyconsul_agent.serf.config import SerfConfig
+from pyconsul_agent.serf.effects import AppendSnapshot, ReplaceSnapshot
+from pyconsul_agent.structs.member import Member, MemberEvent, MemberEventKind
+from pyconsul_agent.wire.serf_snapshot import (
+    LEAVE_LINE,
+    SnapshotState,
+    alive_line,
+    clock_line,
+    event_clock_line,
+    not_alive_line,
+    query_clock_line,
+    render,
+)
+
+SNAPSHOT_BYTES_PER_NODE = 128
+SNAPSHOT_COMPACTION_FACTOR = 2
+
+
+def endpoint_text(address: str, port: int) -> str:
+    """`ip:port`, IPv6 in brackets."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+class SnapshotRecorder:
+    """Follows one pool from the state that was replayed."""
+
+    def __init__(self, config: SerfConfig, start: SnapshotState, file_bytes: int = 0) -> None:
+        self._config = config
+        self._alive = dict(start.alive)
+        self._clock, self._event_clock, self._query_clock = start.clock, start.event_clock, start.query_clock
+        self._lines: list[str] = []
+        self._file_bytes = file_bytes
+        self._has_left = False
+
+    def member_event(self, event: MemberEvent) -> None:
+        """Record a join, a leave or a failure."""
+        if self._has_left:
+            return
+        if event.kind is MemberEventKind.JOIN:
+            self._record_alive(event.member)
+        elif event.kind in (MemberEventKind.LEAVE, MemberEventKind.FAILED):
+            self._alive.pop(event.member.name, None)
+            self._lines.append(not_alive_line(event.member.name))
+
+    def _record_alive(self, member: Member) -> None:
+        if "\n" in member.name:  # would end the record early and forge the next one
+            return
+        address = endpoint_text(member.address, member.port)
+        self._alive[member.name] = address
+        self._lines.append(alive_line(member.name, address))
+
+    def clocks(self, member: int, event: int, query: int) -> None:
+        """Record clocks that have grown."""
+        if self._has_left:
+            return
+        if member > self._clock:
+            self._clock = member
+            self._lines.append(clock_line(member))
+        if event > self._event_clock:
+            self._event_clock = event
+            self._lines.append(event_clock_line(event))
+        if query > self._query_clock:
+            self._query_clock = query
+            self._lines.append(query_clock_line(query))
+
+    def leave(self) -> None:
+        """We leave on purpose: nothing more is recorded."""
+        if self._has_left:
+            return
+        self._has_left = True
+        self._lines.append(LEAVE_LINE)
+        if not self._config.rejoin_after_leave:
+            self._alive.clear()
+
+    def flush(self) -> AppendSnapshot | ReplaceSnapshot | None:
+        """What to write now."""
+        if not self._lines:
+            return None
+        text = "".join(self._lines)
+        self._lines.clear()
+        self._file_bytes += len(text.encode("utf-8", "surrogateescape"))
+        if self._file_bytes <= self._compaction_bytes() or self._has_left:
+            return AppendSnapshot(text, sync=self._has_left)
+        state = SnapshotState(self._alive, self._clock, self._event_clock, self._query_clock)
+        compact = render(state)
+        self._file_bytes = len(compact.encode("utf-8", "surrogateescape"))
+        return ReplaceSnapshot(compact)
+
+    def _compaction_bytes(self) -> int:
+        grown = len(self._alive) * SNAPSHOT_BYTES_PER_NODE * SNAPSHOT_COMPACTION_FACTOR
+        return max(self._config.snapshot_bytes_min, grown)

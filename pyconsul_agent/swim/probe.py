@@ -1,0 +1,287 @@
+"""Asking one member after the other whether it is there: directly, through others, and over TCP.
+
+One probe runs at a time. It ends with an acknowledgement (also a late one), or at the end of the interval, scaled by
+our own health, with a suspicion. Also here: answering for others (indirect pings) and the book of awaited answers.
+Protocol: docs/protocol/gossip.md, sections 3.2 and 7.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pyconsul_agent.swim.awareness import Awareness
+from pyconsul_agent.swim.config import PENDING_ACKS_MAX, SwimConfig
+from pyconsul_agent.swim.effects import Effect, LogLevel, Node, PingComplete, StreamPurpose, log_event, log_line
+from pyconsul_agent.swim.members import Membership
+from pyconsul_agent.swim.send import Sender
+from pyconsul_agent.swim.streams import Streams
+from pyconsul_agent.wire.gossip import (
+    Ack,
+    Address,
+    IndirectPing,
+    Nack,
+    NodeState,
+    Ping,
+    Suspect,
+    address_bytes,
+    address_text,
+    encode_message,
+)
+from pyconsul_agent.wire.gossip_stream import encode_stream
+
+SEQUENCE_NUMBERS = 1 << 32
+PROTOCOL_TCP_PING, PROTOCOL_NACK = 3, 4
+
+
+@dataclass(slots=True)
+class _Probe:
+    """The probe that runs."""
+
+    node: Node
+    sequence_number: int
+    sent_at: float
+    ack_by: float
+    """Until here an ack gives a round trip time; after it the others are asked."""
+    ends_at: float
+    asked_others: bool = False
+    nacks_expected: int = 0
+    nacks: set[Address] = field(default_factory=set)
+    tcp_answered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Relay:
+    """A ping sent on behalf of `asker`."""
+
+    asker: Address
+    sequence_number: int
+    wants_nack: bool
+    ends_at: float
+
+
+class Prober:
+    """Runs the probes of one member."""
+
+    def __init__(
+        self,
+        config: SwimConfig,
+        *,
+        members: Membership,
+        awareness: Awareness,
+        sender: Sender,
+        streams: Streams,
+        emit: Callable[[Effect], None],
+    ) -> None:
+        self._config = config
+        self._members = members
+        self._awareness = awareness
+        self._sender = sender
+        self._streams = streams
+        self._emit = emit
+        self._sequence_number = 0
+        self._place = 0
+        self._probe: _Probe | None = None
+        self._relays: dict[int, _Relay] = {}
+        self._next_at: float | None = None
+
+    def start(self, at: float) -> None:
+        """Probe first at `at`, then every interval."""
+        self._next_at = at
+
+    def next_deadline(self) -> float | None:
+        """When `tick` has something to do."""
+        times = [relay.ends_at for relay in self._relays.values()]
+        probe = self._probe
+        if probe is not None:
+            times.append(probe.ends_at if probe.asked_others else probe.ack_by)
+        elif self._next_at is not None:
+            times.append(self._next_at)
+        return min(times, default=None)
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        self._end_relays(now)
+        probe = self._probe
+        if probe is not None and not probe.asked_others and probe.ack_by <= now:
+            self._ask_others(probe, now)
+        if probe is not None and probe.ends_at <= now:
+            self._end(probe, now)
+        if self._probe is None and self._next_at is not None and self._next_at <= now:
+            self._next_at = max(self._next_at + self._config.probe_interval_s, now)
+            self._probe_next(now)
+
+    def postpone(self, seconds: float) -> None:
+        """We were deaf for `seconds`: what came in meanwhile is still to be read."""
+        if self._probe is not None:
+            self._probe.ack_by += seconds
+            self._probe.ends_at += seconds
+
+    # --- a probe ------------------------------------------------------------------------------------------------
+
+    def _probe_next(self, now: float) -> None:
+        node = self._contested_node() or self._next_in_ring(now)
+        if node is None:
+            return
+        config = self._config
+        ends_at = now + self._awareness.scaled(config.probe_interval_s)
+        self._probe = _Probe(node, self._next_sequence_number(), now, now + config.probe_timeout_s, ends_at)
+        ping = self._ping(self._probe.sequence_number, node.name)
+        if node.state == NodeState.ALIVE:
+            self._sender.send(ping, node.endpoint)
+        else:
+            # The suspected one hears of it at once and can refute.
+            suspicion = encode_message(Suspect(node.incarnation, node.name, self._members.name))
+            self._sender.send_to_node([ping, suspicion], node)
+
+    def _contested_node(self) -> Node | None:
+        contested = self._members.contested
+        while contested:
+            name = min(contested)
+            contested.discard(name)
+            node = self._members.nodes.get(name)
+            if node is not None and not node.is_gone:
+                return node
+        return None
+
+    def _next_in_ring(self, now: float) -> Node | None:
+        members = self._members
+        for _ in range(len(members.ring) + 1):
+            if self._place >= len(members.ring):
+                self._place = 0
+                members.forget_the_dead(now)
+                continue
+            node = members.nodes[members.ring[self._place]]
+            self._place += 1
+            if node.name != members.name and not node.is_gone:
+                return node
+        return None
+
+    def _ask_others(self, probe: _Probe, now: float) -> None:
+        probe.asked_others = True
+        node, config = probe.node, self._config
+        peers = self._members.choose(
+            config.indirect_checks, lambda peer: peer.name != node.name and peer.state == NodeState.ALIVE
+        )
+        for peer in peers:
+            nack = peer.protocol_max >= PROTOCOL_NACK
+            probe.nacks_expected += nack
+            address, port = self._members.advertise
+            request = IndirectPing(
+                probe.sequence_number,
+                address_bytes(node.address),
+                node.port,
+                node.name,
+                nack,
+                address_bytes(address),
+                port,
+                self._members.name,
+            )
+            self._sender.send(encode_message(request), peer.endpoint)
+        if config.tcp_pings and node.protocol_max >= PROTOCOL_TCP_PING:
+            request_bytes = encode_stream(self._ping_message(probe.sequence_number, node.name))
+            self._streams.open(
+                StreamPurpose.PING,
+                node.endpoint,
+                node.name,
+                request_bytes,
+                probe.ends_at,
+                sequence=probe.sequence_number,
+            )
+
+    def _end(self, probe: _Probe, now: float) -> None:
+        self._probe = None
+        node = probe.node
+        if probe.tcp_answered:
+            self._emit(
+                log_line(
+                    LogLevel.WARN,
+                    "Was able to connect to node but other probes failed, network may be misconfigured",
+                    node=node.name,
+                )
+            )
+            self._succeed(node)
+            return
+        missing = probe.nacks_expected - len(probe.nacks)
+        self._awareness.change(max(0, missing) if probe.nacks_expected else 1)
+        self._emit(log_event("suspect", name=node.name))
+        self._members.suspect(Suspect(node.incarnation, node.name, self._members.name), now)
+
+    def _succeed(self, node: Node) -> None:
+        self._probe = None
+        self._awareness.change(-1)
+        current = self._members.nodes.get(node.name)
+        if current is not None and current.endpoint == node.endpoint:
+            self._members.note_life(node.name)
+
+    # --- answers ------------------------------------------------------------------------------------------------
+
+    def acknowledged(self, ack: Ack, now: float) -> None:
+        """An ack came, for us or for one we asked for."""
+        probe = self._probe
+        if probe is not None and probe.sequence_number == ack.sequence_number:
+            if not probe.asked_others and now <= probe.ack_by:
+                self._emit(PingComplete(probe.node, now - probe.sent_at, ack.payload or b""))
+            self._succeed(probe.node)
+            return
+        relay = self._relays.pop(ack.sequence_number, None)
+        if relay is not None:
+            self._sender.send(encode_message(Ack(relay.sequence_number)), relay.asker)
+
+    def refused(self, sequence_number: int, source: Address) -> None:
+        """A nack came from `source`: the target did not answer it, but it heard us."""
+        probe = self._probe
+        if probe is None or probe.sequence_number != sequence_number:
+            return
+        if len(probe.nacks) < probe.nacks_expected:
+            probe.nacks.add(source)
+
+    def tcp_answered(self, sequence_number: int, ack_number: int) -> None:
+        """The TCP ping of a probe was answered."""
+        probe = self._probe
+        if probe is not None and probe.sequence_number == sequence_number == ack_number:
+            probe.tcp_answered = True
+
+    def unreachable(self, address: Address, now: float) -> None:
+        """Our ping bounced: no use in waiting for the direct answer."""
+        probe = self._probe
+        if probe is not None and probe.node.endpoint == address and not probe.asked_others:
+            self._ask_others(probe, now)
+
+    # --- for others ---------------------------------------------------------------------------------------------
+
+    def ping_for(self, request: IndirectPing, source: Address, now: float) -> None:
+        """Ping the target for someone who cannot reach it. Raises DecodeError on addresses that are none."""
+        asker = answer_address(request.source_address, request.source_port, source)
+        target = (address_text(request.target), request.port or self._members.advertise[1])
+        if len(self._relays) >= PENDING_ACKS_MAX:
+            self._emit(log_line(LogLevel.WARN, "Too many indirect pings are waiting, dropping one", source=source[0]))
+            return
+        number = self._next_sequence_number()
+        ends_at = now + self._config.probe_timeout_s
+        self._relays[number] = _Relay(asker, request.sequence_number, request.nack, ends_at)
+        self._sender.send(self._ping(number, request.node), target)
+
+    def _end_relays(self, now: float) -> None:
+        for number in [number for number, relay in self._relays.items() if relay.ends_at <= now]:
+            relay = self._relays.pop(number)
+            if relay.wants_nack:
+                self._sender.send(encode_message(Nack(relay.sequence_number)), relay.asker)
+
+    # --- bits ---------------------------------------------------------------------------------------------------
+
+    def _ping(self, number: int, node: str) -> bytes:
+        return encode_message(self._ping_message(number, node))
+
+    def _ping_message(self, number: int, node: str) -> Ping:
+        address, port = self._members.advertise
+        return Ping(number, node, address_bytes(address), port, self._members.name)
+
+    def _next_sequence_number(self) -> int:
+        self._sequence_number = (self._sequence_number + 1) % SEQUENCE_NUMBERS
+        return self._sequence_number
+
+
+def answer_address(address: bytes, port: int, source: Address) -> Address:
+    """Where a ping is answered: the address it names, or its sender's. Raises DecodeError."""
+    return (address_text(address), port) if address and port else source

@@ -1,0 +1,461 @@
+"""Serf's rules: the replay of what the original did, and what the vectors leave open."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from pyconsul_agent.serf.config import SerfConfig
+from pyconsul_agent.serf.core import Serf
+from pyconsul_agent.serf.effects import AppendSnapshot, IntentSent, QueryReceived, Reconnect, SendUser
+from pyconsul_agent.serf.events import UserEventTooLong
+from pyconsul_agent.structs.member import MemberEvent, MemberStatus, UserEvent
+from pyconsul_agent.swim.effects import Deliver, MergeRemoteState, Node, NotifyJoin, NotifyLeave, NotifyUpdate
+from pyconsul_agent.wire.gossip import NodeState
+from pyconsul_agent.wire.serf import (
+    JoinIntent,
+    LeaveIntent,
+    NodeFilter,
+    PushPullState,
+    Query,
+    QueryResponse,
+    Relay,
+    RelayAddress,
+    TagFilter,
+    UserEventMessage,
+    decode,
+    decode_conflict,
+    encode,
+    encode_filter,
+    encode_tags,
+)
+from pyconsul_agent.wire.serf_snapshot import SnapshotState, replay
+
+VECTORS = Path(__file__).parents[2] / "conformance/vectors/gossip"
+SCENARIOS = json.loads((VECTORS / "serf_state.json").read_text())["scenarios"]
+WORDS = {"Join": "join", "Leave": "leave", "Failed": "failed", "Update": "update", "Reap": "reap"}
+
+
+def node(name, number=2, **tags):
+    return Node(
+        name=name,
+        address=f"10.0.0.{number}",
+        port=8301,
+        meta=encode_tags(tags),
+        versions=bytes((1, 5, 2, 2, 5, 4)),
+        incarnation=1,
+        state=NodeState.ALIVE,
+    )
+
+
+def new_serf(name="me", **more):
+    serf = Serf(SerfConfig(), name=name, tags={"role": "node"}, rng=random.Random(7), **more)
+    serf.start(0.0)
+    serf.handle(NotifyJoin(node(name, 1)), 0.0)
+    serf.take()
+    return serf
+
+
+def with_members(*names, **more):
+    serf = new_serf(**more)
+    for number, name in enumerate(names, 2):
+        serf.handle(NotifyJoin(node(name, number)), 0.0)
+    serf.take()
+    return serf
+
+
+def tell(serf, message, now=0.0):
+    serf.handle(Deliver(encode(message), ("10.0.0.9", 8301)), now)
+    return serf.take()
+
+
+def said(effects):
+    texts = []
+    for effect in effects:
+        if isinstance(effect, MemberEvent):
+            texts.append(f"member-{WORDS[effect.kind.value]} {effect.member.name}")
+        elif isinstance(effect, UserEvent):
+            texts.append(f"user-event: {effect.name} {effect.payload.decode()}")
+    return texts
+
+
+def sent(serf, limit=100_000):
+    return [decode(data) for data in serf.get_broadcasts(3, limit)]
+
+
+# --- replay -----------------------------------------------------------------------------------------------------
+
+
+def apply(serf, step):
+    match step["op"]:
+        case "memberlist_join":
+            serf.handle(NotifyJoin(node(step["node"])), 0.0)
+        case "memberlist_leave":
+            serf.handle(NotifyLeave(node(step["node"])), 0.0)
+        case "msg":
+            serf.handle(Deliver(bytes.fromhex(step["hex"]), ("10.0.0.9", 8301)), 0.0)
+        case "pushpull_user_state":
+            if step["join_ignores_old_events"]:
+                serf.begin_join()
+            serf.handle(MergeRemoteState(bytes.fromhex(step["hex"]), step["is_join"]), 0.0)
+            if step["join_ignores_old_events"]:
+                serf.finish_join(0, 0.0)
+        case "set_event_min_time":
+            serf._events.min_time = step["value"]
+        case other:
+            raise AssertionError(other)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s["name"])
+def test_scenario_of_the_original_is_followed(scenario):
+    serf = new_serf(scenario["local"])
+    for step in scenario["steps"]:
+        before = serf.stats()
+        apply(serf, step)
+        after = serf.stats()
+        assert said(serf.take()) == step["events"]
+        assert {k: after[f"{k}_queue"] - before[f"{k}_queue"] for k in ("intent", "event", "query")} == step["rebroadcast"]
+        assert {k: after[f"{k}_time"] for k in ("member", "event", "query")} == step["clocks"]
+        table = serf._table
+        assert step["members"] == {
+            name: {"Status": record.status.word, "LTime": record.status_ltime} for name, record in table.records.items()
+        }
+        assert step["intents"] == {
+            name: {"ltime": intent.ltime, "type": intent.kind.value} for name, intent in table.intents.items()
+        }
+        assert (after["failed"], after["left"]) == (step["failed"], step["left"])
+
+
+# --- members ----------------------------------------------------------------------------------------------------
+
+
+def test_update_brings_new_tags_and_keeps_the_status():
+    serf = with_members("b")
+    serf.handle(NotifyUpdate(node("b", color="blue")), 0.0)
+    assert said(serf.take()) == ["member-update b"]
+    assert serf.member("b").tags == {"color": "blue"}
+    assert serf.member("b").status is MemberStatus.ALIVE
+
+
+def test_failed_members_are_reaped_after_the_reconnect_timeout_and_left_ones_after_the_tombstone_timeout():
+    serf = with_members("b", "c")
+    tell(serf, LeaveIntent(ltime=5, node="c"))
+    serf.handle(NotifyLeave(node("b")), 100.0)
+    serf.handle(NotifyLeave(node("c")), 100.0)
+    serf.take()
+    serf.tick(100.0 + 24 * 3600)
+    assert said(serf.take()) == []
+    serf.tick(115.1 + 24 * 3600)
+    assert said(serf.take()) == ["member-reap c"]
+    serf.tick(131.0 + 72 * 3600)
+    assert said(serf.take()) == ["member-reap b"]
+
+
+def test_the_members_own_tag_shortens_both_timeouts():
+    serf = new_serf()
+    serf.handle(NotifyJoin(node("b", rc_tm="30m")), 0.0)
+    serf.handle(NotifyLeave(node("b")), 0.0)
+    serf.take()
+    serf.tick(1799.0)
+    assert said(serf.take()) == []
+    serf.tick(1815.0)
+    assert "member-reap b" in said(serf.take())
+
+
+def test_reconnect_is_tried_while_most_of_the_pool_failed():
+    serf = with_members("b")
+    serf.handle(NotifyLeave(node("b")), 0.0)
+    serf.tick(30.0)
+    assert Reconnect("b", ("10.0.0.2", 8301)) in serf.take()
+
+
+def test_intents_of_names_that_never_joined_are_forgotten():
+    serf = new_serf()
+    tell(serf, JoinIntent(ltime=5, node="ghost"))
+    assert "ghost" in serf._table.intents
+    serf.tick(301.0)
+    assert not serf._table.intents
+
+
+def test_pruning_a_living_member_waits_and_spares_the_one_that_denies():
+    serf = with_members("b", "c")
+    tell(serf, LeaveIntent(ltime=5, node="b", prune=True))
+    tell(serf, LeaveIntent(ltime=6, node="c", prune=True))
+    assert serf.next_deadline() == 8.0
+    tell(serf, JoinIntent(ltime=9, node="c"), 1.0)
+    serf.tick(8.0)
+    assert said(serf.take()) == ["member-reap b"]
+    assert serf.member("c").status is MemberStatus.ALIVE
+
+
+def test_leave_is_announced_and_reported_when_sent_often_enough():
+    serf = with_members("b")
+    ticket = serf.begin_leave(0.0)
+    assert serf.member("me").status is MemberStatus.LEAVING
+    assert [type(m) for m in sent(serf)] == [LeaveIntent]
+    for _ in range(3):
+        assert not any(isinstance(e, IntentSent) for e in serf.take())
+        sent(serf)
+    assert IntentSent(ticket, timed_out=False) in serf.take()
+
+
+def test_leave_alone_needs_no_announcement():
+    serf = new_serf()
+    ticket = serf.begin_leave(0.0)
+    assert IntentSent(ticket, timed_out=False) in serf.take()
+    assert sent(serf) == []
+
+
+def test_announcement_that_nobody_fetches_times_out():
+    serf = with_members("b", "c")
+    ticket = serf.force_leave("b", 0.0)
+    serf.tick(5.0)
+    assert IntentSent(ticket, timed_out=True) in serf.take()
+
+
+def test_a_leaving_node_does_not_deny_its_leave():
+    serf = with_members("b")
+    serf.begin_leave(0.0)
+    tell(serf, LeaveIntent(ltime=50, node="me"))
+    assert serf.member("me").status is MemberStatus.LEAVING
+
+
+def test_force_leave_of_a_failed_member_makes_it_left():
+    serf = with_members("b", "c")
+    serf.handle(NotifyLeave(node("b")), 0.0)
+    serf.take()
+    serf.force_leave("b", 1.0)
+    assert said(serf.take()) == ["member-leave b"]
+    serf.force_leave("b", 2.0, prune=True)
+    assert said(serf.take()) == ["member-reap b"]
+
+
+def test_join_is_announced_with_the_current_clock():
+    serf = with_members("b")
+    serf.begin_join()
+    serf.finish_join(1, 0.0)
+    assert sent(serf) == [JoinIntent(ltime=1, node="me")]
+    assert serf.stats()["member_time"] == 2
+
+
+# --- user events --------------------------------------------------------------------------------------------------
+
+
+def test_own_user_event_is_delivered_here_and_broadcast():
+    serf = with_members("b")
+    serf.user_event("deploy", b"v1")
+    assert UserEvent(1, "deploy", b"v1", False) in serf.take()
+    assert sent(serf) == [UserEventMessage(ltime=1, name="deploy", payload=b"v1")]
+    assert serf.stats()["event_time"] == 2
+
+
+@pytest.mark.parametrize(
+    ("payload", "text"),
+    [
+        (b"x" * 512, "user event exceeds configured limit of 512 bytes before encoding"),
+        (b"x" * 500, "encoded user event exceeds configured limit of 512 bytes after encoding"),
+    ],
+)
+def test_too_long_user_events_are_refused_in_the_originals_words(payload, text):
+    serf = new_serf()
+    with pytest.raises(UserEventTooLong) as error:
+        serf.user_event("n", payload)
+    assert str(error.value) == text
+    assert serf.stats()["event_time"] == 1
+
+
+def test_our_state_carries_events_to_a_newcomer():
+    old, young = with_members("b"), new_serf("b")
+    old.user_event("deploy", b"v1")
+    young.handle(MergeRemoteState(old.local_state(True), True), 0.0)
+    assert UserEvent(1, "deploy", b"v1", False) in young.take()
+
+
+def test_a_joining_node_takes_old_events_for_history():
+    old, young = with_members("b"), new_serf("b")
+    old.user_event("deploy", b"v1")
+    young.begin_join()
+    young.handle(MergeRemoteState(old.local_state(True), True), 0.0)
+    assert said(young.take()) == []
+
+
+def test_intents_fill_a_packet_before_queries_and_events():
+    serf = with_members("b")
+    serf.user_event("deploy", b"v1")
+    tell(serf, query())
+    tell(serf, JoinIntent(ltime=9, node="b"))
+    assert [type(m) for m in sent(serf)] == [JoinIntent, Query, UserEventMessage]
+    assert len(serf.get_broadcasts(3, 40)) == 1
+
+
+# --- queries --------------------------------------------------------------------------------------------------------
+
+
+def query(**changes):
+    fields = {
+        "ltime": 5, "id": 17, "address": bytes((10, 0, 0, 9)), "port": 8301, "source_node": "asker", "flags": 1,
+        "timeout": 1_000_000_000, "name": "load",
+    }  # fmt: skip
+    return Query(**(fields | changes))
+
+
+ASKER = ("10.0.0.9", 8301)
+
+
+def test_query_is_acknowledged_handed_up_and_answered_once():
+    serf = with_members("b")
+    effects = tell(serf, query(payload=b"p"))
+    assert [decode(e.data) for e in effects if isinstance(e, SendUser)] == [
+        QueryResponse(ltime=5, id=17, from_="me", flags=1)
+    ]
+    assert QueryReceived(5, 17, "load", b"p", "asker") in effects
+    assert serf.respond(5, 17, b"0.1", 0.5)
+    assert serf.take() == [SendUser(ASKER, encode(QueryResponse(ltime=5, id=17, from_="me", payload=b"0.1")))]
+    assert not serf.respond(5, 17, b"0.1", 0.5)
+
+
+def test_query_seen_twice_is_silent():
+    serf = new_serf()
+    tell(serf, query())
+    assert tell(serf, query()) == []
+
+
+def test_answer_after_the_deadline_is_not_sent():
+    serf = new_serf()
+    tell(serf, query())
+    assert not serf.respond(5, 17, b"late", 1.5)
+
+
+@pytest.mark.parametrize(
+    ("filters", "asked"),
+    [
+        ([NodeFilter(names=("me", "b"))], True),
+        ([NodeFilter(names=("b",))], False),
+        ([TagFilter(tag="role", expression="^no")], True),
+        ([TagFilter(tag="missing", expression="^$")], True),
+        ([TagFilter(tag="role", expression="web")], False),
+        ([NodeFilter(names=("me",)), TagFilter(tag="role", expression="web")], False),
+        ([TagFilter(tag="role", expression="(")], False),
+        ([TagFilter(tag="role", expression="(n+)+$")], False),
+    ],
+)
+def test_filters_decide_who_is_asked_but_all_spread(filters, asked):
+    serf = with_members("b")
+    effects = tell(serf, query(filters=tuple(encode_filter(f) for f in filters)))
+    assert any(isinstance(e, QueryReceived) for e in effects) is asked
+    assert any(isinstance(e, SendUser) for e in effects) is asked
+    assert len(sent(serf)) == 1
+
+
+def test_query_that_shall_not_spread_is_not_queued():
+    serf = with_members("b")
+    tell(serf, query(flags=2))
+    assert sent(serf) == []
+
+
+def test_conflict_query_is_answered_with_what_is_known():
+    serf = with_members("b")
+    (effect,) = tell(serf, query(name="_serf_conflict", payload=b"b", flags=0))
+    assert decode_conflict(decode(effect.data).payload).address == bytes((10, 0, 0, 2))
+    (effect,) = tell(serf, query(id=18, name="_serf_conflict", payload=b"nobody", flags=0))
+    assert decode_conflict(decode(effect.data).payload) is None
+
+
+def test_the_owner_of_a_name_is_silent_about_it():
+    assert tell(new_serf(), query(name="_serf_conflict", payload=b"me", flags=0)) == []
+
+
+def test_unknown_internal_query_is_not_handed_up():
+    effects = tell(new_serf(), query(name="_serf_future", flags=0))
+    assert not any(isinstance(e, (QueryReceived, SendUser)) for e in effects)
+
+
+def test_answers_are_relayed_through_other_members():
+    serf = with_members("b", "c")
+    effects = [e for e in tell(serf, query(relay_factor=2)) if isinstance(e, SendUser)]
+    relays = [e for e in effects if e.to != ASKER]
+    assert sorted(e.to for e in relays) == [("10.0.0.2", 8301), ("10.0.0.3", 8301)]
+    other = new_serf("b")
+    assert tell(other, decode(relays[0].data)) == [SendUser(ASKER, effects[0].data)]
+
+
+def test_relay_forwards_nothing_but_answers():
+    relay = Relay(destination=RelayAddress(ip=bytes((10, 0, 0, 9)), port=53), inner=b"anything")
+    assert not any(isinstance(e, SendUser) for e in tell(new_serf(), relay))
+
+
+# --- snapshot -------------------------------------------------------------------------------------------------------
+
+
+def written(effects):
+    return "".join(e.text for e in effects if isinstance(e, AppendSnapshot))
+
+
+def test_snapshot_lets_a_restarted_node_find_its_peers_and_its_clocks():
+    serf = with_members("b", "c", snapshot=SnapshotState())
+    tell(serf, JoinIntent(ltime=40, node="b"))
+    serf.user_event("x", b"")
+    serf.handle(NotifyLeave(node("c")), 0.1)
+    serf.take()
+    serf.tick(0.5)
+    state = replay(written(serf.take()), rejoin_after_leave=False)
+    assert state.alive == {"me": "10.0.0.1:8301", "b": "10.0.0.2:8301"}
+    assert (state.clock, state.event_clock) == (40, 1)
+    again = with_members(snapshot=state)
+    assert again.stats()["member_time"] == 41
+    assert said(tell(again, UserEventMessage(ltime=1, name="x"))) == []
+
+
+def test_leave_is_the_last_line_of_the_snapshot():
+    serf = with_members("b", snapshot=SnapshotState())
+    serf.begin_leave(0.0)
+    serf.handle(NotifyLeave(node("me", 1)), 0.0)
+    serf.finish_leave()
+    effects = serf.take()
+    assert written(effects).endswith("\nleave\n")
+    assert [e.sync for e in effects if isinstance(e, AppendSnapshot)] == [True]
+
+
+def test_long_snapshot_is_compacted():
+    serf = with_members("b", snapshot=SnapshotState(), snapshot_bytes=200_000)
+    serf.tick(0.5)
+    (effect,) = [e for e in serf.take() if "Snapshot" in type(e).__name__]
+    assert replay(effect.text, rejoin_after_leave=False).alive.keys() == {"me", "b"}
+
+
+# --- hostile input --------------------------------------------------------------------------------------------------
+
+
+def test_garbage_changes_nothing():
+    serf = with_members("b")
+    before = serf.stats()
+    for data in (b"", b"\xff", b"\x00\xc1", b"\x09\x80", b"\x03\x81\xa5LTime\xff", bytes(20_000)):
+        serf.handle(Deliver(data, ASKER), 0.0)
+        serf.handle(MergeRemoteState(data, True), 0.0)
+    assert serf.stats() == before
+
+
+def test_clocks_stay_within_64_bits():
+    serf = with_members("b")
+    tell(serf, JoinIntent(ltime=(1 << 64) - 1, node="b"))
+    serf.announce_join(0.0)
+    assert decode(serf.local_state(False)).ltime == (1 << 64) - 1
+
+
+def test_state_of_a_push_pull_has_all_slots():
+    assert len(decode(new_serf().local_state(False)).events) == 512
+    assert isinstance(decode(new_serf().local_state(False)), PushPullState)
+
+
+def test_tags_beyond_512_bytes_are_refused():
+    with pytest.raises(ValueError, match="512"):
+        new_serf().set_tags({"a": "x" * 600})
+
+
+def test_addresses_outside_the_allowed_networks_are_refused():
+    config = SerfConfig(allowed_networks=("10.0.0.0/8",))
+    serf = Serf(config, name="me", tags={}, rng=random.Random(1))
+    assert serf.address_allowed("10.1.2.3")
+    assert not serf.address_allowed("192.168.0.1")
+    assert not serf.address_allowed("fd00::1")
