@@ -25,6 +25,7 @@ META_PAIRS_MAX = 64
 META_KEY_MAX = 128
 META_VALUE_MAX = 512
 META_RESERVED_PREFIX = "consul-"
+WEIGHT_MAX = 65_535
 _META_KEY = re.compile(r"\A[a-zA-Z0-9_-]+\Z")
 
 
@@ -176,7 +177,9 @@ def _touch_services_of(txn: Txn, node: str) -> None:
 
 
 def _stored_form(service: NodeService) -> NodeService:
-    weights = service.weights or Weights(passing=1, warning=1)
+    weights = service.weights
+    if weights is None or not 1 <= weights.passing <= WEIGHT_MAX or not 0 <= weights.warning <= WEIGHT_MAX:
+        weights = Weights(passing=1, warning=1)
     return replace(service, weights=weights, locally_registered_as_sidecar=False)
 
 

@@ -106,10 +106,10 @@ def session_check_keys(session: Session) -> list[bytes]:
 
 
 def session_checks(session: Session) -> list[str]:
-    """The check IDs of a session: node checks, service checks, and the old undivided list."""
-    ids = list(session.node_checks or ())
+    """The check IDs of a session: the old undivided list, node checks, service checks."""
+    ids = list(session.checks or ())
+    ids += list(session.node_checks or ())
     ids += [check.id for check in session.service_checks or ()]
-    ids += list(session.checks or ())
     return ids
 
 

@@ -1,7 +1,7 @@
-"""One table: rows by primary key, in key order, with secondary indexes.
+r"""One table: rows by primary key, in key order, with secondary indexes.
 
 Keys are bytes and compare bytewise, as in the original. A composite key joins its parts by a NUL byte, so that all rows
-of a node are the keys with prefix `<node>\\0`. Rows are immutable values; a table only swaps them.
+of a node are the keys with prefix `<node>\0`. Rows are immutable values; a table only swaps them.
 """
 
 from __future__ import annotations
