@@ -1,0 +1,147 @@
+"""The replicated state machine as consensus sees it: entries in, results out; a snapshot and back.
+
+What it must not know: raft's terms and votes (but for chunking), the network, any clock. `now` is a function handed in
+that only dates lock delays, which are local to a server.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pyconsul_agent.errors import DecodeError
+from pyconsul_agent.fsm import apply as commands
+from pyconsul_agent.fsm import snapshot as stream
+from pyconsul_agent.fsm.chunking import Assembler, decode_chunk_info
+from pyconsul_agent.state.store import Store
+from pyconsul_agent.structs.raft import EntryType, LogEntry
+from pyconsul_agent.wire.msgpack import encode, pack, unpack
+
+DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """A rolling hash of every command since `base_index` (0, or the last restore, whose state `base` stands for).
+
+    Two servers with the same base and `base_index` must agree at the same `index`; others compare `state_digest`.
+    """
+
+    base_index: int
+    base: bytes
+    index: int
+    value: bytes
+
+
+def _nowhere(message: str) -> None:
+    """Warnings of a machine that nobody listens to."""
+
+
+class StateMachine:
+    """Applies log entries to a Store."""
+
+    def __init__(self, store: Store, now: Callable[[], float], *, warn: Callable[[str], None] = _nowhere) -> None:
+        self.store = store
+        self._now = now
+        self._warn = warn
+        self._chunks = Assembler()
+        self._digest = Digest(0, b"", 0, b"")
+        self._warned: set[int] = set()
+
+    def apply(self, entry: LogEntry) -> object:
+        """Apply one committed entry and return the command's result; refusals are exception values.
+
+        Raises UnknownCommand for a command that only a newer version knows: the server must then stop.
+        """
+        self._roll(entry)
+        if entry.type != EntryType.COMMAND:
+            return None
+        data = entry.data or b""
+        if data[:1] == bytes([commands.LOG_VERIFIER]):
+            return None
+        try:
+            if entry.extensions:
+                whole = self._chunks.add(decode_chunk_info(entry.extensions), entry.term, data)
+                if whole is None:
+                    return None
+                data = whole
+            if not data:
+                raise DecodeError("empty command")
+        except DecodeError as error:
+            return error
+        return self._command(entry.index, data)
+
+    def _command(self, index: int, data: bytes) -> object:
+        kind = data[0]
+        handler = commands.find(kind)
+        if handler is None:
+            if kind not in self._warned:
+                self._warned.add(kind)
+                self._warn(f"command type {kind} is not implemented and is passed over")
+            return None
+        return commands.run(self.store.begin(index, self._now()), handler, data[1:])
+
+    def snapshot(self) -> Callable[[], Iterable[bytes]]:
+        """Freeze the state now; the returned function writes it, on any thread, in pieces of one record."""
+        image = self.store.snapshot()
+        chunks = self._chunks.plain()
+        return lambda: stream.write(image, chunks)
+
+    def restore(self, pieces: Iterable[bytes]) -> None:
+        """Replace the state by a snapshot stream; all blocked reads wake. Raises DecodeError, then nothing changed."""
+        fresh, chunks = stream.read(pieces)
+        self.store.restore(fresh)
+        self._chunks = chunks
+        self._digest = Digest(self.store.index(*_names(self.store)), self.state_digest(), 0, b"")
+
+    def digest(self) -> Digest:
+        """The rolling hash, for comparing servers cheaply (invariant I4)."""
+        return self._digest
+
+    def _roll(self, entry: LogEntry) -> None:
+        roll = hashlib.blake2b(self._digest.value, digest_size=DIGEST_BYTES)
+        roll.update(b"%d %d %d " % (entry.index, entry.type, len(entry.data or b"")))
+        if entry.type == EntryType.COMMAND:
+            roll.update(entry.data or b"")
+            roll.update(entry.extensions or b"")
+        self._digest = Digest(self._digest.base_index, self._digest.base, entry.index, roll.digest())
+
+    def state_digest(self) -> bytes:
+        """A hash of every row of every table, whatever way the state came about. Slow: for tests and checkers."""
+        total = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        for table in self.store.tables.all():
+            for key in table.keys():  # noqa: SIM118  (a table is not a dict)
+                total.update(b"%s %d " % (table.name.encode(), len(key)))
+                total.update(key)
+                total.update(_row_bytes(table.rows[key]))
+        return total.digest()
+
+
+def _names(store: Store) -> list[str]:
+    return [key.decode("utf-8", "surrogateescape") for key in store.tables.index.rows]
+
+
+def _row_bytes(row: Any) -> bytes:
+    """A row as bytes that do not depend on the order of maps."""
+    if isinstance(row, int):
+        return b"%d" % row
+    form = row if hasattr(type(row), "__dataclass_fields__") else None
+    assert form is not None, type(row)
+    fields = type(row).__dataclass_fields__.values()
+    if all("wire" in field.metadata for field in fields):
+        return _canonical(encode(row))
+    return b"".join(_canonical(encode(getattr(row, field.name))) + b";" for field in fields)
+
+
+def _canonical(data: bytes) -> bytes:
+    return pack(_sorted_maps(unpack(data)))
+
+
+def _sorted_maps(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _sorted_maps(value[key]) for key in sorted(value, key=repr)}
+    if isinstance(value, list):
+        return [_sorted_maps(item) for item in value]
+    return value

@@ -1,0 +1,160 @@
+"""Reads of the catalog: nodes, services, and instances of a service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from pyconsul_agent.state.store import ServiceRow, Store, node_prefix
+from pyconsul_agent.state.table import fold
+from pyconsul_agent.state.watch import WatchSet
+from pyconsul_agent.structs.catalog import Node, NodeService, ServiceName, ServiceNode, Weights
+
+NODES = "nodes"
+SERVICES = "services"
+CHECKS = "checks"
+EXTINCTION = "service_last_extinction"
+INDEX = "index"
+
+ZERO_WEIGHTS = Weights()
+
+
+def _key(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def matches_meta(node: Node | None, filters: Mapping[str, str] | None) -> bool:
+    """Whether a node has all the metadata asked for."""
+    if not filters:
+        return True
+    meta = (node.meta if node else None) or {}
+    return all(meta.get(name) == value for name, value in filters.items())
+
+
+def list_nodes(store: Store, watch: WatchSet, filters: Mapping[str, str] | None = None) -> tuple[int, list[Node]]:
+    """Nodes by name, those with the metadata asked for."""
+    watch.table(NODES)
+    return store.index(NODES), [node for node in store.tables.nodes.scan() if matches_meta(node, filters)]
+
+
+def list_services(
+    store: Store, watch: WatchSet, filters: Mapping[str, str] | None = None
+) -> tuple[int, dict[str, tuple[str, ...]]]:
+    """Service names with the tags that any instance has."""
+    watch.table(SERVICES)
+    index = store.index(SERVICES)
+    if filters:
+        watch.table(NODES)
+        index = store.index(SERVICES, NODES)
+    found: dict[str, dict[str, None]] = {}
+    for row in store.tables.services.scan():
+        if matches_meta(store.tables.nodes.get(fold(row.node)), filters):
+            found.setdefault(row.service.service, {}).update(dict.fromkeys(row.service.tags or ()))
+    return index, {name: tuple(sorted(tags)) for name, tags in sorted(found.items())}
+
+
+def service_names(store: Store, watch: WatchSet) -> tuple[int, list[ServiceName]]:
+    """Names of all services, sorted."""
+    watch.table(SERVICES)
+    names = {row.service.service for row in store.tables.services.rows.values()}
+    return store.index(SERVICES), [ServiceName(name=name) for name in sorted(names)]
+
+
+def node_services(store: Store, watch: WatchSet, node: str) -> tuple[int, Node | None, list[NodeService]]:
+    """A node (by name, or by ID of which at least 2 characters are given uniquely) with its services by ID."""
+    watch.row(NODES, fold(node))
+    watch.prefix(SERVICES, node_prefix(node))
+    row = store.tables.nodes.get(fold(node)) or _node_by_id(store, watch, node)
+    if row is None:
+        return 0, None, []
+    services = [found.service for found in store.tables.services.scan(node_prefix(row.node))]
+    return store.index(NODES, SERVICES), row, services
+
+
+ID_PREFIX_LENGTH_MIN = 2
+
+
+def _node_by_id(store: Store, watch: WatchSet, prefix: str) -> Node | None:
+    """The only node whose ID begins so, if that can be an ID at all."""
+    digits = prefix.replace("-", "")
+    if len(prefix) < ID_PREFIX_LENGTH_MIN or len(digits) % 2 or not all(c in "0123456789abcdefABCDEF" for c in digits):
+        return None
+    found = [node for node in store.tables.nodes.rows.values() if node.id.lower().startswith(prefix.lower())]
+    if len(found) != 1:
+        return None
+    watch.row(NODES, fold(found[0].node))
+    watch.prefix(SERVICES, node_prefix(found[0].node))
+    return found[0]
+
+
+def instances(
+    store: Store, watch: WatchSet, name: str, *, connect: bool = False, missing: tuple[str, ...] = (NODES, SERVICES)
+) -> tuple[int, list[ServiceRow]]:
+    """Instances of a service (over Connect: the proxies in front of it) and their index.
+
+    With instances that is `service.<name>` alone, the only thing watched; without, the index of the last extinction of
+    any service, or the highest of the tables `missing`.
+    """
+    rows = store.tables.services.lookup("connect" if connect else "name", fold(name))
+    if not rows:
+        if connect:
+            watch.table(SERVICES)
+        watch.row(INDEX, _key(f"service.{name}"))
+        return store.index(EXTINCTION) or store.index(*missing), []
+    names = sorted({row.service.service for row in rows}) if connect else [name]
+    indexes = [f"service.{found}" for found in names]
+    for entry in indexes:
+        watch.row(INDEX, _key(entry))
+    if connect:
+        watch.table(SERVICES)
+    index = store.index(*indexes)
+    if index == 0:  # asked for in another letter case than registered
+        watch.table(SERVICES)
+        index = store.index(*missing)
+    return index, rows
+
+
+def instances_at(store: Store, watch: WatchSet, address: str) -> tuple[int, list[ServiceRow]]:
+    """Instances that listen on an address (their own, or the node's when they have none)."""
+    watch.table(SERVICES)
+    watch.table(NODES)
+    rows = []
+    for row in store.tables.services.scan():
+        node = store.tables.nodes.get(fold(row.node))
+        if (row.service.address or (node.address if node else "")) == address:
+            rows.append(row)
+    return store.index(NODES, SERVICES), rows
+
+
+def has_tags(service: NodeService, wanted: Iterable[str]) -> bool:
+    """Whether a service has every tag, in any letter case."""
+    have = {tag.lower() for tag in service.tags or ()}
+    return all(tag.lower() in have for tag in wanted)
+
+
+def service_node(store: Store, row: ServiceRow) -> ServiceNode:
+    """An instance joined with its node."""
+    node = store.tables.nodes.get(fold(row.node)) or Node(node=row.node)
+    service = row.service
+    return ServiceNode(
+        id=node.id,
+        node=node.node,
+        address=node.address,
+        datacenter=node.datacenter,
+        tagged_addresses=node.tagged_addresses,
+        node_meta=node.meta,
+        service_kind=service.kind,
+        service_id=service.id,
+        service_name=service.service,
+        service_tags=service.tags,
+        service_address=service.address,
+        service_tagged_addresses=service.tagged_addresses,
+        service_weights=service.weights or ZERO_WEIGHTS,
+        service_meta=service.meta,
+        service_port=service.port,
+        service_socket_path=service.socket_path,
+        service_enable_tag_override=service.enable_tag_override,
+        service_proxy=service.proxy,
+        service_connect=service.connect,
+        create_index=service.create_index,
+        modify_index=service.modify_index,
+    )

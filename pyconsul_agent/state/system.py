@@ -1,0 +1,68 @@
+"""Single rows and small tables of the cluster itself: autopilot's configuration, metadata, federation states."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pyconsul_agent.state.store import SINGLETON, FederationState, Store, SystemMetadata, Txn
+from pyconsul_agent.state.watch import WatchSet
+from pyconsul_agent.structs.operator import AutopilotConfig
+
+SYSTEM_METADATA = "system-metadata"
+FEDERATION_STATES = "federation-states"
+
+
+def autopilot_config(store: Store, watch: WatchSet) -> tuple[int, AutopilotConfig | None]:
+    """Autopilot's configuration; its index is the row's own."""
+    watch.row("autopilot-config", SINGLETON)
+    row = store.tables.autopilot.get(SINGLETON)
+    return (row.modify_index if row else 0), row
+
+
+def set_autopilot_config(txn: Txn, config: AutopilotConfig, *, compare: bool = False) -> bool:
+    """Store the configuration; with `compare` only if its ModifyIndex is the stored one's."""
+    existing = txn.tables.autopilot.get(SINGLETON)
+    if compare and (existing is None or existing.modify_index != config.modify_index):
+        return False
+    created = existing.create_index if existing else txn.index
+    txn.put(txn.tables.autopilot, SINGLETON, replace(config, create_index=created, modify_index=txn.index))
+    return True
+
+
+def set_metadata(txn: Txn, entry: SystemMetadata) -> None:
+    """Store one pair."""
+    key = entry.key.encode("utf-8", "surrogateescape")
+    existing = txn.tables.system_metadata.get(key)
+    created = existing.create_index if existing else txn.index
+    txn.put(txn.tables.system_metadata, key, replace(entry, create_index=created, modify_index=txn.index))
+    txn.set_index(SYSTEM_METADATA)
+
+
+def delete_metadata(txn: Txn, name: str) -> None:
+    """Delete one pair; unknown ones are fine."""
+    key = name.encode("utf-8", "surrogateescape")
+    if txn.tables.system_metadata.get(key) is not None:
+        txn.delete(txn.tables.system_metadata, key)
+        txn.set_index(SYSTEM_METADATA)
+
+
+def set_federation_state(txn: Txn, state: FederationState) -> None:
+    """Store a datacenter's state."""
+    key = state.datacenter.encode("utf-8", "surrogateescape")
+    existing = txn.tables.federation_states.get(key)
+    row = replace(
+        state,
+        create_index=existing.create_index if existing else txn.index,
+        modify_index=txn.index,
+        primary_modify_index=state.primary_modify_index or txn.index,
+    )
+    txn.put(txn.tables.federation_states, key, row)
+    txn.set_index(FEDERATION_STATES)
+
+
+def delete_federation_state(txn: Txn, datacenter: str) -> None:
+    """Delete a datacenter's state; unknown ones are fine."""
+    key = datacenter.encode("utf-8", "surrogateescape")
+    if txn.tables.federation_states.get(key) is not None:
+        txn.delete(txn.tables.federation_states, key)
+        txn.set_index(FEDERATION_STATES)
