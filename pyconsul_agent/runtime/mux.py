@@ -29,7 +29,7 @@ class MuxStream:
         self._finished = False
         self._error: str | None = None
         self._changed = asyncio.Event()
-        self.on_lost: Callable[[], None] | None = None
+        self.on_lost: Callable[[], object] | None = None
         """Called once when the stream or its session breaks."""
 
     @property
@@ -145,6 +145,11 @@ class MuxConnection:
         self.wake()
         return stream
 
+    def accept(self, stream: MuxStream) -> None:
+        """Acknowledge a stream that the peer opened."""
+        self.session.accept(stream.number)
+        self.wake()
+
     def wake(self) -> None:
         """Look whether there is something to send."""
         self._wake.set()
@@ -165,6 +170,9 @@ class MuxConnection:
         receiving = loop.create_task(self._receive(), name="yamux receive")
         try:
             await self._send()
+        except asyncio.CancelledError:
+            self._writer.transport.abort()  # shutting down: no waiting for a peer that does not read
+            raise
         finally:
             receiving.cancel()
             self.end()
