@@ -76,7 +76,7 @@ class RPCPool:
         self._sessions: dict[ServerAddress, _Session] = {}
         self._dials: dict[ServerAddress, asyncio.Future[_Session]] = {}
         self._tasks = TaskOwner(log)
-        self._reaper: asyncio.Task[None] | None = None
+        self._reaping = False
         self._sequence = 0
         self._closed = False
 
@@ -150,8 +150,9 @@ class RPCPool:
             session = _Session(connection, self._clock, self._idle_streams_max)
             self._sessions[server] = session
             self._tasks.start(self._run(server, session), f"session {server}")
-            if self._reaper is None:
-                self._reaper = self._tasks.start(self._reap(), "reap sessions")
+            if not self._reaping:
+                self._reaping = True
+                self._tasks.start(self._reap(), "reap sessions")
             dial.set_result(session)
         except NetError as error:
             dial.set_exception(error)
@@ -183,6 +184,7 @@ class _Session:
     def __init__(self, connection: MuxConnection, clock: Clock, idle_streams_max: int) -> None:
         self.connection = connection
         self.in_flight = 0
+        self._retired = False
         self._clock = clock
         self.last_used = clock.monotonic()
         self._idle_streams_max = idle_streams_max
@@ -191,7 +193,7 @@ class _Session:
     @property
     def usable(self) -> bool:
         """Whether calls may be made on it."""
-        return self.connection.session.accepts_new_streams
+        return not self._retired and self.connection.session.accepts_new_streams
 
     async def exchange(self, request: bytes, timeout_s: float) -> tuple[ResponseHeader, bytes]:
         """Send a request and wait for its answer. Raises RPCError."""
@@ -203,6 +205,8 @@ class _Session:
             return await self._finish(stream, timeout_s)
         finally:
             self.in_flight -= 1
+            if self._retired and not self.in_flight:
+                self.connection.end()
             self.last_used = self._clock.monotonic()
 
     async def _begin(self, request: bytes) -> MuxStream:
@@ -226,11 +230,12 @@ class _Session:
         except TimeoutError:
             raise RPCError(netrpc.call_failed("i/o timeout")) from None
         except ConnectionLost:
-            # compat: however the connection broke, the original says EOF and dials again for the next call.
-            self.connection.end()
+            # compat: however the connection broke, the original says EOF and dials again for the next call. Calls
+            # that are under way on other streams go on.
+            self._retired = True
             raise RPCError(netrpc.call_failed(netrpc.EOF)) from None
         except DecodeError as error:
-            self.connection.end()
+            self._retired = True
             raise RPCError(netrpc.call_failed(f"malformed answer: {error.reason}")) from error
         finally:
             if not answered:

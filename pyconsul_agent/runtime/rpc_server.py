@@ -127,7 +127,7 @@ class RPCServer:
             return
         self._connections += 1
         self._per_client[peer[0]] += 1
-        task = self._tasks.start(self._serve_connection(reader, writer, peer), f"rpc {peer[0]}:{peer[1]}")
+        task = self._tasks.start_task(self._serve_connection(reader, writer, peer), f"rpc {peer[0]}:{peer[1]}")
         task.add_done_callback(lambda _: self._on_over(writer, peer))
 
     def _on_over(self, writer: asyncio.StreamWriter, peer: Address) -> None:
@@ -313,7 +313,7 @@ class _MuxSession:
 
     def _start(self, stream: MuxStream) -> None:
         self._connection.accept(stream)
-        task = self._tasks.start(
+        task = self._tasks.start_task(
             self._server.serve_stream(stream, self._peer),
             f"rpc {self._peer[0]}:{self._peer[1]} stream {stream.number}",
         )
