@@ -16,8 +16,8 @@ from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import NoServers, RPCError, RPCRateExceeded
 from pyconsul_agent.runtime.rpc_pool import RPCPool, ServerAddress
 from pyconsul_agent.runtime.tasks import TaskOwner
-from pyconsul_agent.structs.methods import STATUS_PING, Method
-from pyconsul_agent.structs.requests import Empty, QueryOptions
+from pyconsul_agent.structs.methods import STATUS_PING, Empty, Method
+from pyconsul_agent.structs.requests import QueryOptions
 from pyconsul_agent.wire import netrpc
 
 RequestT = TypeVar("RequestT")
