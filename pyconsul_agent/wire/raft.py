@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.structs.raft import (
@@ -170,7 +170,7 @@ class ReplyDecoder:
 
 
 def _checked(form: type[MessageT], message: MessageT) -> MessageT:
-    for name in _numbers(form):
+    for name in _numbers(cast(Any, form)):
         _check_number(getattr(message, name), name)
     if isinstance(message, AppendEntriesRequest):
         for entry in message.entries or ():
