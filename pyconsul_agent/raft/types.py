@@ -4,26 +4,45 @@ The core (`raft.core.Raft`) is a state machine without clock, disk or network:
 
     raft.receive(token, request, now)          a peer's request; `token` names it until its Reply comes out
     raft.received_reply(sequence, reply, now)  the answer to a Request that came out, or an error text / None (lost)
+    raft.peer_reachable(id, now)               something was heard of that server: end its back-off
+    raft.peer_refused(id, now)                 evidence that its process is gone
     raft.tick(now)                             time has passed; call at `ready.deadline`
-    raft.propose(kind, data, now, extensions) -> ticket
+    raft.bootstrap(configuration, now)         first configuration of a virgin server
+    raft.propose(kind, data, now, extensions, appended_at) -> ticket
     raft.change(change, now) -> ticket         membership
     raft.transfer(now, target) -> ticket       leadership transfer
     raft.verify(now) -> ticket                 a round of heartbeats that proves leadership
     raft.snapshot_taken(meta, now)             the driver stored a snapshot; the log may be cut
+    raft.begin_restore(now) / restored(meta, now)   a user's snapshot replaces the state machine
     ready = raft.ready(now)                    what to do now (None: nothing)
     raft.advance(done, now)                    what has been done
 
 The driver performs a Ready in this order: `before_sync` leaves at once; `hard_state`, `truncate_from`, `entries`,
 `install`, `compact_to` become durable in one transaction; then `after_sync` leaves and `advance` is called.
 That split is the promise that nothing is acknowledged before it is durable, in one data type.
+
+`advance` answers exactly those Readies whose `must_sync` is true; there is at most one of them at a time. Inputs and
+`ready` may be called while the disk works: such a Ready has only `before_sync`, `answers`, `events`, `deadline`, so
+that a heartbeat never waits for a disk. What comes in meanwhile becomes one transaction afterwards (group commit).
+A ticket is answered in the Ready that hands out its entry (or a later one): apply `committed`, then do `answers`.
+A Ready with `install` stores nothing else but perhaps `hard_state`.
 """
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import Protocol
 
 from pyconsul_agent.structs.raft import Configuration, LogEntry, RaftRequest, RaftResponse, Server, SnapshotMeta
+
+
+class Role(enum.Enum):
+    """What a server is in its term."""
+
+    FOLLOWER = "Follower"
+    CANDIDATE = "Candidate"
+    LEADER = "Leader"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +92,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class InstallSnapshot:
-    """Replace the log and the state machine by the received snapshot that the driver holds under `token`."""
+    """Replace the log and the state machine by the received snapshot that the driver holds under `token`.
+
+    Afterwards the stored log is empty and the next entry is `meta.index` + 1. `meta.id` is empty: the driver's store
+    names it. If it cannot be restored nothing may change; say so with `Done.installed` False and the reason.
+    """
 
     token: int
     meta: SnapshotMeta
@@ -118,6 +141,9 @@ class Done:
     stable_index: int = 0
     installed: bool | None = None
     install_error: str = ""
+    """The error text for the sender, `failed to restore snapshot <id>: <cause>`."""
+    snapshot_id: str = ""
+    """Under which name the installed snapshot is kept."""
 
 
 @dataclass(frozen=True, slots=True)

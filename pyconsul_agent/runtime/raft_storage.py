@@ -1,0 +1,359 @@
+"""Where a raft server keeps its promises: log, term and vote in one SQLite file, snapshots as files beside it.
+
+One transaction per Ready: hard state, truncation, entries and compaction become durable together or not at all (WAL,
+synchronous=FULL: the commit returns after fsync). Writes run on a worker thread, one after another; reads of old
+entries use a second connection on the loop's thread and take some ten microseconds.
+
+Any error of the file or the disk is a StorageError and final: after a failed fsync nobody knows what is durable, so
+nothing is ever tried again. This room knows no rule of consensus.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+from pyconsul_agent.env.base import Blocking
+from pyconsul_agent.env.log import Log
+from pyconsul_agent.errors import DecodeError, StorageError
+from pyconsul_agent.raft.types import HardState, InitialState, LogReader
+from pyconsul_agent.runtime.raft_snapshots import SnapshotFiles, SnapshotSink, SnapshotSource
+from pyconsul_agent.structs.raft import Configuration, EntryType, LogEntry, SnapshotMeta
+from pyconsul_agent.wire.gotime import decode_time, encode_time
+from pyconsul_agent.wire.raft import decode_configuration, decode_peers
+
+T = TypeVar("T")
+
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_S = 5.0
+LOG_FILE = "log.sqlite"
+
+
+class RaftStorage(Protocol):
+    """What the raft driver needs of durable storage. Every method raises StorageError when the medium fails."""
+
+    @property
+    def reader(self) -> LogReader:
+        """Reads of what `commit` has stored."""
+
+    async def load(self) -> InitialState:
+        """Open, check and tell what is there. Called once, first."""
+
+    async def commit(
+        self,
+        *,
+        hard_state: HardState | None = None,
+        truncate_from: int | None = None,
+        entries: Sequence[LogEntry] = (),
+        compact_to: int | None = None,
+        clear_log: bool = False,
+    ) -> None:
+        """One transaction, durable on return: delete (all, or >= truncate_from), append, delete <= compact_to."""
+
+    async def create_snapshot(self, meta: SnapshotMeta, chunks: Callable[[], Iterable[bytes]]) -> SnapshotMeta:
+        """Store a snapshot, durable on return; `chunks` runs on the worker. Gives `meta` with its id and size."""
+
+    def receive_snapshot(self, meta: SnapshotMeta) -> SnapshotSink:
+        """A place for a snapshot that comes in pieces; invisible until published."""
+
+    async def open_snapshot(self, snapshot_id: str) -> SnapshotSource:
+        """A stored snapshot for reading; "" is the newest. Raises StorageError when it is not there or broken."""
+
+    async def close(self) -> None:
+        """Release everything. Idempotent."""
+
+
+_SCHEMA = """
+CREATE TABLE log (
+    idx INTEGER PRIMARY KEY, term INTEGER NOT NULL, type INTEGER NOT NULL, data BLOB, extensions BLOB,
+    appended BLOB NOT NULL, crc INTEGER NOT NULL
+);
+CREATE TABLE hard_state (
+    one INTEGER PRIMARY KEY CHECK (one = 1), term INTEGER NOT NULL, vote_term INTEGER NOT NULL, voted_for BLOB NOT NULL
+);
+"""
+_COLUMNS = "idx, term, type, data, extensions, appended, crc"
+_CONFIGURATION_TYPES = (EntryType.CONFIGURATION, EntryType.ADD_PEER_DEPRECATED, EntryType.REMOVE_PEER_DEPRECATED)
+
+
+@contextmanager
+def _storage_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError, OverflowError) as error:
+        raise StorageError(f"raft storage: {what}: {type(error).__name__}: {error}") from error
+
+
+class SqliteRaftStorage:
+    """`RaftStorage` in `directory` (`<data>/raft`)."""
+
+    def __init__(self, directory: str, *, blocking: Blocking, wall_ns: Callable[[], int], log: Log) -> None:
+        self._directory = directory
+        self._path = os.path.join(directory, LOG_FILE)
+        self._blocking = blocking
+        self._log = log
+        self._snapshots = SnapshotFiles(os.path.join(directory, "snapshots"), blocking=blocking, wall_ns=wall_ns)
+        self._writer: sqlite3.Connection | None = None
+        self._reader: SqliteLogReader | None = None
+        self._order = asyncio.Lock()
+
+    @property
+    def reader(self) -> LogReader:
+        """See RaftStorage."""
+        assert self._reader is not None, "load() comes first"
+        return self._reader
+
+    async def load(self) -> InitialState:
+        """See RaftStorage."""
+        async with self._order:
+            state = await self._blocking(self._open)
+        self._reader = await self._blocking(lambda: SqliteLogReader(self._path))
+        snapshot = state.snapshot
+        self._log.info(
+            "raft storage opened",
+            term=state.hard_state.term,
+            first_index=state.first_index,
+            last_index=state.last_index,
+            snapshot_index=snapshot.index if snapshot else 0,
+            snapshot_id=snapshot.id if snapshot else "",
+        )
+        return state
+
+    async def commit(
+        self,
+        *,
+        hard_state: HardState | None = None,
+        truncate_from: int | None = None,
+        entries: Sequence[LogEntry] = (),
+        compact_to: int | None = None,
+        clear_log: bool = False,
+    ) -> None:
+        """See RaftStorage."""
+        writer = self._connection()
+
+        def work() -> None:
+            with _storage_errors("commit"), _transaction(writer):
+                if hard_state is not None:
+                    row = (hard_state.term, hard_state.vote_term, hard_state.voted_for)
+                    writer.execute("INSERT OR REPLACE INTO hard_state VALUES (1, ?, ?, ?)", row)
+                if clear_log:
+                    writer.execute("DELETE FROM log")
+                elif truncate_from is not None:
+                    writer.execute("DELETE FROM log WHERE idx >= ?", (truncate_from,))
+                writer.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?)", map(_row, entries))
+                if compact_to is not None:
+                    writer.execute("DELETE FROM log WHERE idx <= ?", (compact_to,))
+
+        await self._exclusively(work)
+
+    async def create_snapshot(self, meta: SnapshotMeta, chunks: Callable[[], Iterable[bytes]]) -> SnapshotMeta:
+        """See RaftStorage."""
+        return await self._snapshots.create(meta, chunks)
+
+    def receive_snapshot(self, meta: SnapshotMeta) -> SnapshotSink:
+        """See RaftStorage."""
+        return self._snapshots.receive(meta)
+
+    async def open_snapshot(self, snapshot_id: str) -> SnapshotSource:
+        """See RaftStorage."""
+        return await self._snapshots.open(snapshot_id)
+
+    async def close(self) -> None:
+        """See RaftStorage."""
+        async with self._order:
+            writer, self._writer = self._writer, None
+            if self._reader is not None:
+                self._reader.close()
+            if writer is not None:
+                await self._blocking(writer.close)
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._writer is None:
+            raise StorageError("raft storage: closed")
+        return self._writer
+
+    async def _exclusively(self, work: Callable[[], T]) -> T:
+        async with self._order:
+            return await self._blocking(work)
+
+    # -- on the worker ------------------------------------------------------------------------------------------
+
+    def _open(self) -> InitialState:
+        with _storage_errors(f"open {self._path}"):
+            os.makedirs(self._directory, mode=0o700, exist_ok=True)
+            fresh = not os.path.exists(self._path)
+            if fresh:
+                os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            writer = _connect(self._path)
+            try:
+                self._prepare(writer)
+                snapshot = self._snapshots.newest()
+                state = self._state(writer, snapshot)
+            except BaseException:
+                writer.close()
+                raise
+            if fresh:
+                _sync_directory(self._directory)
+            self._writer = writer
+            return state
+
+    def _prepare(self, writer: sqlite3.Connection) -> None:
+        (version,) = writer.execute("PRAGMA user_version").fetchone()
+        if version not in (0, SCHEMA_VERSION):
+            raise StorageError(f"raft storage: {self._path} has format {version}, this program knows {SCHEMA_VERSION}")
+        problems = [row[0] for row in writer.execute("PRAGMA quick_check(3)")]
+        if problems != ["ok"]:
+            raise StorageError(f"raft storage: {self._path} is damaged: {'; '.join(map(str, problems))}")
+        if version == 0:
+            with _transaction(writer):
+                for statement in _SCHEMA.split(";"):
+                    writer.execute(statement)
+                writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _state(self, writer: sqlite3.Connection, snapshot: SnapshotMeta | None) -> InitialState:
+        row = writer.execute("SELECT term, vote_term, voted_for FROM hard_state").fetchone()
+        self._drop_superseded(writer, snapshot)
+        count, first, last = writer.execute("SELECT count(*), min(idx), max(idx) FROM log").fetchone()
+        if not count:
+            return InitialState(hard_state=HardState(*row) if row else HardState(), snapshot=snapshot)
+        if last - first + 1 != count:
+            raise StorageError(f"raft storage: {self._path} lacks entries between {first} and {last}")
+        if first > (snapshot.index if snapshot else 0) + 1:
+            raise StorageError(f"raft storage: no readable snapshot covers the entries before {first}")
+        last_term = writer.execute("SELECT term FROM log WHERE idx = ?", (last,)).fetchone()[0]
+        marks = ",".join("?" * len(_CONFIGURATION_TYPES))
+        rows = writer.execute(
+            f"SELECT {_COLUMNS} FROM log WHERE type IN ({marks}) ORDER BY idx",  # noqa: S608 -- constants only
+            _CONFIGURATION_TYPES,
+        )
+        return InitialState(
+            hard_state=HardState(*row) if row else HardState(),
+            snapshot=snapshot,
+            first_index=first,
+            last_index=last,
+            last_term=last_term,
+            configurations=tuple((entry.index, _configuration(entry)) for entry in map(_entry, rows)),
+        )
+
+    def _drop_superseded(self, writer: sqlite3.Connection, snapshot: SnapshotMeta | None) -> None:
+        """A crash between publishing a received snapshot and emptying the log leaves entries the snapshot replaces."""
+        if snapshot is None:
+            return
+        (last,) = writer.execute("SELECT max(idx) FROM log").fetchone()
+        here = writer.execute("SELECT term FROM log WHERE idx = ?", (snapshot.index,)).fetchone()
+        if last is not None and (last < snapshot.index or (here is not None and here[0] != snapshot.term)):
+            self._log.warn("raft log ends before the newest snapshot, dropping it", last_index=last, id=snapshot.id)
+            with _transaction(writer):
+                writer.execute("DELETE FROM log")
+
+
+class SqliteLogReader:
+    """`LogReader` on a connection of its own."""
+
+    def __init__(self, path: str) -> None:
+        with _storage_errors(f"open {path}"):
+            self._connection = _connect(path)
+            self._connection.execute("PRAGMA query_only = ON")
+
+    def term(self, index: int) -> int | None:
+        """See LogReader."""
+        with _storage_errors("read"):
+            row = self._connection.execute("SELECT term FROM log WHERE idx = ?", (index,)).fetchone()
+        return None if row is None else int(row[0])
+
+    def entries(self, low: int, high: int, bytes_max: int) -> list[LogEntry]:
+        """See LogReader. Stops at a hole."""
+        result: list[LogEntry] = []
+        size = 0
+        with _storage_errors("read"):
+            cursor = self._connection.execute(
+                f"SELECT {_COLUMNS} FROM log WHERE idx BETWEEN ? AND ? ORDER BY idx",  # noqa: S608 -- constants only
+                (low, high),
+            )
+            for row in cursor:
+                entry = _entry(row)
+                size += len(entry.data or b"") + len(entry.extensions or b"")
+                if entry.index != low + len(result) or (result and size > bytes_max):
+                    break
+                result.append(entry)
+            cursor.close()
+        return result
+
+    def close(self) -> None:
+        """Release the connection."""
+        self._connection.close()
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    # Used by one thread at a time: the lock of the storage sees to that, not SQLite's thread check.
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    try:
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise StorageError(f"raft storage: {path} cannot use write-ahead logging ({mode})")
+        connection.execute("PRAGMA synchronous = FULL")
+        for suffix in ("-wal", "-shm"):
+            if os.path.exists(path + suffix):
+                os.chmod(path + suffix, 0o600)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.rollback()
+        raise
+    connection.execute("COMMIT")
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_KEYS = struct.Struct(">QQB")
+
+
+def _crc(index: int, term: int, kind: int, data: bytes | None, extensions: bytes | None, appended: bytes) -> int:
+    crc = zlib.crc32(_KEYS.pack(index, term, kind))
+    for part in (data, extensions, appended):
+        crc = zlib.crc32(b"" if part is None else part, zlib.crc32(b"\x00" if part is None else b"\x01", crc))
+    return crc
+
+
+def _row(entry: LogEntry) -> tuple[Any, ...]:
+    fields = (entry.index, entry.term, int(entry.type), entry.data, entry.extensions, encode_time(entry.appended_at))
+    return (*fields, _crc(*fields))
+
+
+def _entry(row: tuple[Any, ...]) -> LogEntry:
+    index, term, kind, data, extensions, appended, crc = row
+    if crc != _crc(index, term, kind, data, extensions, appended):
+        raise StorageError(f"raft storage: log entry {index} is damaged")
+    return LogEntry(
+        index=index, term=term, type=kind, data=data, extensions=extensions, appended_at=decode_time(appended)
+    )
+
+
+def _configuration(entry: LogEntry) -> Configuration:
+    try:
+        if entry.type == EntryType.CONFIGURATION:
+            return decode_configuration(entry.data or b"")
+        return decode_peers(entry.data or b"")
+    except DecodeError as error:
+        raise StorageError(f"raft storage: configuration entry {entry.index}: {error}") from error

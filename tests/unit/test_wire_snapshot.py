@@ -1,0 +1,174 @@
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyconsul_agent.errors import DecodeError
+from pyconsul_agent.structs.raft import Configuration, Server, SnapshotMeta
+from pyconsul_agent.wire import snapshot
+
+VECTORS = Path(__file__).resolve().parents[2] / "conformance" / "vectors" / "raft"
+META = SnapshotMeta(
+    id="2-9-1",
+    index=9,
+    term=2,
+    configuration=Configuration(servers=(Server(id="a", address="10.0.0.1:8300"),)),
+    configuration_index=1,
+    size=5,
+)
+
+
+def members_of(archive):
+    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(archive))) as tar:
+        return [(m.name, tar.extractfile(m).read()) for m in tar.getmembers()]
+
+
+def archive_of(members, *, tail=b"", kind=tarfile.REGTYPE):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data) if kind == tarfile.REGTYPE else 0
+            info.type = kind
+            tar.addfile(info, io.BytesIO(data))
+    return gzip.compress(out.getvalue()) + tail
+
+
+GOOD = members_of(b"".join(snapshot.write_archive(META, [b"hel", b"lo"], 1)))
+
+
+@pytest.mark.parametrize("name", ["snapA.snap", "snapB.snap", "snap_case_rename.snap"])
+@pytest.mark.parametrize("step", [1 << 20, 13])
+def test_real_archive_is_read_and_its_tar_is_written_byte_for_byte(name, step):
+    archive = (VECTORS / name).read_bytes()
+    state = bytearray()
+    reader = snapshot.ArchiveReader(state.extend)
+    for at in range(0, len(archive), step):
+        reader.feed(archive[at : at + step])
+    meta = reader.finish()
+    tar = gzip.decompress(archive)
+    original = dict(members_of(archive))
+    assert bytes(state) == original["state.bin"]
+    assert snapshot.encode_meta(meta) == original["meta.json"]
+    with tarfile.open(fileobj=io.BytesIO(tar)) as members:
+        modified = members.next().mtime
+    ours = gzip.decompress(b"".join(snapshot.write_archive(meta, [bytes(state)], modified)))
+    # The two lines of SHA256SUMS come in any order.
+    assert sorted(dict(members_of(gzip.compress(ours)))["SHA256SUMS"].splitlines()) == sorted(
+        original["SHA256SUMS"].splitlines()
+    )
+    sums_header_at = len(ours) - 2 * 512 - 512 - 512
+    assert ours[: sums_header_at + 512] == tar[: sums_header_at + 512]
+
+
+def test_meta_on_disk_carries_checksums_and_goes_both_ways():
+    sums = snapshot.Checksums(crc64=(5).to_bytes(8, "big"), sha256=b"s" * 32)
+    assert snapshot.decode_meta(snapshot.encode_meta(META, sums)) == (META, sums)
+    assert json.loads(snapshot.encode_meta(META, sums))["CRC"] == "AAAAAAAAAAU="
+
+
+def test_meta_of_version_0_takes_its_servers_from_the_peer_list():
+    document = json.loads(snapshot.encode_meta(META)) | {"Version": 0, "Configuration": None}
+    meta, _ = snapshot.decode_meta(json.dumps(document).encode())
+    assert meta.configuration.servers == (Server(id="10.0.0.1:8300", address="10.0.0.1:8300"),)
+    assert meta.configuration_index == 9
+
+
+def test_crc64_is_go_s_ecma_and_continues():
+    assert snapshot.crc64(b"123456789") == 0x995DC9BBDF1939FA
+    assert snapshot.crc64(b"6789", snapshot.crc64(b"12345")) == 0x995DC9BBDF1939FA
+
+
+def test_members_in_another_order_are_taken():
+    meta, state = snapshot.read_archive(archive_of([GOOD[2], GOOD[1], GOOD[0]]))
+    assert (meta, state) == (META, b"hello")
+
+
+def sums_without(name):
+    return b"".join(line + b"\n" for line in GOOD[2][1].splitlines() if not line.endswith(name))
+
+
+BAD = {
+    "not gzip": (b"hello, world", "failed to decompress snapshot"),
+    "cut": (archive_of(GOOD)[:-9], "failed to decompress snapshot: unexpected EOF"),
+    "bytes after gzip": (archive_of(GOOD, tail=b"x"), "extra data"),
+    "second gzip member": (archive_of(GOOD, tail=gzip.compress(b"x")), "extra data"),
+    "stranger": (archive_of([*GOOD, ("evil", b"x")]), 'unexpected file "evil" in snapshot'),
+    "dot dot": (archive_of([("../state.bin", b"x")]), "unexpected file"),
+    "absolute": (archive_of([("/meta.json", b"x")]), "unexpected file"),
+    "directory": (archive_of([("meta.json", b"")], kind=tarfile.DIRTYPE), "unexpected file"),
+    "symbolic link": (archive_of([("state.bin", b"")], kind=tarfile.SYMTYPE), "unexpected file"),
+    "twice": (archive_of([GOOD[0], GOOD[0]]), "twice"),
+    "state changed": (archive_of([GOOD[0], ("state.bin", b"hellO"), GOOD[2]]), 'hash check failed for "state.bin"'),
+    "meta missing": (archive_of(GOOD[1:]), 'file missing for "meta.json"'),
+    "state missing": (archive_of([GOOD[0], GOOD[2]]), 'file missing for "state.bin"'),
+    "sums missing": (archive_of(GOOD[:2]), "list missing hash for"),
+    "one sum missing": (archive_of([*GOOD[:2], ("SHA256SUMS", sums_without(b"state.bin"))]), "list missing hash"),
+    "sum of a stranger": (
+        archive_of([*GOOD[:2], ("SHA256SUMS", GOOD[2][1] + b"00  x\n")]),
+        'list missing hash for "x"',
+    ),
+    "empty": (gzip.compress(b""), "unexpected EOF"),
+    "garbage inside": (gzip.compress(b"x" * 1024), "invalid tar header"),
+    "huge meta": (archive_of([("meta.json", bytes(snapshot.META_BYTES_MAX + 1))]), "larger than"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_archive_is_refused(case):
+    archive, reason = BAD[case]
+    with pytest.raises(DecodeError, match=reason):
+        snapshot.read_archive(archive)
+
+
+def test_state_over_the_limit_is_refused_before_it_is_read():
+    with pytest.raises(DecodeError, match="larger than 4 bytes"):
+        snapshot.read_archive(archive_of(GOOD), state_bytes_max=4)
+
+
+def test_size_that_meta_does_not_admit_is_refused():
+    archive = b"".join(snapshot.write_archive(META, [b"hello"], 1))
+    members = dict(members_of(archive))
+    meta_json = members["meta.json"].replace(b'"Size":5', b'"Size":6')
+    sums = members["SHA256SUMS"].replace(
+        hashlib.sha256(members["meta.json"]).hexdigest().encode(), hashlib.sha256(meta_json).hexdigest().encode()
+    )
+    bad = archive_of([("meta.json", meta_json), ("state.bin", b"hello"), ("SHA256SUMS", sums)])
+    with pytest.raises(DecodeError, match="says 6"):
+        snapshot.read_archive(bad)
+
+
+def test_writer_refuses_a_state_of_another_size():
+    with pytest.raises(ValueError, match="announced were 5"):
+        list(snapshot.write_archive(META, [b"hell"], 1))
+
+
+def test_bomb_is_inflated_in_bounded_pieces_and_refused():
+    bomb = archive_of([("state.bin", bytes(8_000_000))])
+    largest = 0
+
+    def note(piece):
+        nonlocal largest
+        largest = max(largest, len(piece))
+
+    reader = snapshot.ArchiveReader(note)
+    reader.feed(bomb)
+    assert largest <= snapshot.INFLATE_BYTES_MAX + 512
+    with pytest.raises(DecodeError):
+        reader.finish()
+
+
+@given(st.binary(max_size=300), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_any_bytes_are_read_or_raise_decode_error(data, packed):
+    with contextlib.suppress(DecodeError):
+        snapshot.read_archive(gzip.compress(data) if packed else data)
+    with contextlib.suppress(DecodeError):
+        snapshot.decode_meta(data)
