@@ -24,7 +24,10 @@ HOUR_S = 3600.0
 
 
 def _option(kind: str, default: Any, key: str) -> Any:
-    return field(default=default, metadata={"kind": kind, "key": key})
+    metadata = {"kind": kind, "key": key}
+    if default is EMPTY:
+        return field(default_factory=lambda: EMPTY, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def text(default: str = "", key: str = "") -> str:
