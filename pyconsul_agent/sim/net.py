@@ -50,10 +50,18 @@ class LinkOptions:
 class SimNetwork:
     """All hosts and the links between them."""
 
-    def __init__(self, loop: SimLoop, rng: random.Random, *, link: LinkOptions | None = None) -> None:
+    def __init__(
+        self,
+        loop: SimLoop,
+        rng: random.Random,
+        *,
+        draw: Callable[[str], random.Random] | None = None,
+        link: LinkOptions | None = None,
+    ) -> None:
         self.loop = loop
         self.random = rng
         self.link = link or LinkOptions()
+        self._draw = draw or random.Random
         self.crash_reset_probability = 0.5
         """How often a killed process's connections end by RST rather than FIN."""
         self.names: dict[str, list[str]] = {}
@@ -76,7 +84,7 @@ class SimNetwork:
         ips = (ip, *more_ips)
         if name in self.hosts or any(each in self._by_ip for each in ips):
             raise ValueError(f"host {name} exists")
-        host = SimHost(name, ips, disk or SimDisk(random.Random(f"disk/{name}")))  # noqa: S311 - a simulation
+        host = SimHost(name, ips, disk or SimDisk(self._draw(f"disk/{name}")))
         self.hosts[name] = host
         for each in ips:
             self._by_ip[each] = host
