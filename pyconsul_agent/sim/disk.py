@@ -55,7 +55,7 @@ class Inode:
 
 @dataclass(slots=True)
 class Fault:
-    """An error to raise: at `operation` (write, fsync, read, rename, remove, mkdir) on paths that begin with `prefix`."""
+    """An error to raise at `operation`, one of write, fsync, read, rename, remove, mkdir; on paths with this prefix."""
 
     operation: str
     number: int
@@ -63,8 +63,11 @@ class Fault:
     remaining: int
 
 
-NameChange = tuple[str, Callable[[dict[str, Inode], dict[str, None]], None]]
-"""(directory, what it does to names and directories)."""
+Change = Callable[[dict[str, Inode], dict[str, None]], object]
+"""What it does to names and directories."""
+
+NameChange = tuple[str, Change]
+"""(directory, change)."""
 
 
 class SimDisk:
@@ -133,7 +136,7 @@ class SimDisk:
 
     # --- operations, by normal path ---------------------------------------------------------------------------------
 
-    def change_names(self, directory: str, change: Callable[[dict[str, Inode], dict[str, None]], None]) -> None:
+    def change_names(self, directory: str, change: Change) -> None:
         """Do a change of names and remember it until its directory is synced."""
         change(self._names, self._dirs)
         self._journal.append((directory, change))
@@ -174,6 +177,10 @@ class SimDisk:
         self.change_names(parent, lambda names, dirs: names.__setitem__(path, inode))
         return inode
 
+    def make_dir(self, path: str) -> None:
+        """A directory in an existing one."""
+        self.change_names(posixpath.dirname(path), lambda names, dirs: dirs.__setitem__(path, None))
+
     def has_file(self, path: str) -> bool:
         return path in self._names
 
@@ -186,7 +193,9 @@ class SimDisk:
             number = errno.ENOTDIR if path in self._names else errno.ENOENT
             raise OSError(number, os.strerror(number), path)
         everything = [*self._names, *self._dirs]
-        return sorted({posixpath.basename(each) for each in everything if posixpath.dirname(each) == path and each != "/"})
+        return sorted(
+            {posixpath.basename(each) for each in everything if posixpath.dirname(each) == path and each != "/"}
+        )
 
 
 class SimFiles:
@@ -221,7 +230,7 @@ class SimFiles:
             path = posixpath.dirname(path)
         for each in reversed(missing):
             self._disk.check("mkdir", each)
-            self._disk.change_names(posixpath.dirname(each), lambda names, dirs, new=each: dirs.__setitem__(new, None))
+            self._disk.make_dir(each)
 
     def read(self, path: str) -> bytes:
         path = self._normal(path)
@@ -289,7 +298,7 @@ class SimFiles:
         def change(names: dict[str, Inode], dirs: dict[str, None]) -> None:
             for mapping in (names, dirs):
                 for each in [each for each in mapping if each == path or each.startswith(path + "/")]:
-                    del mapping[each]  # type: ignore[attr-defined]
+                    del mapping[each]
 
         self._disk.change_names(posixpath.dirname(path), change)
 

@@ -66,6 +66,9 @@ class SimWorker:
         future: asyncio.Future[T] = self._loop.create_future()
 
         def run() -> None:
+            if future.done():  # the caller was cancelled before the job began
+                self._finish(future, None, None)
+                return
             try:
                 result = work()
             except Exception as error:  # as a thread does: whatever the job raised belongs to its caller
@@ -174,7 +177,10 @@ class SimInterfaces:
         outside = [ip for ip in self._host.ips if not is_loopback(ip)]
         return [
             InterfaceAddress("lo", LOOPBACK, is_loopback=True),
-            *(InterfaceAddress(f"eth{n}", ip, is_loopback=False, is_default_route=n == 0) for n, ip in enumerate(outside)),
+            *(
+                InterfaceAddress(f"eth{n}", ip, is_loopback=False, is_default_route=n == 0)
+                for n, ip in enumerate(outside)
+            ),
         ]
 
 

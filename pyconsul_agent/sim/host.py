@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pyconsul_agent.env.base import Address
-from pyconsul_agent.errors import NetError
+from pyconsul_agent.env.failures import endpoint, listen_failure
 from pyconsul_agent.sim.disk import SimDisk
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ Command = Callable[[Sequence[str], bytes], Awaitable[tuple[int, bytes]]]
 
 
 def is_loopback(ip: str) -> bool:
+    """Whether packets to this address stay on their machine."""
     return ip.startswith("127.") or ip == "::1"
 
 
@@ -56,16 +58,15 @@ class SimHost:
         self._next_port = low if port == high else port + 1
         return port
 
-    def take_port(self, taken: Sequence[Address], operation: str, ip: str, port: int) -> Address:
+    def take_port(self, taken: Sequence[Address], network: str, ip: str, port: int) -> Address:
         """The address to bind, port 0 replaced by a free one. Raises NetError in the words of Go's `net`."""
-        where = f"{operation} {ip}:{port}: bind: "
         if ip not in WILDCARDS and not self.owns(ip):
-            raise NetError(where + "cannot assign requested address")
+            raise listen_failure(network, endpoint(ip, port), OSError(errno.EADDRNOTAVAIL, ""))
         if port == 0:
             port = self.ephemeral_port()
             while any(bound[1] == port for bound in taken):
                 port = self.ephemeral_port()
         for bound_ip, bound_port in taken:
             if bound_port == port and (bound_ip == ip or bound_ip in WILDCARDS or ip in WILDCARDS):
-                raise NetError(where + "address already in use")
+                raise listen_failure(network, endpoint(ip, port), OSError(errno.EADDRINUSE, ""))
         return ip, port

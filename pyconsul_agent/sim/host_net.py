@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from asyncio import sslproto
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from pyconsul_agent.env.base import Address, Datagrams, Listener
-from pyconsul_agent.errors import ConnectionLost, DialError, DialRefused, NetError, NetTimeout
+from pyconsul_agent.env.failures import dial_failure, endpoint, listen_failure
+from pyconsul_agent.errors import DialError, NetError
 from pyconsul_agent.sim.datagram import SimDatagrams
 from pyconsul_agent.sim.host import SimHost, is_loopback
 from pyconsul_agent.sim.listener import Factory, SimListener
@@ -32,11 +34,9 @@ class SimNet:
         self._network = network
         self._host = host
 
-    async def listen(
-        self, factory: Factory, host: str, port: int, *, tls: ssl.SSLContext | None = None
-    ) -> Listener:
+    async def listen(self, factory: Factory, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> Listener:
         refuse_the_dead()
-        local = self._host.take_port(list(self._host.listeners), "listen tcp", host, port)
+        local = self._host.take_port(list(self._host.listeners), "tcp", host, port)
         listener = SimListener(self._network, self._host, local, factory, tls)
         self._host.listeners[local] = listener
         return listener
@@ -53,11 +53,12 @@ class SimNet:
         server_name: str | None = None,
     ) -> tuple[asyncio.Transport, ProtocolT]:
         refuse_the_dead()
-        source = f"{local_host}:0->" if local_host else ""
-        where = f"dial tcp {source}{host}:{port}: "
+        where = endpoint(host, port)
+        if local_host:
+            where = f"{endpoint(local_host, 0)}->{where}"
         local_ip = local_host or self._host.source_ip(host)
         if not self._host.owns(local_ip):
-            raise DialError(where + "bind: cannot assign requested address")
+            raise dial_failure("tcp", where, OSError(errno.EADDRNOTAVAIL, ""), step="bind")
         client = SimTransport(self._network, self._host, (local_ip, self._host.ephemeral_port()), (host, port))
         outcome: asyncio.Future[None] = self._network.loop.create_future()
         try:
@@ -67,12 +68,10 @@ class SimNet:
                 if tls is None:
                     return client, introduce(client, factory())
                 return await start_tls(self._network, client, factory(), tls, server_name or host)
-        except ConnectionRefusedError as error:
-            raise DialRefused(where + "connect: connection refused") from error
-        except TimeoutError as error:
-            raise NetTimeout(where + "i/o timeout") from error
-        except OSError as error:
-            raise DialError(where + str(error)) from error
+        except ssl.SSLError as error:
+            raise DialError(f"dial tcp {where}: tls: {error.reason or error}") from error
+        except OSError as error:  # TimeoutError is one
+            raise dial_failure("tcp", where, error) from error
         finally:
             outcome.cancel()
             if client.joined and client.protocol is None:
@@ -80,7 +79,7 @@ class SimNet:
 
     async def datagrams(self, receive: Callable[[bytes, Address], None], host: str, port: int) -> Datagrams:
         refuse_the_dead()
-        local = self._host.take_port(list(self._host.datagrams), "listen udp", host, port)
+        local = self._host.take_port(list(self._host.datagrams), "udp", host, port)
         socket = SimDatagrams(self._network, self._host, local, receive)
         self._host.datagrams[local] = socket
         return socket
@@ -88,7 +87,7 @@ class SimNet:
     async def listen_unix(self, factory: Factory, path: str, *, mode: int) -> Listener:
         refuse_the_dead()
         if path in self._host.unix:
-            raise NetError(f"listen unix {path}: bind: address already in use")
+            raise listen_failure("unix", path, OSError(errno.EADDRINUSE, ""))
         listener = SimListener(self._network, self._host, (path, UNIX_PORT), factory, None)
         self._host.unix[path] = listener
         return listener
@@ -97,7 +96,7 @@ class SimNet:
         refuse_the_dead()
         listener = self._host.unix.get(path)
         if listener is None:
-            raise DialRefused(f"dial unix {path}: connect: no such file or directory")
+            raise dial_failure("unix", path, OSError(errno.ENOENT, ""))
         client = SimTransport(self._network, self._host, ("", UNIX_PORT), (path, UNIX_PORT), kind="unix")
         self._network.establish(client, listener)
         return client, introduce(client, factory())
@@ -121,12 +120,7 @@ async def start_tls(
     """Real TLS over the simulated stream. Its bytes are OpenSSL's, not the seed's: digests differ from run to run."""
     waiter: asyncio.Future[None] = network.loop.create_future()
     name = None if is_loopback(server_name) else server_name
-    layer = sslproto.SSLProtocol(  # type: ignore[attr-defined]
-        network.loop, protocol, context, waiter, server_side=False, server_hostname=name
-    )
+    layer = sslproto.SSLProtocol(network.loop, protocol, context, waiter, server_side=False, server_hostname=name)
     client.attach(layer)
-    try:
-        await waiter
-    except ConnectionError as error:
-        raise ConnectionLost(f"tls handshake: {error}") from error
+    await waiter
     return layer._app_transport, protocol

@@ -45,9 +45,7 @@ class SimListener:
 
     def open_end(self, local: Address, peer: Address, kind: str) -> SimTransport:
         """The server's end of a new connection; `accept` gives it its protocol."""
-        return self._context.copy().run(
-            SimTransport, self._network, self.host, local, peer, kind=kind
-        )
+        return self._context.copy().run(SimTransport, self._network, self.host, local, peer, kind=kind)
 
     def accept(self, transport: SimTransport) -> None:
         """Queue the connection for the process."""
@@ -63,9 +61,7 @@ class SimListener:
             return
         protocol = self._factory()
         if self._tls is not None:
-            protocol = sslproto.SSLProtocol(  # type: ignore[attr-defined]
-                self._network.loop, protocol, self._tls, None, server_side=True
-            )
+            protocol = sslproto.SSLProtocol(self._network.loop, protocol, self._tls, None, server_side=True)
         transport.attach(protocol)
 
     async def close(self) -> None:

@@ -80,7 +80,7 @@ class SimLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self._now
 
-    def call_at(
+    def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         self._check_closed()  # type: ignore[attr-defined]
@@ -226,10 +226,10 @@ class SimLoop(asyncio.BaseEventLoop):
     async def getaddrinfo(self, *args: Any, **options: Any) -> Any:
         raise SimError("simulated code must resolve names by env.resolver")
 
-    async def create_server(self, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+    async def create_server(self, *args: Any, **options: Any) -> Any:
         raise SimError("simulated code must listen by env.net")
 
-    async def create_connection(self, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+    async def create_connection(self, *args: Any, **options: Any) -> Any:
         raise SimError("simulated code must dial by env.net")
 
     async def create_datagram_endpoint(self, *args: Any, **options: Any) -> Any:
@@ -259,7 +259,7 @@ def discard_task(task: asyncio.Task[Any]) -> None:
     coroutine = task.get_coro()
     for _ in range(CLOSE_ATTEMPTS_MAX):
         try:
-            coroutine.close()  # type: ignore[union-attr]
+            coroutine.close()
         except Exception:  # noqa: S112 - the dead have nobody to tell; RuntimeError says that it awaited again
             continue
         return

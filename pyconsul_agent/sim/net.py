@@ -1,7 +1,7 @@
 """The simulated network between hosts: links with latency, loss and cuts; and each host's `Net`.
 
-Cuts are directed: `cut("10.0.0.1", "10.0.0.2", one_way=True)` loses what the first sends to the second. Datagrams across
-a cut are lost, dials hang until their time-out, connections stall and go on after `heal()`.
+Cuts are directed: `cut("10.0.0.1", "10.0.0.2", one_way=True)` loses what the first sends to the second. Datagrams
+across a cut are lost, dials hang until their time-out, connections stall and go on after `heal()`.
 """
 
 from __future__ import annotations
@@ -296,8 +296,8 @@ class SimNetwork:
     def forget(self, transport: SimTransport) -> None:
         self._transports.pop(transport, None)
 
-    def sockets_of(self, owner: Owner) -> list[SimTransport | SimListener | SimDatagrams]:
-        """What a process has open."""
+    def sockets_of(self, owner: Owner | None) -> list[SimTransport | SimListener | SimDatagrams]:
+        """What a process has open; of None, what the scenario itself has open."""
         found: list[SimTransport | SimListener | SimDatagrams] = []
         for host in self.hosts.values():
             found += [*host.listeners.values(), *host.unix.values(), *host.datagrams.values()]

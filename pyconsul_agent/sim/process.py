@@ -56,6 +56,10 @@ class SimProcess:
     def paused(self) -> bool:
         return self._owner is not None and self._owner.state is State.PAUSED
 
+    def pending_tasks(self) -> list[asyncio.Task[Any]]:
+        """Tasks of the present life that have not ended."""
+        return self._owner.pending_tasks() if self._owner is not None else []
+
     def start(self) -> None:
         """Begin a new life. The previous one must have ended, and the host must have power."""
         assert not self.running, f"{self.name} runs already"
@@ -84,7 +88,10 @@ class SimProcess:
         self._end(power_loss=False)
 
     def kill(self, *, power_loss: bool = False) -> None:
-        """As kill -9: no clean-up code has an effect, the operating system closes the sockets. See `World.power_off`."""
+        """As kill -9: no clean-up code has an effect, the operating system closes the sockets.
+
+        With `power_loss` it closes nothing either; see `World.power_off`.
+        """
         if self.running:
             assert OWNER.get() is not self._owner, "a process cannot kill itself"
             self._end(power_loss=power_loss)

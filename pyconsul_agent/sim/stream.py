@@ -251,7 +251,9 @@ class SimTransport(asyncio.Transport):
 
     def _pump(self) -> None:
         while self._out and self.pipe.unacknowledged < WINDOW_BYTES:
-            room = min(WINDOW_BYTES - self.pipe.unacknowledged, self._network.segment_bytes(self.host, self.pipe.receiver.host))
+            room = min(
+                WINDOW_BYTES - self.pipe.unacknowledged, self._network.segment_bytes(self.host, self.pipe.receiver.host)
+            )
             data = self._out.popleft()
             if len(data) > room:
                 self._out.appendleft(data[room:])

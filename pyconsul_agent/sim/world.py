@@ -111,6 +111,16 @@ class World:
             raise UnhandledErrors("\n".join(self.errors)) from self._first_error
         return result
 
+    def leftovers(self) -> list[str]:
+        """Tasks and sockets of the scenario itself that are still there, and what ended processes had not closed."""
+        tasks = sorted(asyncio.all_tasks(self.loop), key=lambda task: task.get_name())
+        owned = {task for process in self.processes for task in process.pending_tasks()}
+        found = [f"task {task!r}" for task in tasks if task not in owned]
+        found += [f"socket {socket!r}" for socket in self.network.sockets_of(None)]
+        for process in self.processes:
+            found += process.leftovers
+        return found
+
     def report(self, text: str, error: BaseException | None = None) -> None:
         """Note an error that nobody handled."""
         self.errors.append(text)

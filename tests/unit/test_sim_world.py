@@ -1,16 +1,12 @@
 """The simulated world as a whole: same seed, same digest; processes live and die; real servers run on it."""
 
 import asyncio
-import subprocess
-import sys
 
-import pytest
 from aiohttp import web
 
 from pyconsul_agent.env.base import open_stream, serve_streams
 from pyconsul_agent.sim.net import LinkOptions
-from pyconsul_agent.sim.process import ProcessKilled
-from pyconsul_agent.sim.world import UnhandledErrors, World
+from pyconsul_agent.sim.world import World
 from tests.builders import run_sim
 
 
