@@ -24,7 +24,7 @@ from typing import Protocol
 class Log(Protocol):
     """A named logger. Messages are constant text; what varies goes into pairs."""
 
-    def event(self, name: str, **fields: object) -> None:
+    def event(self, name: str, /, **fields: object) -> None:
         """Log a user-visible event of the table above."""
 
     def trace(self, message: str, **pairs: object) -> None: ...
