@@ -18,11 +18,11 @@ from pyconsul_agent.serf.config import SerfConfig
 from pyconsul_agent.serf.coordinate import CoordinateClient, CoordinateError
 from pyconsul_agent.serf.effects import IntentSent, QueryReceived, Reconnect, SendUser, SerfEffect
 from pyconsul_agent.serf.events import UserEvents
-from pyconsul_agent.serf.outbox import BroadcastQueue, transmit_limit
 from pyconsul_agent.serf.snapshot import SnapshotRecorder
 from pyconsul_agent.serf.table import LeaveOutcome, MemberTable, member_of
 from pyconsul_agent.structs.coordinate import VivaldiCoordinate
 from pyconsul_agent.structs.member import Member, MemberEventKind, MemberStatus, UserEvent
+from pyconsul_agent.swim.broadcast import TransmitLimitedQueue
 from pyconsul_agent.swim.effects import (
     Deliver,
     Effect,
@@ -36,6 +36,7 @@ from pyconsul_agent.swim.effects import (
     NotifyUpdate,
     PingComplete,
 )
+from pyconsul_agent.swim.timing import retransmit_limit
 from pyconsul_agent.wire.gossip import NodeState, address_text
 from pyconsul_agent.wire.serf import (
     META_BYTES_MAX,
@@ -108,7 +109,8 @@ class Serf:
         self._events = UserEvents()
         self._queries = queries.QueryBook()
         self._coordinates = CoordinateClient(rng)
-        self._intents, self._event_queue, self._query_queue = BroadcastQueue(), BroadcastQueue(), BroadcastQueue()
+        mult = config.retransmit_mult
+        self._intents, self._query_queue, self._event_queue = (TransmitLimitedQueue(mult) for _ in range(3))
         self._effects: list[SerfEffect] = []
         self._tickets: dict[int, float] = {}
         self._ticket_count = 0
@@ -201,10 +203,9 @@ class Serf:
                     self._coordinates.forget(change.member.name)
             self._table.changes.clear()
         for queue in (self._intents, self._event_queue, self._query_queue):
-            for ticket in queue.finished:
+            for ticket in queue.take_finished():
                 if self._tickets.pop(ticket, None) is not None:
                     self._effects.append(IntentSent(ticket, timed_out=False))
-            queue.finished.clear()
 
     def _log(self, level: LogLevel, message: str, **pairs: object) -> None:
         self._effects.append(LogLine(level, message, tuple(pairs.items())))
@@ -224,12 +225,12 @@ class Serf:
         match message:
             case JoinIntent():
                 if self._table.join_intent(message, now):
-                    self._intents.add(data)
+                    self._intents.queue(data)
             case LeaveIntent():
                 self._receive_leave(message, data, now)
             case UserEventMessage():
                 if self._receive_event(message):
-                    self._event_queue.add(data)
+                    self._event_queue.queue(data)
             case Query():
                 self._receive_query(message, data, now)
             case Relay():
@@ -242,7 +243,7 @@ class Serf:
     def _receive_leave(self, message: LeaveIntent, data: bytes, now: float) -> None:
         outcome = self._leave_intent(message, now)
         if outcome is LeaveOutcome.REBROADCAST:
-            self._intents.add(data)
+            self._intents.queue(data)
         elif outcome is LeaveOutcome.REFUTE:
             self.announce_join(now)
 
@@ -289,7 +290,7 @@ class Serf:
         if not self._queries.receive(query):
             return
         if not query.flags & QUERY_FLAG_NO_BROADCAST:
-            self._query_queue.add(data)
+            self._query_queue.queue(data)
         try:
             if not queries.is_meant(query, self.name, self._tags):
                 return
@@ -381,7 +382,7 @@ class Serf:
         """Tell all that this node is here (also to deny its leave)."""
         message = JoinIntent(ltime=self._table.clock.time, node=self.name)
         self._table.join_intent(message, now)
-        self._intents.add(encode(message))
+        self._intents.queue(encode(message))
 
     def begin_leave(self, now: float) -> int:
         """Announce the leave; `IntentSent` with the ticket returned follows. Then let Swim leave."""
@@ -407,7 +408,7 @@ class Serf:
         ticket = self._ticket_count
         if self._has_alive_others():
             self._tickets[ticket] = now + self.config.broadcast_timeout_s
-            self._intents.add(encode(message), ticket)
+            self._intents.queue(encode(message), ticket=ticket)
         else:
             self._effects.append(IntentSent(ticket, timed_out=False))
         return ticket
@@ -417,7 +418,7 @@ class Serf:
         limit = self.config.user_event_bytes_max
         message, data = self._events.stamp(name, payload, coalesce=coalesce, bytes_max=limit)
         self._receive_event(message)
-        self._event_queue.add(data)
+        self._event_queue.queue(data)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """New tags; the driver then lets Swim announce them. Raises ValueError when they do not fit."""
@@ -456,8 +457,9 @@ class Serf:
         for name, queue in queues:
             if len(queue) >= self.config.queue_depth_warning:
                 self._log(LogLevel.WARN, "broadcast queue is deep", queue=name, depth=len(queue))
-            dropped = queue.prune(retain)
+            dropped = max(len(queue) - retain, 0)
             if dropped:
+                queue.prune(retain)
                 self._log(LogLevel.WARN, "broadcast queue was pruned", queue=name, dropped=dropped)
 
     def _conflict(self, existing: Node, other: Node) -> None:
@@ -485,12 +487,9 @@ class Serf:
 
     def get_broadcasts(self, overhead: int, limit: int) -> Sequence[bytes]:
         """Messages to piggyback: intents before queries before user events."""
-        rounds = transmit_limit(self.config.retransmit_mult, len(self._table.records))
         taken: list[bytes] = []
         for queue in (self._intents, self._query_queue, self._event_queue):
-            if not len(queue):
-                continue
-            messages = queue.take(overhead, limit, rounds)
+            messages = queue.get(overhead, limit, len(self._table.records))
             limit -= sum(overhead + len(message) for message in messages)
             taken += messages
         return taken
@@ -574,7 +573,7 @@ class Serf:
 
     def query_timeout_s(self, alive: int) -> float:
         """Default time-out of a query in a pool with `alive` living nodes."""
-        return self.config.gossip_interval_s * transmit_limit(self.config.query_timeout_mult, alive)
+        return self.config.gossip_interval_s * retransmit_limit(self.config.query_timeout_mult, alive)
 
     def stats(self) -> dict[str, int]:
         """The numbers that `consul info` shows of a pool; health and encryption are added by the driver."""

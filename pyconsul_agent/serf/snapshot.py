@@ -1,7 +1,7 @@
 """What to write into the snapshot file and when, so that a restarted agent finds its peers.
 
-Protocol: docs/protocol/gossip.md, section 12. Lines are gathered and handed out at most every half second. Reading is `wire.serf_snapshot.replay`; the disk is the
-driver's.
+Protocol: docs/protocol/gossip.md, section 12. Lines are gathered and handed out at most every half second. Reading is
+`wire.serf_snapshot.replay`; the disk is the driver's.
 """
 
 from __future__ import annotations

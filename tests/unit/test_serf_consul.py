@@ -79,7 +79,12 @@ def test_server_is_read_from_its_tags():
     info = parse_server(server(read_replica="1", wan_join_port="8302", use_tls="1"))
     assert (info.name, info.id, info.address, info.port, info.datacenter) == ("s1", "id-s1", "10.0.0.1", 8300, "dc1")
     assert (info.expect, info.bootstrap, info.build, info.raft_version) == (2, False, (1, 10, 11), 3)
-    assert (info.is_read_replica, info.wan_join_port, info.use_tls, info.features) == (True, 8302, True, {"fs": 1, "si": 1})
+    assert (info.is_read_replica, info.wan_join_port, info.use_tls, info.features) == (
+        True,
+        8302,
+        True,
+        {"fs": 1, "si": 1},
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,7 +99,15 @@ def test_malformed_tags_make_no_server(changes):
 
 
 def test_oldest_servers_are_recognized():
-    tags = {"role": "consul", "dc": "dc1", "vsn": "2", "vsn_min": "1", "vsn_max": "2", "build": "0.5.2:", "port": "8300"}
+    tags = {
+        "role": "consul",
+        "dc": "dc1",
+        "vsn": "2",
+        "vsn_min": "1",
+        "vsn_max": "2",
+        "build": "0.5.2:",
+        "port": "8300",
+    }
     info = parse_server(Member(name="old", address="10.0.0.1", port=8301, tags=tags))
     assert (info.build, info.raft_version, info.id) == ((0, 5, 2), 0, "")
 

@@ -115,7 +115,9 @@ def test_scenario_of_the_original_is_followed(scenario):
         apply(serf, step)
         after = serf.stats()
         assert said(serf.take()) == step["events"]
-        assert {k: after[f"{k}_queue"] - before[f"{k}_queue"] for k in ("intent", "event", "query")} == step["rebroadcast"]
+        assert {k: after[f"{k}_queue"] - before[f"{k}_queue"] for k in ("intent", "event", "query")} == step[
+            "rebroadcast"
+        ]
         assert {k: after[f"{k}_time"] for k in ("member", "event", "query")} == step["clocks"]
         table = serf._table
         assert step["members"] == {
