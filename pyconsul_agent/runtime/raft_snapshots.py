@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import BinaryIO, Protocol
 
 from pyconsul_agent.env.base import Blocking
+from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import DecodeError, StorageError
 from pyconsul_agent.structs.raft import SnapshotMeta
 from pyconsul_agent.wire.snapshot import META_BYTES_MAX, Checksums, crc64, decode_meta, encode_meta
@@ -29,6 +30,10 @@ NANOSECONDS_PER_MILLISECOND = 1_000_000
 
 class SnapshotSink(Protocol):
     """A snapshot that is being received. Write, finish, then publish or abort; nothing is visible before publish."""
+
+    @property
+    def meta(self) -> SnapshotMeta:
+        """What it covers and its name; the size is right after `finish`."""
 
     async def write(self, data: bytes) -> None:
         """Append. Raises StorageError."""
@@ -72,10 +77,13 @@ def _storage_errors(what: str) -> Iterator[None]:
 class SnapshotFiles:
     """The snapshots in one directory."""
 
-    def __init__(self, directory: str, *, blocking: Blocking, wall_ns: Callable[[], int], retain: int = RETAIN) -> None:
+    def __init__(
+        self, directory: str, *, blocking: Blocking, wall_ns: Callable[[], int], log: Log, retain: int = RETAIN
+    ) -> None:
         self._directory = directory
         self._blocking = blocking
         self._wall_ns = wall_ns
+        self._log = log
         self._retain = retain
         self._last_ms = 0
 
@@ -89,8 +97,8 @@ class SnapshotFiles:
             for name in self._names():
                 try:
                     return self._check(name)
-                except StorageError:
-                    continue
+                except StorageError as error:
+                    self._log.error("skipping an unreadable raft snapshot", id=name, error=str(error))
         return None
 
     async def create(self, meta: SnapshotMeta, chunks: Callable[[], Iterable[bytes]]) -> SnapshotMeta:
@@ -186,6 +194,11 @@ class FileSink:
         self._room = 0
         self._named = False
 
+    @property
+    def meta(self) -> SnapshotMeta:
+        """See SnapshotSink."""
+        return self._meta
+
     async def write(self, data: bytes) -> None:
         """See SnapshotSink."""
         await self._blocking(lambda: self.write_now(data))
@@ -228,7 +241,7 @@ class FileSink:
                 meta_file.write(encode_meta(self._meta, Checksums(sha256=self._digest.digest())))
                 meta_file.flush()
                 os.fsync(meta_file.fileno())
-            _sync_directory(self._temporary)
+            sync_directory(self._temporary)
         return self._meta
 
     def publish_now(self) -> None:
@@ -236,7 +249,7 @@ class FileSink:
         with _storage_errors(f"publish {self._meta.id}"):
             os.rename(self._temporary, self._path)
             self._named = True
-            _sync_directory(self._directory)
+            sync_directory(self._directory)
             self._published()
 
     def abort_now(self) -> None:
@@ -299,7 +312,8 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _sync_directory(path: str) -> None:
+def sync_directory(path: str) -> None:
+    """Make names created or changed in it durable. Blocks."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

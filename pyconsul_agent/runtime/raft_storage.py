@@ -23,7 +23,7 @@ from pyconsul_agent.env.base import Blocking
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import DecodeError, StorageError
 from pyconsul_agent.raft.types import HardState, InitialState, LogReader
-from pyconsul_agent.runtime.raft_snapshots import SnapshotFiles, SnapshotSink, SnapshotSource
+from pyconsul_agent.runtime.raft_snapshots import SnapshotFiles, SnapshotSink, SnapshotSource, sync_directory
 from pyconsul_agent.structs.raft import Configuration, EntryType, LogEntry, SnapshotMeta
 from pyconsul_agent.wire.gotime import decode_time, encode_time
 from pyconsul_agent.wire.raft import decode_configuration, decode_peers
@@ -98,7 +98,9 @@ class SqliteRaftStorage:
         self._path = os.path.join(directory, LOG_FILE)
         self._blocking = blocking
         self._log = log
-        self._snapshots = SnapshotFiles(os.path.join(directory, "snapshots"), blocking=blocking, wall_ns=wall_ns)
+        self._snapshots = SnapshotFiles(
+            os.path.join(directory, "snapshots"), blocking=blocking, wall_ns=wall_ns, log=log
+        )
         self._writer: sqlite3.Connection | None = None
         self._reader: SqliteLogReader | None = None
         self._order = asyncio.Lock()
@@ -180,7 +182,13 @@ class SqliteRaftStorage:
 
     async def _exclusively(self, work: Callable[[], T]) -> T:
         async with self._order:
-            return await self._blocking(work)
+            job = asyncio.ensure_future(self._blocking(work))
+            try:
+                return await asyncio.shield(job)
+            except asyncio.CancelledError:
+                # The worker cannot be stopped; nobody may touch the connection before it is through.
+                await asyncio.wait({job})
+                raise
 
     # -- on the worker ------------------------------------------------------------------------------------------
 
@@ -199,7 +207,7 @@ class SqliteRaftStorage:
                 writer.close()
                 raise
             if fresh:
-                _sync_directory(self._directory)
+                sync_directory(self._directory)
             self._writer = writer
             return state
 
@@ -316,14 +324,6 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
         connection.rollback()
         raise
     connection.execute("COMMIT")
-
-
-def _sync_directory(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 _KEYS = struct.Struct(">QQB")
