@@ -357,6 +357,15 @@ class Raft:
         return membership.committed_configuration(self._s)
 
     @property
+    def uncommitted_configurations(self) -> int:
+        """How many configurations are in effect or replaced without being committed (at most 1 on a leader)."""
+        return sum(index > self._s.commit_index for index, _ in self._s.configurations)
+
+    def term_at(self, index: int) -> int | None:
+        """The term of the entry at `index` (a snapshot needs it); None where the log has none."""
+        return self._s.log.term(index)
+
+    @property
     def snapshot(self) -> SnapshotMeta | None:
         """The newest snapshot known."""
         return self._s.snapshot
