@@ -164,6 +164,13 @@ class MuxConnection:
         self.session.end(reason)
         self._dispatch()
 
+    def abort(self) -> None:
+        """Cut the connection, if it is still open."""
+        self.session.end()
+        self._dispatch()
+        if not self._writer.transport.is_closing():
+            self._writer.transport.abort()
+
     async def run(self) -> str:
         """Serve the connection until either side ends it; returns the reason. The connection is closed then."""
         loop = asyncio.get_running_loop()
@@ -176,6 +183,7 @@ class MuxConnection:
         finally:
             receiving.cancel()
             self.end()
+            self._writer.close()  # before anything is waited for, since waiting may be cancelled
             await asyncio.gather(receiving, return_exceptions=True)
             await close_writer(self._writer)
         return self.session.ended or ""
@@ -271,7 +279,9 @@ async def close_writer(writer: asyncio.StreamWriter) -> None:
     try:
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await writer.wait_closed()
-    except TimeoutError:
+    except (TimeoutError, asyncio.CancelledError) as error:
         writer.transport.abort()
+        if isinstance(error, asyncio.CancelledError):
+            raise
     except (OSError, ConnectionLost):
         return  # it is closed, which is all that was asked for

@@ -149,7 +149,9 @@ class RPCPool:
             connection = MuxConnection(reader, writer, is_client=True, clock=self._clock)
             session = _Session(connection, self._clock, self._idle_streams_max)
             self._sessions[server] = session
-            self._tasks.start(self._run(server, session), f"session {server}")
+            task = self._tasks.start_task(self._run(server, session), f"session {server}")
+            # In a callback, since a task that is cancelled before it ran never reaches its `finally`.
+            task.add_done_callback(lambda _: connection.abort())
             if not self._reaping:
                 self._reaping = True
                 self._tasks.start(self._reap(), "reap sessions")
