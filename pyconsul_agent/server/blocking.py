@@ -1,0 +1,155 @@
+"""Reads that wait: run a query, and run it again when what it looked at has changed, until its index has passed.
+
+The rules are those of Consul 1.10 (`docs/protocol/rpc.md#blocking-queries`). Nothing here knows what is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from pyconsul_agent.errors import RaftError, RPCError
+from pyconsul_agent.server.seams import Leadership
+from pyconsul_agent.state.store import Store
+from pyconsul_agent.state.watch import WatchSet
+from pyconsul_agent.structs.base import duration, seconds
+from pyconsul_agent.structs.requests import QueryMeta, QueryOptions
+
+WAIT_DEFAULT_S = 300.0
+WAIT_MAX_S = 600.0
+JITTER_FRACTION = 16
+HOLD_TIMEOUT_S = 7.0
+READY_POLLS = 16
+
+ReplyT = TypeVar("ReplyT", bound=QueryMeta)
+
+
+def wait_s(options: QueryOptions, draw: random.Random) -> float:
+    """How long a blocking query may take, jitter included."""
+    asked = seconds(options.max_query_time)
+    wait = WAIT_DEFAULT_S if asked <= 0 else min(asked, WAIT_MAX_S)
+    return wait + draw.random() * wait / JITTER_FRACTION
+
+
+@dataclass(slots=True)
+class Threshold:
+    """The index that an answer must pass. Pure: the whole decision whether to go on waiting."""
+
+    index: int
+    _blocked: bool = False
+
+    def passed(self, index: int, found: bool) -> bool:
+        """Whether an answer with this index ends the wait.
+
+        Once the query has waited, an answer "not there" raises the bar to its own index: writes to other rows move the
+        index of an absent row, and would wake its watcher for nothing.
+        """
+        if not found and self._blocked and index > self.index:
+            self.index = index
+        self._blocked = True
+        return index > self.index
+
+
+class Blocking:
+    """Runs reads against the local store, with consistency checks, and fills in what every reply tells."""
+
+    def __init__(
+        self,
+        store: Store,
+        leadership: Leadership,
+        draw: random.Random,
+        *,
+        ready: Callable[[], bool] = lambda: True,
+        hold_timeout_s: float = HOLD_TIMEOUT_S,
+    ) -> None:
+        self._store = store
+        self._leadership = leadership
+        self._draw = draw
+        self._ready = ready
+        self._hold_timeout_s = hold_timeout_s
+
+    async def run(
+        self,
+        options: QueryOptions,
+        query: Callable[[WatchSet], ReplyT],
+        *,
+        found: Callable[[ReplyT], bool] = lambda reply: True,
+    ) -> ReplyT:
+        """Answer `query`, which reads the store, notes in its WatchSet what it looked at, and sets the index.
+
+        Returns at once unless `options.min_query_index` is set and not yet passed. `found` tells an answer about
+        something that is not there (see `Threshold`). Raises RPCError when consistency cannot be had, and what `query`
+        raises.
+        """
+        if options.min_query_index <= 0:
+            await self.check(options)
+            return self.finish(query(WatchSet()))
+        threshold = Threshold(options.min_query_index)
+        deadline = asyncio.get_running_loop().time() + wait_s(options, self._draw)
+        while True:
+            await self.check(options)
+            generation = self._store.generation
+            watch = WatchSet()
+            reply = query(watch)
+            if threshold.passed(max(1, reply.index), found(reply)):
+                return self.finish(reply)
+            if not await self._changed(watch, deadline):
+                return self.finish(reply)
+            if self._store.generation != generation:
+                return self.finish(query(WatchSet()))
+
+    async def _changed(self, watch: WatchSet, deadline: float) -> bool:
+        """Wait until something in `watch` is touched; False when the time is over (or there are too many waiters)."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def wake() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        token = self._store.watchers.register(watch, wake)
+        if token is None:
+            return False
+        try:
+            async with asyncio.timeout_at(deadline):
+                await done
+        except TimeoutError:
+            return False
+        finally:
+            self._store.watchers.unregister(token)
+        return True
+
+    async def check(self, options: QueryOptions) -> None:
+        """Make sure that this server may answer with the consistency asked for. Raises RPCError.
+
+        A default read costs nothing while the leader's lease holds; without it, leadership is proved first.
+        """
+        try:
+            if options.require_consistent:
+                await self._leadership.verify()
+                await self._until_ready()
+            elif not options.allow_stale and not self._leadership.lease_valid:
+                await self._leadership.verify()
+        except RaftError as error:
+            raise RPCError(str(error)) from error
+
+    async def _until_ready(self) -> None:
+        pause = self._hold_timeout_s / READY_POLLS
+        for _ in range(READY_POLLS):
+            if self._ready():
+                return
+            await asyncio.sleep(pause)
+        if not self._ready():
+            raise RPCError("Not ready to serve consistent reads")
+
+    def finish(self, reply: ReplyT) -> ReplyT:
+        """The reply with its index at least 1 and what is known of the leader."""
+        contact = self._leadership.last_contact_s
+        return replace(
+            reply,
+            index=max(1, reply.index),
+            last_contact=duration(0.0 if self._leadership.is_leader or contact is None else contact),
+            known_leader=self._leadership.is_leader or bool(self._leadership.leader_address),
+        )

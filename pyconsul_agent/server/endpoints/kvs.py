@@ -1,0 +1,77 @@
+"""KVS.*: the key-value store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyconsul_agent.errors import RPCError
+from pyconsul_agent.fsm.apply import KVS
+from pyconsul_agent.server.blocking import Blocking
+from pyconsul_agent.server.endpoints.shared import propose
+from pyconsul_agent.server.seams import Endpoint, Proposer, Where
+from pyconsul_agent.state import kv
+from pyconsul_agent.state.store import Store
+from pyconsul_agent.state.watch import WatchSet
+from pyconsul_agent.structs.kv import DirEntry
+from pyconsul_agent.structs.methods import KVS_APPLY, KVS_GET, KVS_LIST, KVS_LIST_KEYS
+from pyconsul_agent.structs.requests import IndexedDirEntries, IndexedKeyList, KeyListRequest, KeyRequest, KVSRequest
+
+
+def check_entry(verb: str, entry: DirEntry) -> None:
+    """Raises RPCError for an operation that must not reach the log."""
+    if not entry.key and verb not in ("delete-tree", "get-tree"):
+        raise RPCError("Must provide key")
+
+
+class KeyValues:
+    """Reads from the local store, writes through the log."""
+
+    def __init__(self, store: Store, proposer: Proposer, blocking: Blocking, now: Callable[[], float]) -> None:
+        self._store = store
+        self._proposer = proposer
+        self._blocking = blocking
+        self._now = now
+
+    def endpoints(self) -> list[Endpoint]:
+        """The methods of this service."""
+        return [
+            Endpoint(KVS_APPLY, Where.FORWARD, self.apply, write=True),
+            Endpoint(KVS_GET, Where.FORWARD, self.get),
+            Endpoint(KVS_LIST, Where.FORWARD, self.list),
+            Endpoint(KVS_LIST_KEYS, Where.FORWARD, self.list_keys),
+        ]
+
+    async def apply(self, request: KVSRequest) -> bool:
+        """One write; the reply is whether a conditional one was done, False for the others."""
+        check_entry(request.op, request.dir_ent)
+        if request.op == "lock" and self._store.lock_delays.remaining_s(request.dir_ent.key, self._now()) > 0:
+            return False  # without an entry in the log
+        return await propose(self._proposer, KVS, request, prefix="raft apply failed: ") is True
+
+    async def get(self, request: KeyRequest) -> IndexedDirEntries:
+        """One key; no entries if it is not there."""
+
+        def query(watch: WatchSet) -> IndexedDirEntries:
+            index, row = kv.get(self._store, watch, request.key)
+            return IndexedDirEntries(index=index, entries=None if row is None else (row,))
+
+        return await self._blocking.run(request, query, found=lambda reply: reply.entries is not None)
+
+    async def list(self, request: KeyRequest) -> IndexedDirEntries:
+        """All keys with a prefix."""
+
+        def query(watch: WatchSet) -> IndexedDirEntries:
+            index, rows = kv.list_prefix(self._store, watch, request.key)
+            return IndexedDirEntries(index=index, entries=tuple(rows) or None)
+
+        return await self._blocking.run(request, query)
+
+    async def list_keys(self, request: KeyListRequest) -> IndexedKeyList:
+        """Names of all keys with a prefix, cut at the separator if one is given."""
+
+        def query(watch: WatchSet) -> IndexedKeyList:
+            index, keys = kv.list_keys(self._store, watch, request.prefix, request.seperator)
+            names = tuple(key.decode("utf-8", "surrogateescape") for key in keys)
+            return IndexedKeyList(index=index, keys=names or None)
+
+        return await self._blocking.run(request, query)
