@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from pyconsul_agent.structs.coordinate import VivaldiCoordinate
 from pyconsul_agent.structs.member import Member
 from pyconsul_agent.structs.methods import Method
-from pyconsul_agent.structs.requests import SnapshotRequest, SnapshotResponse
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
@@ -51,10 +50,6 @@ class Delegate(Caller, Protocol):
     async def user_event(self, name: str, payload: bytes, *, coalesce: bool) -> None:
         """Broadcast a serf user event on the LAN pool."""
 
-    async def snapshot(
-        self, request: SnapshotRequest, archive: AsyncIterator[bytes] | None
-    ) -> tuple[SnapshotResponse, AsyncIterator[bytes]]:
-        """Save (the iterator yields the archive) or restore (`archive` is read to its end)."""
 
     def stats(self) -> Mapping[str, Mapping[str, str]]:
         """What `consul info` prints of the cluster side: section -> key -> text."""

@@ -1,0 +1,48 @@
+"""What a server node is told by the configuration. Durations in seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pyconsul_agent.serf.config import SerfConfig
+from pyconsul_agent.structs.operator import AutopilotConfig
+from pyconsul_agent.swim.config import LAN, WAN, SwimConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """One server. Addresses are IPs; `wan_port` 0 is no WAN pool; `expect` 1 is the same as `bootstrap`."""
+
+    node_name: str
+    node_id: str
+    datacenter: str
+    data_dir: str
+    build: str
+
+    bind: str
+    serf_lan_bind: str
+    serf_wan_bind: str
+    advertise: str
+    advertise_wan: str
+    rpc_port: int = 8300
+    lan_port: int = 8301
+    wan_port: int = 8302
+
+    bootstrap: bool = False
+    expect: int = 0
+    raft_multiplier: int = 5
+    trailing_logs: int = 10240
+    snapshot_threshold: int = 16384
+    snapshot_interval_s: float = 30.0
+    autopilot: AutopilotConfig = field(default_factory=AutopilotConfig)
+
+    lan: SwimConfig = LAN
+    wan: SwimConfig = WAN
+    lan_serf: SerfConfig = field(default_factory=SerfConfig)
+    wan_serf: SerfConfig = field(default_factory=lambda: SerfConfig(pool="wan"))
+
+    leave_drain_s: float = 5.0
+    hold_timeout_s: float = 7.0
+    rpc_handshake_timeout_s: float = 5.0
+    rpc_connections_per_client: int = 100
+    session_ttl_min_s: float = 10.0

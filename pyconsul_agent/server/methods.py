@@ -1,0 +1,74 @@
+"""Every RPC method that this server offers, in one visible list."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pyconsul_agent.env.base import Clock
+from pyconsul_agent.env.log import Log
+from pyconsul_agent.server.blocking import Blocking
+from pyconsul_agent.server.endpoints.catalog import Catalog
+from pyconsul_agent.server.endpoints.coordinate import Coordinates
+from pyconsul_agent.server.endpoints.health import Health
+from pyconsul_agent.server.endpoints.internal import Internal
+from pyconsul_agent.server.endpoints.kvs import KVS
+from pyconsul_agent.server.endpoints.operator import Autopilot, Raft
+from pyconsul_agent.server.endpoints.session import Sessions
+from pyconsul_agent.server.endpoints.shared import Near
+from pyconsul_agent.server.endpoints.status import Status
+from pyconsul_agent.server.endpoints.txn import Txn
+from pyconsul_agent.server.leader.session_ttl import SessionTimers
+from pyconsul_agent.server.seams import Endpoint, Leadership, Membership, MemberView, Proposer
+from pyconsul_agent.state.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What endpoints are made of; each takes only what it needs."""
+
+    store: Store
+    proposer: Proposer
+    leadership: Leadership
+    membership: Membership
+    members: MemberView
+    timers: SessionTimers
+    clock: Clock
+    random: random.Random
+    uuid: Callable[[], str]
+    last_log: Callable[[], tuple[int, int]]
+    datacenters: Callable[[], list[str]]
+    user_event: Callable[[str, bytes], None]
+    datacenter: str
+    log: Log
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """The methods, and the one part of them that has a life of its own."""
+
+    endpoints: list[Endpoint]
+    coordinates: Coordinates
+
+
+def offered(parts: Parts) -> Offered:
+    """Build every endpoint."""
+    near = Near(parts.store, parts.datacenter)
+    # Routing, leadership checks and consistency are the dispatcher's; here reads only wait.
+    blocking = Blocking(parts.store, parts.leadership, parts.random)
+    now = parts.clock.monotonic
+    coordinates = Coordinates(parts.store, parts.proposer, blocking, list, parts.log)
+    families = (
+        Status(parts.leadership, parts.membership, parts.last_log),
+        Catalog(parts.store, parts.proposer, blocking, near, parts.datacenters),
+        Health(parts.store, blocking, near),
+        KVS(parts.store, parts.proposer, blocking, now),
+        Sessions(parts.store, parts.proposer, blocking, parts.timers, now=now, uuid=parts.uuid),
+        Txn(parts.store, parts.proposer, blocking, now),
+        Internal(parts.store, blocking, parts.user_event),
+        coordinates,
+        Autopilot(parts.store, parts.proposer, blocking),
+        Raft(parts.leadership, parts.membership, parts.members),
+    )
+    return Offered([endpoint for family in families for endpoint in family.endpoints()], coordinates)

@@ -1,0 +1,391 @@
+"""A server: wiring of its parts, their order of start and stop, and the leave. No other behavior."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from pyconsul_agent.env.base import Address, Env
+from pyconsul_agent.env.log import Log
+from pyconsul_agent.errors import ConsulError, RaftError, RPCError
+from pyconsul_agent.fsm.machine import StateMachine
+from pyconsul_agent.raft.config import RaftConfig
+from pyconsul_agent.runtime.gossip import GossipOptions, GossipPool
+from pyconsul_agent.runtime.raft import RaftNode, SnapshotPolicy
+from pyconsul_agent.runtime.raft_storage import RaftStorage
+from pyconsul_agent.runtime.rpc_pool import RPCPool, ServerAddress
+from pyconsul_agent.runtime.rpc_server import RPCLimits, RPCServer
+from pyconsul_agent.serf.consul import LanRules, ServerInfo, ServerTags, server_tags, wan_name, wan_rules
+from pyconsul_agent.server.bootstrap import Bootstrapper
+from pyconsul_agent.server.config import ServerConfig
+from pyconsul_agent.server.directory import ServerDirectory
+from pyconsul_agent.server.dispatch import Dispatcher
+from pyconsul_agent.server.endpoints.status import contact_text
+from pyconsul_agent.server.forward import Forwarder
+from pyconsul_agent.server.leader.autopilot import DEFAULTS, Autopilot
+from pyconsul_agent.server.leader.loop import LeaderLoop
+from pyconsul_agent.server.leader.reconcile import Reconciler
+from pyconsul_agent.server.leader.session_ttl import SessionExpiry, SessionTimers
+from pyconsul_agent.server.leader.tombstones import TombstoneReaper
+from pyconsul_agent.server.methods import Parts, offered
+from pyconsul_agent.server.pools import NEW_LEADER, Listeners, PoolWatcher
+from pyconsul_agent.state import system
+from pyconsul_agent.state.store import Store
+from pyconsul_agent.state.watch import WatchSet
+from pyconsul_agent.structs.coordinate import VivaldiCoordinate
+from pyconsul_agent.structs.member import Member, MemberStatus
+from pyconsul_agent.structs.methods import Method
+from pyconsul_agent.structs.operator import AutopilotConfig, RaftStats
+from pyconsul_agent.structs.raft import Configuration, Server, Suffrage
+from pyconsul_agent.structs.requests import AutopilotSetConfigRequest
+from pyconsul_agent.wire import msgpack
+
+RequestT = TypeVar("RequestT")
+ReplyT = TypeVar("ReplyT")
+
+AUTOPILOT = 9
+"""FSM command type."""
+REMOVAL_GRACE_S = 5.0
+REMOVAL_POLL_S = 0.05
+
+
+class ServerNode:
+    """Implements `agent.delegate.Delegate` for server mode."""
+
+    is_server = True
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        env: Env,
+        storage: RaftStorage,
+        log: Log,
+        listeners: Listeners,
+        *,
+        fatal: Callable[[BaseException], None],
+    ) -> None:
+        self._config = config
+        self._env = env
+        self._log = log
+        self._leaving = False
+        self._stopped = False
+        self._store = Store()
+        self.machine = StateMachine(self._store, env.clock.monotonic, warn=lambda text: log.warn(text))
+        self._directory = ServerDirectory(config.datacenter, config.node_name)
+        self._pool = RPCPool(env.net, env.clock, log.named("pool"), local_host=_source(config.bind))
+        self._lan, self._wan = self._pools()
+        self._raft = self._make_raft(storage, fatal)
+        self._timers = SessionTimers()
+        self._autopilot = self._make_autopilot()
+        reconciler = Reconciler(
+            lambda: self._store, self._raft, self._raft, self._autopilot, log,
+            datacenter=config.datacenter, own_name=config.node_name,
+        )  # fmt: skip
+        self._offered = offered(self._parts())
+        self._leader = LeaderLoop(
+            self._raft,
+            reconciler,
+            log,
+            members=self._lan.members,
+            announce=lambda: self._lan.user_event(NEW_LEADER, config.node_name.encode()),
+            establish=(self._establish_autopilot, self._establish_sessions),
+            duties=(
+                ("autopilot", self._autopilot.run),
+                ("session timers", SessionExpiry(
+                    self._store, self._timers, self._raft, env.clock.monotonic, log).run),
+                ("tombstones", TombstoneReaper(self._store, self._raft, env.clock.monotonic, log).run),
+                ("coordinates", self._offered.coordinates.run),
+            ),
+        )  # fmt: skip
+        self._raft.on_leadership(self._leadership)
+        forwarder = Forwarder(self._pool, self._raft, self._directory)
+        self._dispatcher = Dispatcher(
+            self._offered.endpoints,
+            self._raft,
+            forwarder,
+            datacenter=config.datacenter,
+            clock=env.clock,
+            random=env.random,
+            hold_timeout_s=config.hold_timeout_s,
+            is_leaving=lambda: self._leaving,
+            consistent_ready=lambda: self._leader.ready,
+        )
+        bootstrapper = Bootstrapper(
+            self._raft, self._pool, log,
+            expect=config.expect if config.expect > 1 else 0,
+            datacenter=config.datacenter, own_name=config.node_name, members=self._lan.members,
+        )  # fmt: skip
+        self._watcher = PoolWatcher(
+            self._directory, bootstrapper, self._leader, listeners, log, wan=self._wan, server_moved=self._server_moved
+        )
+        self._rpc = RPCServer(
+            env.net, env.clock, log.named("rpc"), self._dispatcher, raft_accept=self._accept_raft, limits=self._limits()
+        )
+
+    # --- parts ------------------------------------------------------------------------------------------------
+
+    def _pools(self) -> tuple[GossipPool, GossipPool | None]:
+        config = self._config
+        tags = ServerTags(
+            datacenter=config.datacenter, node_id=config.node_id, build=config.build, port=config.rpc_port,
+            bootstrap=config.bootstrap, expect=config.expect, wan_join_port=config.wan_port,
+        )  # fmt: skip
+        serf_dir = f"{config.data_dir}/serf" if config.data_dir else ""
+        lan = GossipPool(
+            self._env,
+            self._log,
+            GossipOptions(
+                name=config.node_name,
+                tags=server_tags(tags),
+                bind_host=config.serf_lan_bind,
+                bind_port=config.lan_port,
+                advertise=(config.advertise, config.lan_port),
+                swim=config.lan,
+                serf=config.lan_serf,
+                veto=LanRules(config.node_name, config.node_id, config.datacenter),
+                snapshot_path=f"{serf_dir}/local.snapshot" if serf_dir else None,
+            ),
+        )
+        if config.wan_port <= 0:
+            return lan, None
+        wan = GossipPool(
+            self._env,
+            self._log,
+            GossipOptions(
+                name=wan_name(config.node_name, config.datacenter),
+                tags=server_tags(tags, wan=True),
+                bind_host=config.serf_wan_bind,
+                bind_port=config.wan_port,
+                advertise=(config.advertise_wan, config.wan_port),
+                swim=config.wan,
+                serf=config.wan_serf,
+                veto=wan_rules,
+                snapshot_path=f"{serf_dir}/remote.snapshot" if serf_dir else None,
+            ),
+        )
+        return lan, wan
+
+    def _make_raft(self, storage: RaftStorage, fatal: Callable[[BaseException], None]) -> RaftNode:
+        config = self._config
+        return RaftNode(
+            config=replace(RaftConfig.scaled(config.raft_multiplier), trailing_logs=config.trailing_logs),
+            me=Server(id=config.node_id, address=_join(config.advertise, config.rpc_port)),
+            storage=storage,
+            machine=self.machine,
+            net=self._env.net,
+            clock=self._env.clock,
+            blocking=self._env.blocking,
+            rng=self._env.random,
+            log=self._log.named("raft"),
+            resolve=self._directory.dial_address,
+            fatal=fatal,
+            bind_host=_source(config.bind),
+            policy=SnapshotPolicy(interval_s=config.snapshot_interval_s, threshold=config.snapshot_threshold),
+        )
+
+    def _make_autopilot(self) -> Autopilot:
+        return Autopilot(
+            self._raft, self._raft, self._pool, self._env.clock, self._log.named("autopilot"),
+            datacenter=self._config.datacenter, own_stats=self._raft_stats, own_id=self._config.node_id,
+            members=self._lan.members, force_leave=self._lan.force_leave, config=self._autopilot_config,
+        )  # fmt: skip
+
+    def _parts(self) -> Parts:
+        return Parts(
+            store=self._store, proposer=self._raft, leadership=self._raft, membership=self._raft, members=self._lan,
+            timers=self._timers, clock=self._env.clock, random=self._env.random, uuid=self._env.uuid,
+            last_log=lambda: (self._raft.last_index, self._raft.last_term),
+            datacenters=self._directory.datacenters,
+            user_event=lambda name, payload: self._lan.user_event(name, payload),
+            datacenter=self._config.datacenter, log=self._log,
+        )  # fmt: skip
+
+    def _limits(self) -> RPCLimits:
+        config = self._config
+        return RPCLimits(
+            handshake_timeout_s=config.rpc_handshake_timeout_s,
+            connections_per_client_max=config.rpc_connections_per_client,
+        )
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Load what is on disk, listen, become a member of the pools. Raises NetError or StorageError."""
+        config = self._config
+        await self._raft.start()
+        if (config.bootstrap or config.expect == 1) and self._raft.last_index == 0 and self._raft.term == 0:
+            me = Server(
+                suffrage=int(Suffrage.VOTER), id=config.node_id, address=_join(config.advertise, config.rpc_port)
+            )
+            await self._raft.bootstrap(Configuration(servers=(me,)))
+        await self._rpc.start(config.bind, config.rpc_port)
+        if self._wan is not None:
+            await self._wan.start()
+        await self._lan.start()
+        self._watcher.start(self._lan)
+
+    async def shutdown(self) -> None:
+        """Stop everything, without leaving. Idempotent."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._log.event("server_shutdown")
+        await self._leader.stop()
+        await self._watcher.stop()
+        await self._rpc.close()
+        await self._raft.stop()
+        await self._lan.stop()
+        if self._wan is not None:
+            await self._wan.stop()
+        await self._pool.close()
+
+    async def leave(self) -> None:
+        """Leave in Consul's order: hand over, leave WAN, leave LAN, drain, wait to be removed."""
+        self._log.event("leave_start", mode="server")
+        if self._raft.is_leader and self._voters() > 1:
+            await self._hand_over()
+        if self._wan is not None:
+            await self._wan.leave()
+        await self._lan.leave()
+        self._leaving = True
+        await asyncio.sleep(self._config.leave_drain_s)
+        if not self._raft.is_leader:
+            await self._removed()
+
+    async def _hand_over(self) -> None:
+        try:
+            await self._raft.transfer_leadership()
+        except RaftError as error:
+            self._log.error("failed to transfer leadership, removing the server", error=str(error))
+            try:
+                await self._raft.remove_server(self._config.node_id)
+            except RaftError as failure:
+                self._log.error("failed to remove ourself as raft peer", error=str(failure))
+
+    async def _removed(self) -> None:
+        """Wait until the configuration no longer holds us, or the time for it is over."""
+        address = _join(self._config.advertise, self._config.rpc_port)
+        deadline = self._env.clock.monotonic() + REMOVAL_GRACE_S
+        while self._env.clock.monotonic() < deadline:
+            configuration, _ = self._raft.configuration()
+            if all(server.address != address for server in configuration.servers or ()):
+                return
+            await asyncio.sleep(REMOVAL_POLL_S)
+        self._log.warn("failed to leave raft configuration gracefully, timeout")
+
+    def _voters(self) -> int:
+        configuration, _ = self._raft.configuration()
+        return sum(server.suffrage == Suffrage.VOTER for server in configuration.servers or ())
+
+    # --- Delegate ---------------------------------------------------------------------------------------------
+
+    async def call(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
+        """Answer or forward a call of this agent."""
+        return await self._dispatcher.call(method, request)
+
+    def lan_members(self) -> Sequence[Member]:
+        return self._lan.members()
+
+    def wan_members(self) -> Sequence[Member]:
+        return [] if self._wan is None else self._wan.members()
+
+    def local_member(self) -> Member:
+        return self._lan.local_member()
+
+    def lan_coordinate(self) -> VivaldiCoordinate:
+        return self._lan.coordinate()
+
+    async def join_lan(self, addresses: Sequence[str]) -> int:
+        return await self._lan.join(addresses)
+
+    async def join_wan(self, addresses: Sequence[str]) -> int:
+        if self._wan is None:
+            raise RPCError("WAN federation disabled")
+        return await self._wan.join(addresses)
+
+    async def force_leave(self, node: str, *, prune: bool = False) -> None:
+        """On the LAN, and on the WAN under its name there."""
+        wan = wan_name(node, self._config.datacenter)
+        if self._lan.member(node) is None and (self._wan is None or self._wan.member(wan) is None):
+            raise RPCError(f"agent: No node found with name '{node}'")
+        if self._lan.member(node) is not None:
+            await self._lan.force_leave(node, prune=prune)
+        if self._wan is not None and self._wan.member(wan) is not None:
+            await self._wan.force_leave(wan, prune=prune)
+
+    async def user_event(self, name: str, payload: bytes, *, coalesce: bool) -> None:
+        self._lan.user_event(name, payload, coalesce=coalesce)
+
+    def stats(self) -> Mapping[str, Mapping[str, str]]:
+        raft = self._raft
+        sections: dict[str, Mapping[str, str]] = {
+            "consul": {
+                "acl": "disabled",
+                "bootstrap": _bool(self._config.bootstrap),
+                "known_datacenters": str(len(self._directory.datacenters())),
+                "leader": _bool(raft.is_leader),
+                "leader_addr": raft.leader_address,
+                "server": "true",
+            },
+            "raft": raft.stats(),
+            "serf_lan": self._lan.stats(),
+        }
+        if self._wan is not None:
+            sections["serf_wan"] = self._wan.stats()
+        return sections
+
+    # --- callbacks --------------------------------------------------------------------------------------------
+
+    def _leadership(self, is_leader: bool, term: int) -> None:
+        if not is_leader:
+            self._timers.stop()
+        self._leader.leadership(is_leader, term)
+
+    def _server_moved(self, info: ServerInfo) -> None:
+        """Gossip knows a (new) address of a server: old sessions to it are dropped."""
+        self._pool.forget_other_addresses(ServerAddress(info.name, info.address, info.port, info.datacenter))
+
+    async def _accept_raft(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Address
+    ) -> None:
+        await self._raft.accept(reader, writer, f"{peer[0]}:{peer[1]}")
+
+    def _raft_stats(self) -> RaftStats:
+        contact = contact_text(self._raft.last_contact_s, self._raft.is_leader)
+        return RaftStats(last_contact=contact, last_term=self._raft.last_term, last_index=self._raft.last_index)
+
+    def _autopilot_config(self) -> AutopilotConfig:
+        _, config = system.autopilot_config(self._store, WatchSet())
+        return config or DEFAULTS
+
+    async def _establish_autopilot(self) -> None:
+        """The first leader of a cluster writes the configured values down."""
+        _, config = system.autopilot_config(self._store, WatchSet())
+        if config is None:
+            request = AutopilotSetConfigRequest(datacenter=self._config.datacenter, config=self._config.autopilot)
+            answer = await self._raft.apply(AUTOPILOT, msgpack.encode(request))
+            if isinstance(answer, Exception):
+                raise ConsulError(str(answer))
+
+    async def _establish_sessions(self) -> None:
+        """Every session gets its full TTL again."""
+        self._timers.restart(self._store.tables.sessions.scan(), self._env.clock.monotonic())
+
+    def live_servers(self) -> int:
+        """How many servers of this datacenter are alive."""
+        return sum(info.status is MemberStatus.ALIVE for info in self._directory.lan_servers)
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _source(bind: str) -> str | None:
+    """The source address of dials: the bound one, unless that is "any"."""
+    return None if bind in ("0.0.0.0", "::") else bind  # noqa: S104
+
+
+def _bool(value: bool) -> str:
+    return "true" if value else "false"
