@@ -1,0 +1,366 @@
+"""Pools of the driver on the simulated network: join, fail, leave, restart, events, keys, and nothing left behind."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from pyconsul_agent.errors import NetError
+from pyconsul_agent.runtime.gossip import GossipOptions, GossipPool
+from pyconsul_agent.serf.config import SerfConfig
+from pyconsul_agent.serf.consul import AgentTags, LanRules, client_tags
+from pyconsul_agent.serf.effects import QueryReceived
+from pyconsul_agent.sim.env import make_env
+from pyconsul_agent.sim.world import World
+from pyconsul_agent.structs.member import MemberEvent, MemberEventKind, MemberStatus, UserEvent
+from pyconsul_agent.swim.keyring import Keyring
+from pyconsul_agent.wire.serf import Query, encode
+
+
+class Recorder:
+    """A log that remembers."""
+
+    def __init__(self):
+        self.lines = []
+
+    def event(self, name, /, **fields):
+        self.lines.append((name, fields))
+
+    def _say(self, message, **pairs):
+        self.lines.append((message, pairs))
+
+    trace = debug = info = warn = error = _say
+
+    def named(self, name):
+        return self
+
+    def said(self, text):
+        return [pairs for message, pairs in self.lines if message == text]
+
+
+class Cluster:
+    """Pools by name, one host each."""
+
+    def __init__(self, world):
+        self.world = world
+        self.pools = {}
+        self.logs = {}
+
+    async def start(self, name, number, **changes):
+        ip = f"10.0.0.{number}"
+        env = make_env(self.world, self.world.host(ip))
+        tags = client_tags(AgentTags(datacenter=changes.pop("dc", "dc1"), node_id=f"id-{name}", build="1.10.11:"))
+        options = GossipOptions(
+            name=name, tags=tags, bind_host=ip, veto=LanRules(name, f"id-{name}", tags["dc"]), serf=SerfConfig()
+        )
+        self.logs[name] = Recorder()
+        pool = self.pools[name] = GossipPool(env, self.logs[name], replace(options, **changes))
+        await pool.start()
+        return pool
+
+    async def stop(self):
+        for pool in self.pools.values():
+            await pool.stop()
+
+    def statuses(self, name):
+        return {member.name: member.status.word for member in self.pools[name].members()}
+
+
+def run(scenario, seed=1):
+    with World(seed=seed) as world:
+        cluster = Cluster(world)
+
+        async def main():
+            try:
+                await scenario(cluster)
+            finally:
+                await cluster.stop()
+
+        world.run(main())
+        assert world.leftovers() == []
+
+
+async def three(cluster, **changes):
+    for number, name in enumerate(("a", "b", "c"), 1):
+        await cluster.start(name, number, **changes)
+    for name in ("b", "c"):
+        assert await cluster.pools[name].join(["10.0.0.1"]) == 1
+    await asyncio.sleep(3)
+
+
+def read(subscription):
+    found = []
+    while subscription._events:
+        found.append(subscription._events.popleft())
+    return found
+
+
+ALL_ALIVE = {"a": "alive", "b": "alive", "c": "alive"}
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_joined_nodes_see_each_other_alive_and_stay_so(seed):
+    async def scenario(cluster):
+        await three(cluster)
+        await asyncio.sleep(60)
+        for name in ALL_ALIVE:
+            assert cluster.statuses(name) == ALL_ALIVE
+            assert cluster.pools[name].stats()["health_score"] == "0"
+            assert any(cluster.pools[name].coordinate().vec)
+
+    run(scenario, seed)
+
+
+def test_member_events_reach_subscribers_and_the_log():
+    async def scenario(cluster):
+        pool = await cluster.start("a", 1)
+        subscription = pool.subscribe()
+        await cluster.start("b", 2)
+        await cluster.pools["b"].join(["10.0.0.1:8301"])
+        await asyncio.sleep(1)
+        (event,) = [e for e in read(subscription) if isinstance(e, MemberEvent)]
+        assert (event.kind, event.member.name, event.member.tags["role"]) == (MemberEventKind.JOIN, "b", "node")
+        assert {"pool": "lan", "kind": "Join", "name": "b", "address": "10.0.0.2"} in cluster.logs["a"].said("member_event")
+
+    run(scenario)
+
+
+def test_leave_is_seen_as_left():
+    async def scenario(cluster):
+        await three(cluster)
+        began = asyncio.get_running_loop().time()
+        await cluster.pools["c"].leave()
+        assert 3.0 <= asyncio.get_running_loop().time() - began < 9.0
+        await cluster.pools["c"].stop()
+        await asyncio.sleep(5)
+        assert cluster.statuses("a") == cluster.statuses("b") == ALL_ALIVE | {"c": "left"}
+        assert not cluster.logs["c"].said("Shutdown without a Leave")
+
+    run(scenario)
+
+
+def test_silent_stop_is_seen_as_failed_and_can_be_forced_to_left_and_pruned():
+    async def scenario(cluster):
+        await three(cluster)
+        await cluster.pools["c"].stop()
+        await asyncio.sleep(25)
+        assert cluster.statuses("a") == cluster.statuses("b") == ALL_ALIVE | {"c": "failed"}
+        await cluster.pools["a"].force_leave("c")
+        await asyncio.sleep(3)
+        assert cluster.statuses("b") == ALL_ALIVE | {"c": "left"}
+        await cluster.pools["b"].force_leave("c", prune=True)
+        await asyncio.sleep(3)
+        assert cluster.statuses("a") == cluster.statuses("b") == {"a": "alive", "b": "alive"}
+
+    run(scenario)
+
+
+def test_user_event_reaches_all_once():
+    async def scenario(cluster):
+        await three(cluster)
+        subscriptions = {name: pool.subscribe() for name, pool in cluster.pools.items()}
+        cluster.pools["b"].user_event("consul:event:deploy", b"v1")
+        await asyncio.sleep(40)  # a push/pull brings it again
+        for subscription in subscriptions.values():
+            events = [e for e in read(subscription) if isinstance(e, UserEvent)]
+            assert events == [UserEvent(1, "consul:event:deploy", b"v1", False)]
+
+    run(scenario)
+
+
+def test_new_tags_reach_all():
+    async def scenario(cluster):
+        await three(cluster)
+        tags = dict(cluster.pools["b"].local_member().tags) | {"acls": "1"}
+        await cluster.pools["b"].set_tags(tags)
+        await asyncio.sleep(3)
+        assert cluster.pools["a"].member("b").tags["acls"] == "1"
+        assert cluster.pools["b"].local_member().tags["acls"] == "1"
+
+    run(scenario)
+
+
+def test_query_is_answered_by_who_is_asked():
+    async def scenario(cluster):
+        await three(cluster)
+        subscription = cluster.pools["b"].subscribe()
+        query = Query(ltime=1, id=7, address=bytes((10, 0, 0, 1)), port=8301, name="load", timeout=10**9, flags=1)
+        cluster.pools["a"]._swim.send_user(("10.0.0.2", 8301), encode(query))
+        cluster.pools["a"]._perform(cluster.pools["a"]._now())
+        await asyncio.sleep(0.5)
+        (received,) = [e for e in read(subscription) if isinstance(e, QueryReceived)]
+        assert cluster.pools["b"].respond(received, b"0.5")
+        assert not cluster.pools["b"].respond(received, b"0.5")
+
+    run(scenario)
+
+
+def test_join_errors_are_worded_as_consul_does():
+    async def scenario(cluster):
+        pool = await cluster.start("a", 1)
+        cluster.world.host("10.0.0.77")
+        with pytest.raises(NetError) as error:
+            await pool.join(["10.0.0.77"])
+        assert str(error.value) == (
+            "1 error occurred:\n\t* Failed to join 10.0.0.77:8301: "
+            "dial tcp 10.0.0.77:8301: connect: connection refused\n\n"
+        )
+        with pytest.raises(NetError) as error:
+            await pool.join(["10.0.0.77", "nowhere.example"])
+        assert str(error.value).startswith("2 errors occurred:\n\t* Failed to resolve nowhere.example: lookup ")
+        await cluster.start("b", 2)
+        assert await pool.join(["10.0.0.77", "10.0.0.2"]) == 1
+
+    run(scenario)
+
+
+def test_agent_of_another_datacenter_is_refused_by_both_sides():
+    async def scenario(cluster):
+        await cluster.start("a", 1)
+        other = await cluster.start("b", 2, dc="dc2")
+        with pytest.raises(NetError, match="part of wrong datacenter 'dc1'"):
+            await other.join(["10.0.0.1"])
+        await asyncio.sleep(3)
+        assert cluster.statuses("a") == {"a": "alive"}
+        assert cluster.statuses("b") == {"b": "alive"}
+
+    run(scenario)
+
+
+KEY, OTHER_KEY = bytes(range(16)), bytes(range(32))
+
+
+def test_keys_keep_strangers_out_and_friends_in():
+    async def scenario(cluster):
+        await three(cluster, keyring=Keyring((KEY,)))
+        assert cluster.statuses("a") == ALL_ALIVE
+        assert cluster.pools["a"].stats()["encrypted"] == "true"
+        plain = await cluster.start("d", 4)
+        with pytest.raises(NetError, match="Encryption is configured but remote state is not encrypted|encrypted"):
+            await plain.join(["10.0.0.1"])
+        wrong = await cluster.start("e", 5, keyring=Keyring((OTHER_KEY,)))
+        with pytest.raises(NetError, match="No installed keys could decrypt the message"):
+            await wrong.join(["10.0.0.1"])
+        assert cluster.statuses("a") == ALL_ALIVE
+
+    run(scenario)
+
+
+def test_rotated_keys_keep_the_pool_together():
+    async def scenario(cluster):
+        await three(cluster, keyring=Keyring((KEY,)))
+        for pool in cluster.pools.values():
+            pool.set_keyring(pool.keyring.add(OTHER_KEY))
+        for pool in cluster.pools.values():
+            pool.set_keyring(pool.keyring.use(OTHER_KEY))
+            await asyncio.sleep(3)
+        for pool in cluster.pools.values():
+            pool.set_keyring(pool.keyring.remove(KEY))
+        await asyncio.sleep(40)
+        assert cluster.statuses("c") == ALL_ALIVE
+
+    run(scenario)
+
+
+def test_restarted_node_finds_its_peers_by_its_snapshot():
+    async def scenario(cluster):
+        for number, name in enumerate(("a", "b"), 1):
+            await cluster.start(name, number, snapshot_path="/data/serf/local.snapshot")
+        await cluster.pools["b"].join(["10.0.0.1"])
+        await asyncio.sleep(3)
+        await cluster.pools["b"].stop()
+        await cluster.start("b", 2, snapshot_path="/data/serf/local.snapshot")
+        await asyncio.sleep(3)
+        assert cluster.statuses("b") == {"a": "alive", "b": "alive"}
+        assert cluster.logs["b"].said("Re-joined to previously known node")
+
+    run(scenario)
+
+
+def test_node_that_left_does_not_rejoin_by_itself():
+    async def scenario(cluster):
+        for number, name in enumerate(("a", "b"), 1):
+            await cluster.start(name, number, snapshot_path="/data/serf/local.snapshot")
+        await cluster.pools["b"].join(["10.0.0.1"])
+        await asyncio.sleep(3)
+        await cluster.pools["b"].leave()
+        await cluster.pools["b"].stop()
+        await cluster.start("b", 2, snapshot_path="/data/serf/local.snapshot")
+        await asyncio.sleep(3)
+        assert cluster.statuses("b") == {"b": "alive"}
+
+    run(scenario)
+
+
+def test_garbage_on_both_sockets_harms_nobody():
+    async def scenario(cluster):
+        await three(cluster)
+        env = make_env(cluster.world, cluster.world.host("10.0.0.66"))
+        socket = await env.net.datagrams(lambda data, source: None, "10.0.0.66", 8301)
+        for size in range(60):
+            socket.send(env.random.randbytes(size), ("10.0.0.1", 8301))
+            socket.send(bytes((size,)) + env.random.randbytes(40), ("10.0.0.1", 8301))
+        for start in (b"\x06", b"\x08", b"\x09", b"\x0a", b"\xf4", b"\x00", b"GET / HTTP/1.1\r\n"):
+            transport, _ = await env.net.connect(asyncio.Protocol, "10.0.0.1", 8301)
+            transport.write(start + env.random.randbytes(100))
+        await asyncio.sleep(30)
+        socket.close()
+        transport.close()
+        assert cluster.statuses("a") == ALL_ALIVE
+        assert cluster.statuses("b") == ALL_ALIVE
+
+    run(scenario)
+
+
+def test_silent_connections_are_closed_in_time():
+    async def scenario(cluster):
+        await cluster.start("a", 1)
+        env = make_env(cluster.world, cluster.world.host("10.0.0.66"))
+        lost = asyncio.get_running_loop().create_future()
+
+        class Silent(asyncio.Protocol):
+            def connection_lost(self, error):
+                lost.set_result(asyncio.get_running_loop().time())
+
+        began = asyncio.get_running_loop().time()
+        await env.net.connect(Silent, "10.0.0.1", 8301)
+        assert 9 < await lost - began < 12
+        assert cluster.logs["a"].said("gossip stream timed out")
+
+    run(scenario)
+
+
+def test_stop_while_joining_ends_the_join():
+    async def scenario(cluster):
+        pool = await cluster.start("a", 1)
+        join = asyncio.create_task(pool.join(["10.9.9.9"]))
+        await asyncio.sleep(0.1)
+        await pool.stop()
+        with pytest.raises(NetError):
+            await join
+
+    run(scenario)
+
+
+def test_subscription_ends_with_the_pool():
+    async def scenario(cluster):
+        pool = await cluster.start("a", 1)
+        subscription = pool.subscribe()
+        pool.user_event("x", b"")
+        await pool.stop()
+        assert [type(e) async for e in subscription] == [UserEvent]
+
+    run(scenario)
+
+
+def test_stats_have_the_keys_of_consul_info():
+    async def scenario(cluster):
+        await three(cluster)
+        assert list(cluster.pools["a"].stats()) == [
+            "coordinate_resets", "encrypted", "event_queue", "event_time", "failed", "health_score", "intent_queue",
+            "left", "member_time", "members", "query_queue", "query_time",
+        ]  # fmt: skip
+        assert cluster.pools["a"].stats()["members"] == "3"
+        assert cluster.pools["a"].local_member().status is MemberStatus.ALIVE
+
+    run(scenario)
