@@ -160,11 +160,31 @@ class Interfaces(Protocol):
     def addresses(self) -> list[InterfaceAddress]: ...
 
 
-class Blocking(Protocol):
-    """Work that would stop the loop: fsync, SQLite, look-ups."""
+class Worker(Protocol):
+    """One thread that runs jobs in the order in which they were handed over."""
 
     def __call__(self, work: Callable[[], T]) -> Awaitable[T]:
-        """Run `work` on a worker thread (simulation: after a drawn delay, on the loop)."""
+        """Run `work` on the thread (simulation: after a drawn delay, on the loop); its exceptions come back.
+
+        Waits for a place when the bounded queue is full. A caller that is cancelled stops waiting, but work that has
+        begun runs to its end.
+        """
+
+    async def close(self) -> None:
+        """Finish what was handed over, then end the thread. Safe to call twice."""
+
+
+class Blocking(Protocol):
+    """Work that would stop the loop: fsync, SQLite, look-ups. Calling it uses one shared thread."""
+
+    def __call__(self, work: Callable[[], T]) -> Awaitable[T]:
+        """As `Worker.__call__`, on the shared thread. Not for work that can take seconds."""
+
+    def worker(self, name: str, *, queue_max: int = 64) -> Worker:
+        """A thread of its own, for a component whose work must keep its order and not wait for others."""
+
+    async def close(self) -> None:
+        """Close the shared thread and every worker."""
 
 
 @dataclass(frozen=True, slots=True)
