@@ -17,7 +17,7 @@ from typing import Any
 
 from pyconsul_agent.env.base import Blocking, Clock, Net, open_stream
 from pyconsul_agent.env.log import Log
-from pyconsul_agent.errors import ConsulError, DecodeError, EnqueueTimeout, RaftError, StorageError
+from pyconsul_agent.errors import ConsulError, DecodeError, EnqueueTimeout, LeadershipLost, RaftError, StorageError
 from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.raft.core import Raft
 from pyconsul_agent.raft.types import Change, Done, Event, Outgoing, Ready, Reply, Role
@@ -108,7 +108,7 @@ class RaftNode:
         )
         self._running = False
         self._kicked = asyncio.Event()
-        self._to_store: asyncio.Queue[tuple[Ready, asyncio.Event, int]] = asyncio.Queue()
+        self._to_store: asyncio.Queue[tuple[Ready, int]] = asyncio.Queue()
         self._unstored = 0
         self._stored = asyncio.Event()
         self._stable_index = 0
@@ -176,6 +176,11 @@ class RaftNode:
         try:
             await work
         except Exception as error:
+            self._stop_for(error)
+
+    def _stop_for(self, error: Exception) -> None:
+        """Acknowledge nothing any more."""
+        if self._running:
             self._running = False
             self._applier.fail(RaftError(SHUT_DOWN))
             self._log.error("raft stopped", error=f"{type(error).__name__}: {error}")
@@ -405,38 +410,40 @@ class RaftNode:
             async with self._disk:
                 meta = self._raft.begin_restore(self._clock.monotonic())
                 self._kick()
+                # Rows keep the indexes they had when saved; what is written from now on must have higher ones.
                 meta = replace(meta, index=max(meta.index, saved.index + 1))
-                stored: SnapshotMeta | None = None
-                try:
-                    stored = await self._replace_state(meta, chunks)
-                finally:
-                    self._raft.restored(stored, self._clock.monotonic())
-                    self._kick()
+                await self._applier.drained(self._applier.put_count)
+                await self._replace_state(meta, chunks)
 
-    async def _replace_state(self, meta: SnapshotMeta, chunks: Iterable[bytes]) -> SnapshotMeta:
-        await self._applier.drained(self._applier.put_count)
+    async def _replace_state(self, meta: SnapshotMeta, chunks: Iterable[bytes]) -> None:
         sink = self._storage.receive_snapshot(meta)
+        swapped = False
         try:
             pieces = iter(chunks)
             while (piece := await self._blocking(lambda: next(pieces, None))) is not None:
                 await sink.write(piece)
             stored = await sink.finish()
             switch = await self._blocking(lambda: self._machine.restore(sink.chunks()))
-        except BaseException:
-            await sink.abort()
-            raise
-        try:
-            await sink.publish()
-            await self._storage.commit(clear_log=True)
-        except StorageError as error:
-            self._running = False
-            self._fatal(error)
-            raise
+            swapped = self._running and self._raft.restored(stored, self._clock.monotonic())
+            if not swapped:
+                raise LeadershipLost
+        finally:
+            if not swapped:
+                if self._running:
+                    self._raft.restored(None, self._clock.monotonic())
+                await sink.abort()
+            self._kick()
         if switch is not None:
             switch()
         self._applier.jump(stored.index, stored.term)
         self._stable_index = stored.index
-        return stored
+        try:
+            # Only now: a snapshot of a leader that was deposed meanwhile must never be found at a start. Until it has
+            # its name peers cannot get it, and the lock keeps the log from being cut.
+            await sink.publish()
+        except StorageError as error:
+            self._stop_for(error)
+            raise
 
     async def _snapshot_now_and_then(self) -> None:
         while True:
@@ -478,22 +485,20 @@ class RaftNode:
         for event in ready.events:
             self._log_event(event)
         if ready.must_sync:
-            stored = asyncio.Event()
-            self._to_store.put_nowait((ready, stored, self._applier.put_count))
+            self._to_store.put_nowait((ready, self._applier.put_count))
             self._unstored += 1
-            self._applier.put(ready.committed, ready.answers, stored)
-            return
-        self._send(ready.after_sync)
+        else:
+            self._send(ready.after_sync)
+        # What is committed is durable already, it need not wait for what this Ready stores.
         if ready.committed or ready.answers:
             self._applier.put(ready.committed, ready.answers)
 
     async def _store_all(self) -> None:
         while True:
-            ready, stored, position = await self._to_store.get()
+            ready, position = await self._to_store.get()
             async with self._disk:
                 done = await (self._commit(ready) if ready.install is None else self._install(ready, position))
             self._send(ready.after_sync)
-            stored.set()
             self._unstored -= 1
             self._stored.set()
             self._raft.advance(done, self._clock.monotonic())

@@ -47,7 +47,6 @@ Outcome = tuple[Answer, object]
 class _Batch:
     committed: tuple[LogEntry, ...]
     answers: tuple[Answer, ...]
-    gate: asyncio.Event | None
 
 
 class Applier:
@@ -77,13 +76,11 @@ class Applier:
             self._proposals.add(ticket)
         return future
 
-    def put(
-        self, committed: tuple[LogEntry, ...], answers: tuple[Answer, ...], gate: asyncio.Event | None = None
-    ) -> None:
-        """Queue; nothing happens before `gate` is set."""
+    def put(self, committed: tuple[LogEntry, ...], answers: tuple[Answer, ...]) -> None:
+        """Queue: apply `committed`, then end the tickets."""
         self.put_count += 1
         self.backlog += len(committed)
-        self._queue.append(_Batch(committed, answers, gate))
+        self._queue.append(_Batch(committed, answers))
         self._wake.set()
 
     async def drained(self, count: int) -> None:
@@ -112,8 +109,6 @@ class Applier:
                 self._wake.clear()
                 await self._wake.wait()
             batch = self._queue[0]
-            if batch.gate is not None:
-                await batch.gate.wait()
             await self._apply(batch.committed)
             self._queue.popleft()
             self.done_count += 1

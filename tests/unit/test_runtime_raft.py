@@ -1,0 +1,294 @@
+"""RaftNodes over the simulated network and disk: the driver keeps the core's promises to the outside."""
+
+import asyncio
+import gc
+
+import pytest
+
+from pyconsul_agent.errors import DecodeError, LeadershipLost, NotLeader, RaftError, RPCError
+from pyconsul_agent.structs.raft import SnapshotMeta, Suffrage
+from tests.builders import run_sim
+from tests.raft_cluster import Cluster, Member, small, until
+
+
+def simulate(scenario, seed=1, **options):
+    async def whole(world):
+        cluster = Cluster(world, **options)
+        await scenario(cluster)
+        await cluster.stop()
+        gc.collect()  # the simulated world counts tasks of killed processes until they are collected
+        for member in cluster.members.values():
+            assert not [line for line in member.log.lines if line[0] == "error"], member.log.lines
+
+    run_sim(seed, whole)
+
+
+def test_three_servers_elect_one_and_replicate():
+    async def scenario(cluster):
+        leader = await cluster.boot()
+        results = [await leader.do(lambda node, n=n: node.apply(7, b"%d" % n)) for n in range(5)]
+        assert results == [1, 2, 3, 4, 5]
+        await cluster.level()
+        assert leader.machine.items == [b"\x07%d" % n for n in range(5)]
+        for member in cluster.alive():
+            assert member.node.leader_address == f"10.0.0.{leader.number}:8300"
+            assert member.node.leader_id == leader.id
+        assert leader.events == [(True, leader.node.term)]
+
+    simulate(scenario, count=3)
+
+
+def test_proposals_of_one_turn_share_transactions():
+    async def scenario(cluster):
+        leader = await cluster.boot()
+        await cluster.level()
+        before = leader.disk.commits
+
+        async def many(node):
+            return await asyncio.gather(*(node.apply(7, b"%d" % n) for n in range(100)))
+
+        assert await leader.do(many) == list(range(1, 101))
+        assert leader.disk.commits - before <= 3
+
+    simulate(scenario, count=1)
+
+
+def test_leader_killed_is_replaced_and_comes_back_with_everything():
+    async def scenario(cluster):
+        old = await cluster.boot()
+        for n in range(20):
+            await cluster.write(b"%d" % n)
+        old.kill()
+        began = asyncio.get_running_loop().time()
+        new = await cluster.leader(without=[old])
+        await cluster.write(b"after")
+        took = asyncio.get_running_loop().time() - began
+        assert took < 2.0, took
+        old.process.start()
+        await cluster.level()
+        assert new.machine.items[-1] == b"\x07after"
+        assert len(new.machine.items) == 21
+
+    for seed in range(3):
+        simulate(scenario, seed=seed, count=3)
+
+
+def test_all_servers_lose_power_and_no_acknowledged_write_is_lost():
+    async def scenario(cluster):
+        await cluster.boot()
+        for n in range(10):
+            await cluster.write(b"%d" % n)
+        for member in cluster.members.values():
+            member.power_off(cluster.world)
+        for member in cluster.members.values():
+            member.power_on(cluster.world)
+        await cluster.write(b"after")
+        await cluster.level()
+        assert cluster[1].machine.items == [b"\x07%d" % n for n in range(10)] + [b"\x07after"]
+
+    simulate(scenario, count=3)
+
+
+def test_far_behind_server_gets_a_snapshot():
+    async def scenario(cluster):
+        leader = await cluster.boot()
+        late = next(m for m in cluster.alive() if m is not leader)
+        late.kill()
+        for n in range(60):
+            await cluster.write(b"%d" % n)
+        leader = await cluster.leader()
+        meta = await leader.do(lambda node: node.take_snapshot())
+        assert meta.size > 0
+        await until(lambda: min(leader.disk.log, default=10**6) > 20)
+        for n in range(5):
+            await cluster.write(b"more%d" % n)
+        late.process.start()
+        await until(lambda: late.node is not None and late.machine.restores > 0)
+        await cluster.level()
+        assert len(late.machine.items) == 65
+        late.kill()
+        late.process.start()
+        await cluster.write(b"last")
+        await cluster.level()
+        assert len(late.machine.items) == 66
+
+    simulate(scenario, count=3, config=small(trailing_logs=5))
+
+
+def test_server_is_added_promoted_demoted_and_removed():
+    async def scenario(cluster):
+        leader = await cluster.boot()
+        await cluster.write(b"a")
+        await leader.do(lambda node: node.add_nonvoter("id-4", "10.0.0.4:8300"))
+        await cluster.level()
+        assert cluster[4].node.configuration()[0].servers[-1].suffrage == Suffrage.NONVOTER
+        await leader.do(lambda node: node.add_voter("id-4", "10.0.0.4:8300"))
+        await leader.do(lambda node: node.demote_voter("id-4"))
+        await leader.do(lambda node: node.remove_server("id-4"))
+        assert [s.id for s in leader.node.configuration()[0].servers] == ["id-1", "id-2", "id-3"]
+        await asyncio.sleep(5)
+        assert leader.node.is_leader
+
+    simulate(scenario, count=4, voters=3)
+
+
+def test_leadership_is_transferred():
+    async def scenario(cluster):
+        old = await cluster.boot()
+        await cluster.write(b"a")
+        await old.do(lambda node: node.transfer_leadership())
+        await until(lambda: any(m.node.is_leader for m in cluster.alive() if m is not old))
+        assert old.events[-1][0] is False
+        await cluster.write(b"b")
+        await cluster.level()
+
+    simulate(scenario, count=3)
+
+
+def test_verify_and_barrier_pass_on_the_leader_and_fail_elsewhere():
+    async def scenario(cluster):
+        leader = await cluster.boot()
+        await leader.do(lambda node: node.apply(7, b"x"))
+        await leader.do(lambda node: node.barrier())
+        await leader.do(lambda node: node.verify())
+        assert leader.node.applied_index == leader.node.last_index
+        other = next(m for m in cluster.alive() if m is not leader)
+        for call in (lambda node: node.barrier(), lambda node: node.verify(), lambda node: node.apply(7, b"x")):
+            with pytest.raises((NotLeader, RaftError)):
+                await other.do(call)
+
+    simulate(scenario, count=3)
+
+
+def test_leader_without_quorum_acknowledges_nothing():
+    async def scenario(cluster):
+        leader = await cluster.boot()
+        cluster.world.network.partition(
+            [[f"10.0.0.{leader.number}"], [f"10.0.0.{m.number}" for m in cluster.alive() if m is not leader]]
+        )
+        with pytest.raises(LeadershipLost):
+            await leader.do(lambda node: node.apply(7, b"lost"))
+        assert not leader.node.is_leader
+        cluster.world.network.heal()
+        await cluster.write(b"after")
+        await cluster.level()
+
+    simulate(scenario, count=3)
+
+
+def test_long_kvs_command_travels_in_pieces_of_one_operation():
+    async def scenario(cluster):
+        leader = await cluster.boot()
+        await leader.do(lambda node: node.apply(2, b"v" * (512 * 1024)))
+        await leader.do(lambda node: node.apply(2, b"v" * (512 * 1024 - 1)))
+        await cluster.level()
+        first, second, whole = leader.machine.items
+        assert isinstance(whole, bytes)
+        assert first[0] == b"\x02" + b"v" * 7
+        assert second[0] == b"v"
+
+    simulate(scenario, count=3)
+
+
+def test_failed_disk_is_fatal_and_nothing_is_acknowledged():
+    async def scenario(cluster):
+        leader = await cluster.boot()
+        leader.disk.fail_in = 0
+        with pytest.raises((RaftError, RPCError)):
+            await leader.do(lambda node: node.apply(7, b"x"))
+        assert len(leader.fatal) == 1
+        with pytest.raises(RaftError, match="already shutdown"):
+            await leader.do(lambda node: node.apply(7, b"y"))
+        leader.disk.repair()
+        leader.log.lines.clear()
+
+    simulate(scenario, count=1)
+
+
+def test_user_restore_replaces_the_state_on_all_servers():
+    async def scenario(cluster):
+        leader = await cluster.boot()
+        for n in range(5):
+            await cluster.write(b"%d" % n)
+        source = await leader.do(lambda node: node.open_snapshot())
+        saved, state = source.meta, b"".join(source.chunks())
+        for n in range(5):
+            await cluster.write(b"more%d" % n)
+        saved = SnapshotMeta(index=500, term=saved.term, size=saved.size)
+        await leader.do(lambda node: node.restore([state[:7], state[7:]], saved))
+        assert leader.node.last_index >= 501
+        assert len(leader.machine.items) == 5
+        await cluster.write(b"after")
+        await cluster.level()
+        for member in cluster.alive():
+            assert member.machine.items == [b"\x07%d" % n for n in range(5)] + [b"\x07after"]
+        leader.kill()
+        leader.process.start()
+        await cluster.write(b"again")
+        await cluster.level()
+
+    simulate(scenario, count=3)
+
+
+def test_bad_user_snapshot_changes_nothing():
+    async def scenario(cluster):
+        leader = await cluster.boot()
+        await cluster.write(b"a")
+        with pytest.raises(DecodeError):
+            await leader.do(lambda node: node.restore([b"bad"], SnapshotMeta()))
+        await cluster.write(b"b")
+        await cluster.level()
+        assert leader.machine.items == [b"\x07a", b"\x07b"]
+        assert not leader.disk.snapshots
+
+    simulate(scenario, count=3)
+
+
+def test_stats_have_the_keys_of_consul_info():
+    async def scenario(cluster):
+        leader = await cluster.boot()
+        await cluster.level()
+        stats = leader.node.stats()
+        assert list(stats) == sorted(stats)
+        assert len(stats) == 18
+        assert stats["state"] == "Leader"
+        assert stats["num_peers"] == "2"
+        assert stats["last_contact"] == "0"
+        assert stats["latest_configuration"].startswith("[{Suffrage:Voter ID:id-1 Address:10.0.0.1:8300} {")
+        follower = next(m for m in cluster.alive() if m is not leader)
+        assert follower.node.stats()["last_contact"].endswith("ms")
+
+    simulate(scenario, count=3)
+
+
+def test_garbage_on_a_raft_connection_ends_only_that_connection():
+    async def scenario(cluster):
+        from pyconsul_agent.env.base import open_stream
+
+        leader = await cluster.boot()
+        other = next(m for m in cluster.alive() if m is not leader)
+
+        async def poke(node):
+            reader, writer = await open_stream(node._net, f"10.0.0.{leader.number}", 8300)
+            writer.write(b"\x01\x00\x81\xa7Entries\xdd\xff\xff\xff\xff")
+            assert await reader.read() == b""
+            writer.close()
+            await writer.wait_closed()
+
+        await other.do(poke)
+        await cluster.write(b"a")
+        assert [line[0] for line in leader.log.lines if line[0] != "event"] == ["warn"]
+
+    simulate(scenario, count=3)
+
+
+def test_single_member_starts_and_stops_without_bootstrap():
+    async def scenario(world):
+        member = Member(world, 1)
+        await until(lambda: member.node is not None)
+        await asyncio.sleep(20)
+        assert not member.node.is_leader
+        member.stopping.set()
+        await member.process.wait()
+
+    run_sim(1, scenario)
