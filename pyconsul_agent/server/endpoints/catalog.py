@@ -35,7 +35,6 @@ from pyconsul_agent.structs.requests import (
     ServiceSpecificRequest,
 )
 
-
 # --- what a registration must be, before it may reach the log ---------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""What endpoints have in common: proposing a command, filtering, sorting by distance, UUIDs and durations as Go has them."""
+"""What endpoints have in common: proposing a command, filtering, distances, and UUIDs and durations as Go has them."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ _DURATION_CHARACTERS_MAX = 64
 
 def parse_duration_ns(text: str) -> int:
     """Go's time.ParseDuration ("1h30m", "15s") in nanoseconds. Raises ValueError with Go's words."""
-    body = text.lstrip("+-") if text[1:2] not in ("+", "-") else text
+    body = text[1:] if text[:1] in ("+", "-") else text
     sign = -1 if text.startswith("-") else 1
     if body == "0":
         return 0
