@@ -50,7 +50,6 @@ class Delegate(Caller, Protocol):
     async def user_event(self, name: str, payload: bytes, *, coalesce: bool) -> None:
         """Broadcast a serf user event on the LAN pool."""
 
-
     def stats(self) -> Mapping[str, Mapping[str, str]]:
         """What `consul info` prints of the cluster side: section -> key -> text."""
 

@@ -109,6 +109,12 @@ class RPCPool:
         if session is not None:
             session.connection.end()
 
+    def forget_other_addresses(self, server: ServerAddress) -> None:
+        """Drop sessions to where `server` was before it moved."""
+        for known in list(self._sessions):
+            if (known.name, known.datacenter) == (server.name, server.datacenter) and known != server:
+                self.forget(known)
+
     async def close(self) -> None:
         """End all sessions; calls in flight fail."""
         self._closed = True

@@ -105,9 +105,11 @@ class Bootstrapper:
     async def _has_peers(self, info: ServerInfo) -> bool:
         """Whether a server is in a cluster already; one that cannot be asked is taken to be in none."""
         server = ServerAddress(info.name, info.address, info.port, info.datacenter)
+        asked = DCSpecificRequest(datacenter=self._datacenter)
         for attempt in range(ATTEMPTS_MAX):
             try:
-                return bool(await self._pool.call(server, STATUS_PEERS, DCSpecificRequest(datacenter=self._datacenter)))
+                peers: list[str] = await self._pool.call(server, STATUS_PEERS, asked)
+                return bool(peers)
             except ConsulError as error:
                 self._log.error("Failed to confirm peer status for server", server=info.name, error=str(error))
                 await asyncio.sleep(1 << attempt)

@@ -13,8 +13,8 @@ from pyconsul_agent.server.endpoints.catalog import Catalog
 from pyconsul_agent.server.endpoints.coordinate import Coordinates
 from pyconsul_agent.server.endpoints.health import Health
 from pyconsul_agent.server.endpoints.internal import Internal
-from pyconsul_agent.server.endpoints.kvs import KVS
-from pyconsul_agent.server.endpoints.operator import Autopilot, Raft
+from pyconsul_agent.server.endpoints.kvs import KeyValues
+from pyconsul_agent.server.endpoints.operator import Autopilot, RaftOperator
 from pyconsul_agent.server.endpoints.session import Sessions
 from pyconsul_agent.server.endpoints.shared import Near
 from pyconsul_agent.server.endpoints.status import Status
@@ -63,12 +63,12 @@ def offered(parts: Parts) -> Offered:
         Status(parts.leadership, parts.membership, parts.last_log),
         Catalog(parts.store, parts.proposer, blocking, near, parts.datacenters),
         Health(parts.store, blocking, near),
-        KVS(parts.store, parts.proposer, blocking, now),
+        KeyValues(parts.store, parts.proposer, blocking, now),
         Sessions(parts.store, parts.proposer, blocking, parts.timers, now=now, uuid=parts.uuid),
         Txn(parts.store, parts.proposer, blocking, now),
         Internal(parts.store, blocking, parts.user_event),
         coordinates,
         Autopilot(parts.store, parts.proposer, blocking),
-        Raft(parts.leadership, parts.membership, parts.members),
+        RaftOperator(parts.leadership, parts.membership, parts.members),
     )
     return Offered([endpoint for family in families for endpoint in family.endpoints()], coordinates)

@@ -94,7 +94,7 @@ class ServerNode:
             duties=(
                 ("autopilot", self._autopilot.run),
                 ("session timers", SessionExpiry(
-                    self._store, self._timers, self._raft, env.clock.monotonic, log).run),
+                    self._store, self._raft, self._timers, env.clock.monotonic, log).run),
                 ("tombstones", TombstoneReaper(self._store, self._raft, env.clock.monotonic, log).run),
                 ("coordinates", self._offered.coordinates.run),
             ),
@@ -347,9 +347,7 @@ class ServerNode:
         """Gossip knows a (new) address of a server: old sessions to it are dropped."""
         self._pool.forget_other_addresses(ServerAddress(info.name, info.address, info.port, info.datacenter))
 
-    async def _accept_raft(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Address
-    ) -> None:
+    async def _accept_raft(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Address) -> None:
         await self._raft.accept(reader, writer, f"{peer[0]}:{peer[1]}")
 
     def _raft_stats(self) -> RaftStats:

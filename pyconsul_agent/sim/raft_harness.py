@@ -287,7 +287,7 @@ class Simulation:
         voters: int = 3,
         weather: Weather = Weather(),
         config: RaftConfig | None = None,
-    ) -> None:  # noqa: B008 -- frozen
+    ) -> None:
         self.rng = random.Random(seed)  # noqa: S311
         self.now = 100.0
         self.weather = weather

@@ -1,4 +1,4 @@
-"""Autopilot: judges the servers' health, promotes stable newcomers, removes dead ones (docs/protocol/raft.md#autopilot).
+"""Autopilot: judges health, promotes stable newcomers, removes dead servers (docs/protocol/raft.md#autopilot).
 
 The judgment is pure (`assess`, `removable`); the driver asks every server for its raft statistics and acts.
 """
@@ -6,7 +6,7 @@ The judgment is pure (`assess`, `removable`); the driver asks every server for i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -170,7 +170,7 @@ class Autopilot:
         own_stats: Callable[[], RaftStats],
         own_id: str,
         members: Callable[[], Sequence[Member]],
-        force_leave: Callable[[str], None],
+        force_leave: Callable[[str], Awaitable[None]],
         config: Callable[[], AutopilotConfig],
     ) -> None:
         self._raft = raft
@@ -280,7 +280,7 @@ class Autopilot:
         dead = removable(configuration, known, self._config())
         for name in dead.failed_names:
             self._log.info("Attempting removal of failed server node", name=name)
-            self._force_leave(name)
+            await self._force_leave(name)
         for server_id in dead.stale_ids:
             if server_id != self._own_id:
                 self._log.info("Attempting removal of stale raft server", id=server_id)

@@ -140,7 +140,7 @@ class Reconciler:
         """Take a server into the raft configuration, first as one without a vote."""
         if server.name == self._own_name:
             return
-        configuration, index = self._membership.configuration()
+        configuration, _ = self._membership.configuration()
         servers = configuration.servers or ()
         address = address_of(server)
         for present in servers:

@@ -1,0 +1,192 @@
+"""A client agent's side of the cluster: the LAN pool and the router to servers. Wiring and order of start and stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from pyconsul_agent.client.router import Router
+from pyconsul_agent.env.base import Env
+from pyconsul_agent.env.log import Log
+from pyconsul_agent.errors import RPCError
+from pyconsul_agent.runtime.gossip import GossipOptions, GossipPool, PoolEvent
+from pyconsul_agent.runtime.rpc_pool import IDLE_ON_CLIENT_S, IDLE_STREAMS_ON_CLIENT, RPCPool, ServerAddress
+from pyconsul_agent.runtime.tasks import TaskOwner
+from pyconsul_agent.serf.config import SerfConfig
+from pyconsul_agent.serf.consul import AgentTags, LanRules, client_tags, parse_server
+from pyconsul_agent.structs.coordinate import VivaldiCoordinate
+from pyconsul_agent.structs.member import Member, MemberEvent, MemberEventKind, UserEvent
+from pyconsul_agent.structs.methods import Method
+from pyconsul_agent.swim.config import LAN, SwimConfig
+
+RequestT = TypeVar("RequestT")
+ReplyT = TypeVar("ReplyT")
+
+NEW_LEADER = "consul:new-leader"
+USER_EVENT_PREFIX = "consul:event:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientConfig:
+    """One client agent. Addresses are IPs, durations seconds."""
+
+    node_name: str
+    node_id: str
+    datacenter: str
+    data_dir: str
+    build: str
+    serf_lan_bind: str
+    advertise: str
+    lan_port: int = 8301
+    lan: SwimConfig = LAN
+    lan_serf: SerfConfig = field(default_factory=SerfConfig)
+    hold_timeout_s: float = 7.0
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Whom the agent above wants told."""
+
+    user_event: Callable[[UserEvent], None]
+    server_appeared: Callable[[], None]
+
+
+class ClientNode:
+    """Implements `agent.delegate.Delegate` for client mode."""
+
+    is_server = False
+
+    def __init__(self, config: ClientConfig, env: Env, log: Log, listeners: Listeners) -> None:
+        self._config = config
+        self._log = log
+        self._listeners = listeners
+        self._tasks = TaskOwner(log)
+        self._stopped = False
+        self._pool = RPCPool(
+            env.net,
+            env.clock,
+            log.named("pool"),
+            idle_s=IDLE_ON_CLIENT_S,
+            idle_streams_max=IDLE_STREAMS_ON_CLIENT,
+        )
+        tags = AgentTags(datacenter=config.datacenter, node_id=config.node_id, build=config.build)
+        self._lan = GossipPool(
+            env,
+            log,
+            GossipOptions(
+                name=config.node_name,
+                tags=client_tags(tags),
+                bind_host=config.serf_lan_bind,
+                bind_port=config.lan_port,
+                advertise=(config.advertise, config.lan_port),
+                swim=config.lan,
+                serf=config.lan_serf,
+                veto=LanRules(config.node_name, config.node_id, config.datacenter),
+                snapshot_path=f"{config.data_dir}/serf/local.snapshot" if config.data_dir else None,
+            ),
+        )
+        self._router = Router(
+            self._pool,
+            env.clock,
+            env.random,
+            log,
+            node_count=lambda: len(self._lan.members()),
+            hold_timeout_s=config.hold_timeout_s,
+        )
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Become a member of the pool. Raises NetError."""
+        await self._lan.start()
+        self._router.start()
+        self._tasks.start(self._follow(), "lan events")
+
+    async def shutdown(self) -> None:
+        """Stop everything, without leaving. Idempotent."""
+        if self._stopped:
+            return
+        self._stopped = True
+        await self._tasks.close()
+        await self._lan.stop()
+        await self._router.close()
+        await self._pool.close()
+
+    async def leave(self) -> None:
+        """Leave the pool in order."""
+        self._log.event("leave_start", mode="client")
+        await self._lan.leave()
+
+    async def _follow(self) -> None:
+        subscription = self._lan.subscribe()
+        for member in self._lan.members():
+            self._event(MemberEvent(MemberEventKind.JOIN, member))
+        async for event in subscription:
+            self._event(event)
+
+    def _event(self, event: PoolEvent) -> None:
+        if isinstance(event, UserEvent):
+            if event.name == NEW_LEADER:
+                self._log.event("leader_elected", node=event.payload.decode("utf-8", "replace"))
+            elif event.name.startswith(USER_EVENT_PREFIX):
+                self._listeners.user_event(event)
+        elif isinstance(event, MemberEvent):
+            self._member(event)
+
+    def _member(self, event: MemberEvent) -> None:
+        info = parse_server(event.member)
+        if info is None or info.datacenter != self._config.datacenter:
+            return
+        address = f"{info.address}:{info.port}"
+        fields = {"pool": "lan", "name": info.name, "address": address, "datacenter": info.datacenter}
+        if event.kind in (MemberEventKind.JOIN, MemberEventKind.UPDATE):
+            if event.kind is MemberEventKind.JOIN:
+                self._log.event("server_added", **fields)
+            self._router.server_joined(ServerAddress(info.name, info.address, info.port, info.datacenter))
+            self._listeners.server_appeared()
+        else:
+            self._log.event("server_removed", **fields)
+            self._router.server_left(info.name)
+
+    # --- Delegate ---------------------------------------------------------------------------------------------
+
+    async def call(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
+        """Call a server."""
+        return await self._router.call(method, request)
+
+    def lan_members(self) -> Sequence[Member]:
+        return self._lan.members()
+
+    def wan_members(self) -> Sequence[Member]:
+        return []
+
+    def local_member(self) -> Member:
+        return self._lan.local_member()
+
+    def lan_coordinate(self) -> VivaldiCoordinate:
+        return self._lan.coordinate()
+
+    async def join_lan(self, addresses: Sequence[str]) -> int:
+        return await self._lan.join(addresses)
+
+    async def join_wan(self, addresses: Sequence[str]) -> int:
+        raise RPCError("WAN joins can only be performed by servers")
+
+    async def force_leave(self, node: str, *, prune: bool = False) -> None:
+        if self._lan.member(node) is None:
+            raise RPCError(f"agent: No node found with name '{node}'")
+        await self._lan.force_leave(node, prune=prune)
+
+    async def user_event(self, name: str, payload: bytes, *, coalesce: bool) -> None:
+        self._lan.user_event(name, payload, coalesce=coalesce)
+
+    def stats(self) -> Mapping[str, Mapping[str, str]]:
+        return {
+            "consul": {
+                "acl": "disabled",
+                "known_servers": str(len(self._router.servers)),
+                "server": "false",
+            },
+            "serf_lan": self._lan.stats(),
+        }
