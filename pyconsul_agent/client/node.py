@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -11,6 +11,7 @@ from pyconsul_agent.env.base import Env
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import RPCError
 from pyconsul_agent.runtime.gossip import GossipOptions, GossipPool, PoolEvent
+from pyconsul_agent.runtime.listeners import NEW_LEADER, USER_EVENT_PREFIX, Listeners
 from pyconsul_agent.runtime.rpc_pool import IDLE_ON_CLIENT_S, IDLE_STREAMS_ON_CLIENT, RPCPool, ServerAddress
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.serf.config import SerfConfig
@@ -22,9 +23,6 @@ from pyconsul_agent.swim.config import LAN, SwimConfig
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
-
-NEW_LEADER = "consul:new-leader"
-USER_EVENT_PREFIX = "consul:event:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +40,6 @@ class ClientConfig:
     lan: SwimConfig = LAN
     lan_serf: SerfConfig = field(default_factory=SerfConfig)
     hold_timeout_s: float = 7.0
-
-
-@dataclass(frozen=True, slots=True)
-class Listeners:
-    """Whom the agent above wants told."""
-
-    user_event: Callable[[UserEvent], None]
-    server_appeared: Callable[[], None]
 
 
 class ClientNode:

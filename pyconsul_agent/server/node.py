@@ -13,6 +13,7 @@ from pyconsul_agent.errors import ConsulError, RaftError, RPCError
 from pyconsul_agent.fsm.machine import StateMachine
 from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.runtime.gossip import GossipOptions, GossipPool
+from pyconsul_agent.runtime.listeners import NEW_LEADER, Listeners
 from pyconsul_agent.runtime.raft import RaftNode, SnapshotPolicy
 from pyconsul_agent.runtime.raft_storage import RaftStorage
 from pyconsul_agent.runtime.rpc_pool import RPCPool, ServerAddress
@@ -30,12 +31,12 @@ from pyconsul_agent.server.leader.reconcile import Reconciler
 from pyconsul_agent.server.leader.session_ttl import SessionExpiry, SessionTimers
 from pyconsul_agent.server.leader.tombstones import TombstoneReaper
 from pyconsul_agent.server.methods import Parts, offered
-from pyconsul_agent.server.pools import NEW_LEADER, Listeners, PoolWatcher
+from pyconsul_agent.server.pools import PoolWatcher
 from pyconsul_agent.state import system
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet
 from pyconsul_agent.structs.coordinate import VivaldiCoordinate
-from pyconsul_agent.structs.member import Member, MemberStatus
+from pyconsul_agent.structs.member import Member
 from pyconsul_agent.structs.methods import Method
 from pyconsul_agent.structs.operator import AutopilotConfig, RaftStats
 from pyconsul_agent.structs.raft import Configuration, Server, Suffrage
@@ -90,7 +91,7 @@ class ServerNode:
             log,
             members=self._lan.members,
             announce=lambda: self._lan.user_event(NEW_LEADER, config.node_name.encode()),
-            establish=(self._establish_autopilot, self._establish_sessions),
+            establish=(self._establish_autopilot,),
             duties=(
                 ("autopilot", self._autopilot.run),
                 ("session timers", SessionExpiry(
@@ -366,14 +367,6 @@ class ServerNode:
             answer = await self._raft.apply(AUTOPILOT, msgpack.encode(request))
             if isinstance(answer, Exception):
                 raise ConsulError(str(answer))
-
-    async def _establish_sessions(self) -> None:
-        """Every session gets its full TTL again."""
-        self._timers.restart(self._store.tables.sessions.scan(), self._env.clock.monotonic())
-
-    def live_servers(self) -> int:
-        """How many servers of this datacenter are alive."""
-        return sum(info.status is MemberStatus.ALIVE for info in self._directory.lan_servers)
 
 
 def _join(host: str, port: int) -> str:

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import NetError
 from pyconsul_agent.runtime.gossip import GossipPool, PoolEvent
+from pyconsul_agent.runtime.listeners import NEW_LEADER, USER_EVENT_PREFIX, Listeners
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.serf.consul import ServerInfo
 from pyconsul_agent.server.bootstrap import Bootstrapper
 from pyconsul_agent.server.directory import ServerDirectory, address_of
 from pyconsul_agent.server.leader.loop import LeaderLoop
 from pyconsul_agent.structs.member import MemberEvent, MemberEventKind, UserEvent
-
-NEW_LEADER = "consul:new-leader"
-USER_EVENT_PREFIX = "consul:event:"
-
-
-@dataclass(frozen=True, slots=True)
-class Listeners:
-    """Whom the agent above wants told."""
-
-    user_event: Callable[[UserEvent], None]
-    server_appeared: Callable[[], None]
 
 
 class PoolWatcher:

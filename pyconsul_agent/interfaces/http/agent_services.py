@@ -16,13 +16,13 @@ from pyconsul_agent.interfaces.http.agent_view import (
     service_json,
 )
 from pyconsul_agent.interfaces.http.catalog import SERVICE_ALIASES
-from pyconsul_agent.interfaces.http.decode import decode, mismatch, parse
 from pyconsul_agent.interfaces.http.message import HTTPError, Request, Response, json_response, text_response
 from pyconsul_agent.interfaces.http.params import Defaults, refuse_namespaces, token_of
 from pyconsul_agent.interfaces.http.routes import Route
 from pyconsul_agent.structs.catalog import CheckType, ConnectProxyConfig, NodeService, ServiceConnect, ServiceDefinition
 from pyconsul_agent.structs.health import HealthCheck
 from pyconsul_agent.wire.gojson import Ordered
+from pyconsul_agent.wire.gojson_reader import decode, mismatch, parse
 from pyconsul_agent.wire.gotypes import parse_bool, quote
 
 CHECK_ALIASES = {

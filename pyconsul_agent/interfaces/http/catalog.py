@@ -7,7 +7,6 @@ from typing import TypeVar
 
 from pyconsul_agent.agent.delegate import Caller
 from pyconsul_agent.errors import ConsulError
-from pyconsul_agent.interfaces.http.decode import decode, parse
 from pyconsul_agent.interfaces.http.message import HTTPError, Request, Response, json_response, text_response
 from pyconsul_agent.interfaces.http.params import (
     Defaults,
@@ -45,6 +44,7 @@ from pyconsul_agent.structs.requests import (
     ServiceSpecificRequest,
 )
 from pyconsul_agent.wire.gojson import Ordered
+from pyconsul_agent.wire.gojson_reader import decode, parse
 
 RequestT = TypeVar("RequestT", bound=QueryOptions)
 ReplyT = TypeVar("ReplyT", bound=QueryMeta)

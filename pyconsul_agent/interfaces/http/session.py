@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from pyconsul_agent.agent.delegate import Caller
-from pyconsul_agent.interfaces.http.decode import kind_of, mismatch, parse
 from pyconsul_agent.interfaces.http.message import HTTPError, Request, Response, json_response
 from pyconsul_agent.interfaces.http.params import Defaults, datacenter_of, meta_headers, read_fields, token_of
 from pyconsul_agent.interfaces.http.routes import Route
@@ -20,6 +19,7 @@ from pyconsul_agent.structs.methods import (
 from pyconsul_agent.structs.requests import NodeSpecificRequest, SessionRequest, SessionSpecificRequest
 from pyconsul_agent.structs.session import ServiceCheck, Session
 from pyconsul_agent.wire.gojson import Ordered
+from pyconsul_agent.wire.gojson_reader import kind_of, mismatch, parse
 from pyconsul_agent.wire.gotypes import parse_duration
 
 LOCK_DELAY_DEFAULT = Duration(15_000_000_000)

@@ -1,0 +1,51 @@
+"""Joining at start: `-join` once, `-retry-join` until it works or its attempts are used up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from pyconsul_agent.env.log import Log
+from pyconsul_agent.errors import ConsulError, NetError
+
+Join = Callable[[Sequence[str]], Awaitable[int]]
+
+
+class JoinFailed(ConsulError):
+    """No address answered, and there will be no further attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryRules:
+    """`attempts_max` 0 is for ever."""
+
+    interval_s: float = 30.0
+    attempts_max: int = 0
+
+
+async def join_once(join: Join, addresses: Sequence[str], log: Log, *, pool: str) -> int:
+    """Join; returns how many answered. Raises JoinFailed when none did."""
+    log.event("join_start", pool=pool, addresses=list(addresses))
+    try:
+        count = await join(addresses)
+    except NetError as error:
+        log.event("join_failed", pool=pool, error=str(error))
+        raise JoinFailed(str(error)) from error
+    log.event("join_done", pool=pool, count=count)
+    return count
+
+
+async def join_until_done(join: Join, addresses: Sequence[str], rules: RetryRules, log: Log, *, pool: str) -> None:
+    """Join again and again. Raises JoinFailed after the last attempt."""
+    attempt = 0
+    while True:
+        try:
+            await join_once(join, addresses, log, pool=pool)
+            return
+        except JoinFailed as error:
+            attempt += 1
+            if rules.attempts_max and attempt > rules.attempts_max:
+                raise JoinFailed(f"agent: max join {pool.upper()} retry exhausted, exiting") from error
+            log.warn("Join cluster failed, will retry", cluster=pool.upper(), retry_interval=f"{rules.interval_s:g}s")
+            await asyncio.sleep(rules.interval_s)
