@@ -19,7 +19,10 @@ Value = bool | int | str | list[str] | dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One flag. `shown` names its value in usage text; `hidden` flags are accepted but not listed (old spellings)."""
+    """One flag. `shown` names its value in usage text; `hidden` flags are accepted but not listed (old spellings).
+
+    `store`: the name under which the value is kept, for several flags that are one (and whose order counts).
+    """
 
     name: str
     kind: Kind
@@ -28,6 +31,7 @@ class Flag:
     shown: str = ""
     hidden: bool = False
     colon_pairs: bool = False
+    store: str = ""
 
 
 class UsageError(Exception):
@@ -59,19 +63,20 @@ def parse(flags: Sequence[Flag], arguments: Sequence[str]) -> tuple[dict[str, Va
                 raise HelpAsked
             raise UsageError(f"flag provided but not defined: -{name}")
         if flag.kind == "bool":
-            given[name] = _boolean(name, text) if equals else True
+            given[flag.store or name] = _boolean(name, text) if equals else True
             continue
         if not equals:
             if not rest:
                 raise UsageError(f"flag needs an argument: -{name}")
             text = rest.pop(0)
-        given[name] = _value(flag, text, given.get(name))
+        kept = flag.store or name
+        given[kept] = _value(flag, text, given.get(kept))
     return given, rest
 
 
 def with_defaults(flags: Sequence[Flag], given: Mapping[str, Value]) -> dict[str, Value]:
     """`given` completed by the defaults."""
-    return {flag.name: given.get(flag.name, default_of(flag)) for flag in flags}
+    return {kept: given.get(kept, default_of(flag)) for flag in flags for kept in (flag.store or flag.name,)}
 
 
 def default_of(flag: Flag) -> Value:
