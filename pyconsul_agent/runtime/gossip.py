@@ -7,8 +7,7 @@ next deadline. After `stop` no task, timer or socket of the pool is left.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConsulError, DecodeError, DialRefused, NetError, NetTimeout
 from pyconsul_agent.runtime.gossip_address import JoinTarget, endpoint, errors_text, parse_join_address
 from pyconsul_agent.runtime.gossip_cipher import GossipSeal
+from pyconsul_agent.runtime.gossip_events import PoolEvent, Subscription
 from pyconsul_agent.runtime.gossip_streams import GossipStreams
 from pyconsul_agent.runtime.serf_snapshot_file import SnapshotFile
 from pyconsul_agent.serf.config import SerfConfig
@@ -39,16 +39,17 @@ from pyconsul_agent.swim.keyring import Keyring
 from pyconsul_agent.wire.gossip import Address, StreamMessage
 from pyconsul_agent.wire.gossip_crypto import OVERHEAD
 
-EVENTS_MAX = 8192
-"""Events that wait for one subscriber; beyond it the oldest go, with a log line."""
 PACKETS_MAX = 4096
 """Datagrams read but not yet handled; beyond it new ones are dropped, as the socket's own buffer would."""
 JOIN_PARALLEL_MAX = 16
 ROUNDS_MAX = 10_000
 """Effects may cause effects; this many rounds after one input can only be a bug."""
 JOIN_GRACE_S = 10.0
+AFTER_ERROR_S = 1.0
+"""When the timer is tried again after an error of our own."""
+STOPPED = "gossip pool is stopped"
 
-PoolEvent = MemberEvent | UserEvent | QueryReceived
+__all__ = ["GossipOptions", "GossipPool", "PoolEvent", "Subscription"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,44 +68,6 @@ class GossipOptions:
     verify_incoming: bool = True
     verify_outgoing: bool = True
     snapshot_path: str | None = None
-
-
-class Subscription:
-    """Events of a pool from the moment of subscribing, oldest first; iterate over it. Ends when the pool stops."""
-
-    def __init__(self, on_close: Callable[[Subscription], None]) -> None:
-        self._events: deque[PoolEvent] = deque()
-        self._wake = asyncio.Event()
-        self._closed = False
-        self._on_close = on_close
-        self.dropped = 0
-
-    def put(self, event: PoolEvent) -> bool:
-        """For the pool. False when an older event had to go for it."""
-        room = len(self._events) < EVENTS_MAX
-        if not room:
-            self._events.popleft()
-            self.dropped += 1
-        self._events.append(event)
-        self._wake.set()
-        return room
-
-    def close(self) -> None:
-        """No more events; what is queued can still be read."""
-        self._closed = True
-        self._wake.set()
-        self._on_close(self)
-
-    def __aiter__(self) -> AsyncIterator[PoolEvent]:
-        return self
-
-    async def __anext__(self) -> PoolEvent:
-        while not self._events:
-            if self._closed:
-                raise StopAsyncIteration
-            self._wake.clear()
-            await self._wake.wait()
-        return self._events.popleft()
 
 
 class GossipPool:
@@ -149,12 +112,12 @@ class GossipPool:
     # --- life -----------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Bind, become a member of our own pool, begin to rejoin what the snapshot knows. Raises NetError."""
+        """Bind, become a member of our own pool, begin to rejoin what the snapshot knows.
+
+        Raises NetError (ports), ValueError (tags too long), OSError (snapshot file).
+        """
         options = self._options
         snapshot = await self._snapshot_file.load(rejoin_after_leave=options.serf.rejoin_after_leave)
-        await self._bind()
-        assert self._listener is not None
-        bound = self._listener.local
         self._serf = Serf(
             options.serf,
             name=options.name,
@@ -164,11 +127,12 @@ class GossipPool:
             snapshot=snapshot,
             snapshot_bytes=self._snapshot_file.bytes_at_start,
         )
+        await self._bind()
         overhead = OVERHEAD[1] if self._seal.is_on else 0
         self._swim = Swim(
             replace(options.swim, packet_overhead=overhead),
             name=options.name,
-            advertise=options.advertise or bound,
+            advertise=options.advertise or self.local_address,
             delegate=self._serf,
             rng=self._env.random,
         )
@@ -228,11 +192,13 @@ class GossipPool:
             self._timer = None
         if self._datagrams is not None:
             self._datagrams.close()
+            self._datagrams = None
         self._packets.clear()
-        for book in (self._joins, self._broadcasts, self._intents):
-            for future in book.values():
-                if not future.done():
-                    future.set_exception(NetError("gossip pool is stopped"))
+        for join in self._joins.values():
+            _settle(join, STOPPED)
+        for future in (*self._broadcasts.values(), *self._intents.values()):
+            if not future.done():
+                future.set_exception(NetError(STOPPED))
         for subscription in list(self._subscriptions):
             subscription.close()
 
@@ -446,8 +412,13 @@ class GossipPool:
             except DecodeError as error:
                 self._log.debug("packet ignored", from_=endpoint(*source), error=error.reason)
         now = self._now()
-        self._swim.receive(opened, now)
-        self._perform(now)
+        try:
+            self._swim.receive(opened, now)
+            self._perform(now)
+        except Exception as error:  # the edge: whatever peers send must not end the pool
+            peers = sorted({endpoint(*source) for _, source in opened})[:8]
+            self._log.error("gossip: packets caused an error", from_=peers, error=repr(error))
+            self._set_timer()
 
     def _answer_stream(self, message: StreamMessage, peer: Address) -> bytes | None:
         now = self._now()
@@ -469,10 +440,14 @@ class GossipPool:
     def _on_timer(self, due: float) -> None:
         self._timer = None
         now = self._now()
-        self._swim.note_lag(max(now - due, 0.0), now)
-        self._swim.tick(now)
-        self._serf.tick(now)
-        self._perform(now)
+        try:
+            self._swim.note_lag(max(now - due, 0.0), now)
+            self._swim.tick(now)
+            self._serf.tick(now)
+            self._perform(now)
+        except Exception as error:  # the edge: a pool that stops gossiping in silence would be declared dead
+            self._log.error("gossip: the timer caused an error", error=repr(error))
+            self._arm(now + AFTER_ERROR_S)
 
     # --- effects --------------------------------------------------------------------------------------------------
 
@@ -553,7 +528,9 @@ class GossipPool:
         deadlines = [due for due in (self._swim.next_deadline(), self._serf.next_deadline()) if due is not None]
         if not deadlines:
             return
-        due = min(deadlines)
+        self._arm(min(deadlines))
+
+    def _arm(self, due: float) -> None:
         if self._timer is not None:
             if self._timer.when() == due:
                 return

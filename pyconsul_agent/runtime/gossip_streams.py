@@ -69,6 +69,8 @@ class GossipStreams:
             self._log.warn("gossip stream timed out", from_=endpoint(*peer))
         except (DecodeError, NetError, OSError) as error:
             self._log.warn("gossip stream failed", from_=endpoint(*peer), error=str(error))
+        except Exception as error:  # the edge: whatever a peer sends must not end the pool
+            self._log.error("gossip stream caused an error", from_=endpoint(*peer), error=repr(error))
         finally:
             self._accepted -= 1
             await _close(writer)

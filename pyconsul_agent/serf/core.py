@@ -13,11 +13,11 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 from pyconsul_agent.errors import DecodeError
-from pyconsul_agent.serf import queries
 from pyconsul_agent.serf.config import SerfConfig
 from pyconsul_agent.serf.coordinate import CoordinateClient, CoordinateError
-from pyconsul_agent.serf.effects import IntentSent, QueryReceived, Reconnect, SendUser, SerfEffect
+from pyconsul_agent.serf.effects import IntentSent, Reconnect, SerfEffect
 from pyconsul_agent.serf.events import UserEvents
+from pyconsul_agent.serf.queries import QueryDesk
 from pyconsul_agent.serf.snapshot import SnapshotRecorder
 from pyconsul_agent.serf.table import LeaveOutcome, MemberTable, member_of
 from pyconsul_agent.structs.coordinate import VivaldiCoordinate
@@ -27,7 +27,6 @@ from pyconsul_agent.swim.effects import (
     Deliver,
     Effect,
     LogLevel,
-    LogLine,
     MergeRemoteState,
     Node,
     NotifyConflict,
@@ -35,14 +34,12 @@ from pyconsul_agent.swim.effects import (
     NotifyLeave,
     NotifyUpdate,
     PingComplete,
+    log_line,
 )
 from pyconsul_agent.swim.timing import retransmit_limit
-from pyconsul_agent.wire.gossip import NodeState, address_text
+from pyconsul_agent.wire.gossip import NodeState
 from pyconsul_agent.wire.serf import (
     META_BYTES_MAX,
-    QUERY_FLAG_ACK,
-    QUERY_FLAG_NO_BROADCAST,
-    ConflictResponse,
     JoinIntent,
     LeaveIntent,
     PushPullState,
@@ -55,7 +52,6 @@ from pyconsul_agent.wire.serf import (
     decode_coordinate,
     decode_tags,
     encode,
-    encode_conflict,
     encode_coordinate,
     encode_tags,
 )
@@ -64,7 +60,6 @@ from pyconsul_agent.wire.serf_snapshot import SnapshotState
 Veto = Callable[[Sequence[Member]], str | None]
 """Why these members may not be in the pool; None if they may. Must be pure."""
 
-RELAY_PROTOCOL_MIN = 5
 MESSAGE_BYTES_MAX = 16 * 1024
 """Of one serf message; what is queued for broadcast is bounded by it. No peer sends more than 9 KiB."""
 
@@ -107,11 +102,11 @@ class Serf:
         )
         self._table = MemberTable(name, config)
         self._events = UserEvents()
-        self._queries = queries.QueryBook()
         self._coordinates = CoordinateClient(rng)
         mult = config.retransmit_mult
         self._intents, self._query_queue, self._event_queue = (TransmitLimitedQueue(mult) for _ in range(3))
         self._effects: list[SerfEffect] = []
+        self._queries = QueryDesk(name, self._table, rng, self._effects.append)
         self._tickets: dict[int, float] = {}
         self._ticket_count = 0
         self._joins_ignoring_old = 0
@@ -123,7 +118,7 @@ class Serf:
             self._events.clock.witness(snapshot.event_clock)
             self._queries.clock.witness(snapshot.query_clock)
             self._events.min_time = snapshot.event_clock + 1
-            self._queries.min_time = snapshot.query_clock + 1
+            self._queries.ignore_before(snapshot.query_clock + 1)
 
     # --- driving ------------------------------------------------------------------------------------------------
 
@@ -140,7 +135,8 @@ class Serf:
     def take(self) -> list[SerfEffect]:
         """Effects since the last call, in order."""
         self._collect()
-        effects, self._effects = self._effects, []
+        effects = self._effects.copy()
+        self._effects.clear()
         return effects
 
     def next_deadline(self) -> float | None:
@@ -208,7 +204,7 @@ class Serf:
                     self._effects.append(IntentSent(ticket, timed_out=False))
 
     def _log(self, level: LogLevel, message: str, **pairs: object) -> None:
-        self._effects.append(LogLine(level, message, tuple(pairs.items())))
+        self._effects.append(log_line(level, message, **pairs))
 
     # --- messages -----------------------------------------------------------------------------------------------
 
@@ -232,9 +228,10 @@ class Serf:
                 if self._receive_event(message):
                     self._event_queue.queue(data)
             case Query():
-                self._receive_query(message, data, now)
+                if self._queries.receive(message, self._tags, now):
+                    self._query_queue.queue(data)
             case Relay():
-                self._forward(message)
+                self._queries.forward(message)
             case QueryResponse():
                 self._log(LogLevel.DEBUG, "response to an unknown query", id=message.id, sender=message.from_)
             case _:
@@ -286,85 +283,9 @@ class Serf:
 
     # --- queries ------------------------------------------------------------------------------------------------
 
-    def _receive_query(self, query: Query, data: bytes, now: float) -> None:
-        if not self._queries.receive(query):
-            return
-        if not query.flags & QUERY_FLAG_NO_BROADCAST:
-            self._query_queue.queue(data)
-        try:
-            if not queries.is_meant(query, self.name, self._tags):
-                return
-        except (DecodeError, queries.UnusableExpression) as error:
-            self._log(LogLevel.WARN, "query filter cannot be used", query=query.name, error=str(error))
-            return
-        if query.flags & QUERY_FLAG_ACK:
-            self._send_response(query, queries.ack(query, self.name))
-        if not query.name.startswith(queries.INTERNAL_PREFIX):
-            if self._queries.open(query, now):
-                payload = query.payload or b""
-                self._effects.append(QueryReceived(query.ltime, query.id, query.name, payload, query.source_node))
-        elif query.name == queries.CONFLICT_QUERY:
-            self._answer_conflict(query)
-        elif query.name != queries.PING_QUERY:
-            self._log(LogLevel.WARN, "unhandled internal query", query=query.name)
-
     def respond(self, ltime: int, id: int, payload: bytes, now: float) -> bool:
         """Answer a query that was received; False when it is over or answered. Raises ValueError: payload too long."""
-        query = self._queries.close(ltime, id, now)
-        if query is None:
-            return False
-        self._send_response(query, queries.answer(query, self.name, payload))
-        return True
-
-    def _answer_conflict(self, query: Query) -> None:
-        """Say what we know of the name in the payload; its owner is silent."""
-        name = (query.payload or b"").decode("utf-8", "surrogateescape")
-        if name == self.name:
-            return
-        record = self._table.records.get(name)
-        payload = encode_conflict(None if record is None else _conflict_response(record.member))
-        try:
-            self._send_response(query, queries.answer(query, self.name, payload))
-        except ValueError as error:
-            self._log(LogLevel.ERROR, "failed to respond to a conflict query", error=str(error))
-
-    def _send_response(self, query: Query, data: bytes) -> None:
-        try:
-            to = (address_text(query.address or b""), query.port)
-        except DecodeError as error:
-            self._log(LogLevel.WARN, "query without an address to answer to", query=query.name, error=error.reason)
-            return
-        self._effects.append(SendUser(to, data))
-        self._relay_response(query, to, data)
-
-    def _relay_response(self, query: Query, to: tuple[str, int], data: bytes) -> None:
-        count = min(query.relay_factor, queries.RELAYS_MAX)
-        if count == 0 or len(self._table.records) < count + 1:
-            return
-        wrapped = queries.relayed(Node(name=query.source_node, address=to[0], port=to[1]), data)
-        if wrapped is None:
-            self._log(LogLevel.ERROR, "relayed response is too long", query=query.name)
-            return
-        able = [
-            record.member
-            for name, record in sorted(self._table.records.items())
-            if name != self.name
-            and record.status is MemberStatus.ALIVE
-            and record.member.protocol_max >= RELAY_PROTOCOL_MIN
-        ]
-        for member in self._rng.sample(able, min(count, len(able))):
-            self._effects.append(SendUser((member.address, member.port), wrapped))
-
-    def _forward(self, message: Relay) -> None:
-        if not queries.is_relayable(message.inner):
-            self._log(LogLevel.WARN, "relay of something that is no answer ignored")
-            return
-        try:
-            to = (address_text(message.destination.ip or b""), message.destination.port)
-        except DecodeError as error:
-            self._log(LogLevel.WARN, "relay without a usable address", error=error.reason)
-            return
-        self._effects.append(SendUser(to, message.inner))
+        return self._queries.respond(ltime, id, payload, now)
 
     # --- what this node says ------------------------------------------------------------------------------------
 
@@ -589,19 +510,3 @@ class Serf:
             "query_queue": len(self._query_queue),
             "query_time": self._queries.clock.time,
         }
-
-
-def _conflict_response(member: Member) -> ConflictResponse:
-    return ConflictResponse(
-        name=member.name,
-        address=ipaddress.ip_address(member.address).packed,
-        port=member.port,
-        tags=member.tags,
-        status=int(member.status),
-        protocol_min=member.protocol_min,
-        protocol_max=member.protocol_max,
-        protocol_current=member.protocol_current,
-        delegate_min=member.delegate_min,
-        delegate_max=member.delegate_max,
-        delegate_current=member.delegate_current,
-    )

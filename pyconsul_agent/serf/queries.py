@@ -1,20 +1,28 @@
 """Queries: questions that gossip to all nodes; answers come back directly (docs/protocol/gossip.md 11).
 
-Here: telling new from seen, who is meant, and the bytes of acks and answers. Sending is `serf.core`'s.
+Here: telling new from seen, who is meant, what is answered by serf itself and what by the application. Asking, and the
+queries that manage keys, are not here.
 """
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.serf.clock import LamportClock
 from pyconsul_agent.serf.config import EVENT_SLOTS, EVENTS_PER_SLOT_MAX, QUERY_RESPONSE_BYTES_MAX
-from pyconsul_agent.swim.effects import Node
-from pyconsul_agent.wire.gossip import address_bytes
+from pyconsul_agent.serf.effects import QueryReceived, SendUser, SerfEffect
+from pyconsul_agent.serf.table import MemberTable
+from pyconsul_agent.structs.member import Member, MemberStatus
+from pyconsul_agent.swim.effects import LogLevel, log_line
+from pyconsul_agent.wire.gossip import address_bytes, address_text
 from pyconsul_agent.wire.serf import (
     QUERY_FLAG_ACK,
+    QUERY_FLAG_NO_BROADCAST,
+    ConflictResponse,
     NodeFilter,
     Query,
     QueryResponse,
@@ -23,8 +31,10 @@ from pyconsul_agent.wire.serf import (
     TagFilter,
     decode_filter,
     encode,
+    encode_conflict,
 )
 
+RELAY_PROTOCOL_MIN = 5
 INTERNAL_PREFIX = "_serf_"
 PING_QUERY = INTERNAL_PREFIX + "ping"
 CONFLICT_QUERY = INTERNAL_PREFIX + "conflict"
@@ -81,7 +91,7 @@ class OpenQuery:
 
 
 class QueryBook:
-    """Queries seen, and those that still may be answered."""
+    """Queries seen, and those that still may be answered by the application."""
 
     def __init__(self) -> None:
         self.clock = LamportClock()
@@ -120,26 +130,133 @@ class QueryBook:
         return item.query if item is not None and now < item.deadline else None
 
 
-def ack(query: Query, name: str) -> bytes:
-    """The sign that `query` arrived at `name`."""
-    return encode(QueryResponse(ltime=query.ltime, id=query.id, from_=name, flags=QUERY_FLAG_ACK))
+class QueryDesk:
+    """Receives queries, answers those it knows, hands up the others, forwards answers of others. Emits effects."""
+
+    def __init__(self, name: str, table: MemberTable, rng: random.Random, emit: Callable[[SerfEffect], None]) -> None:
+        self._name = name
+        self._table = table
+        self._rng = rng
+        self._emit = emit
+        self._book = QueryBook()
+
+    @property
+    def clock(self) -> LamportClock:
+        """Lamport time of queries."""
+        return self._book.clock
+
+    def ignore_before(self, ltime: int) -> None:
+        """Queries of earlier times are history."""
+        self._book.min_time = ltime
+
+    def receive(self, query: Query, tags: Mapping[str, str], now: float) -> bool:
+        """Handle `query` if it is new; True when it is to be spread further."""
+        if not self._book.receive(query):
+            return False
+        try:
+            asked = is_meant(query, self._name, tags)
+        except (DecodeError, UnusableExpression) as error:
+            self._warn("query filter cannot be used", query=query.name, error=str(error))
+            asked = False
+        if asked:
+            self._process(query, now)
+        return not query.flags & QUERY_FLAG_NO_BROADCAST
+
+    def _process(self, query: Query, now: float) -> None:
+        if query.flags & QUERY_FLAG_ACK:
+            ack = QueryResponse(ltime=query.ltime, id=query.id, from_=self._name, flags=QUERY_FLAG_ACK)
+            self._send(query, encode(ack))
+        if not query.name.startswith(INTERNAL_PREFIX):
+            if self._book.open(query, now):
+                self._emit(QueryReceived(query.ltime, query.id, query.name, query.payload or b"", query.source_node))
+        elif query.name == CONFLICT_QUERY:
+            self._answer_conflict(query)
+        elif query.name != PING_QUERY:
+            self._warn("unhandled internal query", query=query.name)
+
+    def respond(self, ltime: int, id: int, payload: bytes, now: float) -> bool:
+        """The application's answer; False when the query is unknown, answered or over. Raises ValueError: too long."""
+        query = self._book.close(ltime, id, now)
+        if query is None:
+            return False
+        self._answer(query, payload)
+        return True
+
+    def _answer_conflict(self, query: Query) -> None:
+        """Say what we know of the name in the payload; its owner is silent."""
+        name = (query.payload or b"").decode("utf-8", "surrogateescape")
+        if name == self._name:
+            return
+        record = self._table.records.get(name)
+        payload = encode_conflict(None if record is None else _conflict_response(record.member))
+        try:
+            self._answer(query, payload)
+        except ValueError as error:
+            self._warn("failed to respond to a conflict query", error=str(error))
+
+    def _answer(self, query: Query, payload: bytes) -> None:
+        data = encode(QueryResponse(ltime=query.ltime, id=query.id, from_=self._name, payload=payload))
+        if len(data) > QUERY_RESPONSE_BYTES_MAX:
+            raise ValueError(f"response exceeds limit of {QUERY_RESPONSE_BYTES_MAX} bytes")
+        self._send(query, data)
+
+    def _send(self, query: Query, data: bytes) -> None:
+        try:
+            to = (address_text(query.address or b""), query.port)
+        except DecodeError as error:
+            self._warn("query without an address to answer to", query=query.name, error=error.reason)
+            return
+        self._emit(SendUser(to, data))
+        self._relay(query, data)
+
+    def _relay(self, query: Query, data: bytes) -> None:
+        """Send copies around corners, for pools where not everybody reaches everybody."""
+        count = min(query.relay_factor, RELAYS_MAX)
+        if count == 0 or len(self._table.records) < count + 1:
+            return
+        destination = RelayAddress(ip=query.address, port=query.port)
+        wrapped = encode(Relay(destination=destination, destination_name=query.source_node, inner=data))
+        if len(wrapped) > QUERY_RESPONSE_BYTES_MAX:
+            self._warn("relayed response is too long", query=query.name)
+            return
+        able = [
+            record.member
+            for name, record in sorted(self._table.records.items())
+            if name != self._name
+            and record.status is MemberStatus.ALIVE
+            and record.member.protocol_max >= RELAY_PROTOCOL_MIN
+        ]
+        for member in self._rng.sample(able, min(count, len(able))):
+            self._emit(SendUser((member.address, member.port), wrapped))
+
+    def forward(self, message: Relay) -> None:
+        """Do what a relay asks: only answers are forwarded, a relay must not become anybody's anonymous sender."""
+        inner = message.inner
+        if not 0 < len(inner) <= QUERY_RESPONSE_BYTES_MAX or inner[0] != QueryResponse.TYPE:
+            self._warn("relay of something that is no answer ignored")
+            return
+        try:
+            to = (address_text(message.destination.ip or b""), message.destination.port)
+        except DecodeError as error:
+            self._warn("relay without a usable address", error=error.reason)
+            return
+        self._emit(SendUser(to, inner))
+
+    def _warn(self, message: str, **pairs: object) -> None:
+        self._emit(log_line(LogLevel.WARN, message, **pairs))
 
 
-def answer(query: Query, name: str, payload: bytes) -> bytes:
-    """The encoded answer. Raises ValueError when it is too long to send."""
-    data = encode(QueryResponse(ltime=query.ltime, id=query.id, from_=name, payload=payload))
-    if len(data) > QUERY_RESPONSE_BYTES_MAX:
-        raise ValueError(f"response exceeds limit of {QUERY_RESPONSE_BYTES_MAX} bytes")
-    return data
-
-
-def relayed(asker: Node, response: bytes) -> bytes | None:
-    """`response` wrapped for a relay to `asker`; None when that is too long."""
-    destination = RelayAddress(ip=address_bytes(asker.address), port=asker.port)
-    data = encode(Relay(destination=destination, destination_name=asker.name, inner=response))
-    return data if len(data) <= QUERY_RESPONSE_BYTES_MAX else None
-
-
-def is_relayable(inner: bytes) -> bool:
-    """Only answers are forwarded: a relay must not become anybody's anonymous sender."""
-    return 0 < len(inner) <= QUERY_RESPONSE_BYTES_MAX and inner[0] == QueryResponse.TYPE
+def _conflict_response(member: Member) -> ConflictResponse:
+    return ConflictResponse(
+        name=member.name,
+        address=address_bytes(member.address),
+        port=member.port,
+        tags=member.tags,
+        status=int(member.status),
+        protocol_min=member.protocol_min,
+        protocol_max=member.protocol_max,
+        protocol_current=member.protocol_current,
+        delegate_min=member.delegate_min,
+        delegate_max=member.delegate_max,
+        delegate_current=member.delegate_current,
+    )
