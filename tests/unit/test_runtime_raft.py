@@ -6,8 +6,8 @@ import gc
 import pytest
 
 from pyconsul_agent.errors import DecodeError, LeadershipLost, NotLeader, RaftError, RPCError
-from pyconsul_agent.structs.raft import SnapshotMeta, Suffrage
 from pyconsul_agent.sim.world import World
+from pyconsul_agent.structs.raft import SnapshotMeta, Suffrage
 from tests.builders import run_sim
 from tests.raft_cluster import Cluster, Member, small, until
 
