@@ -125,6 +125,10 @@ class Raft:
             transfer.tick(s, now)
             replication.check_quorum(s, now)
 
+    def expire(self, now: float) -> None:
+        """Make the election timer of a follower or candidate fire at the next `tick` (tests and scenario files)."""
+        election.expire(self._s, now)
+
     # -- inputs of our own server -------------------------------------------------------------------------------
     def bootstrap(self, configuration: Configuration, now: float) -> None:
         """Give a virgin server its first configuration (entry 1, term 1). ValueError when there is any state."""
@@ -355,6 +359,15 @@ class Raft:
     def committed_configuration(self) -> tuple[int, Configuration]:
         """(index, configuration) that a snapshot must carry."""
         return membership.committed_configuration(self._s)
+
+    @property
+    def uncommitted_configurations(self) -> int:
+        """How many configurations are in effect or replaced without being committed (at most 1 on a leader)."""
+        return sum(index > self._s.commit_index for index, _ in self._s.configurations)
+
+    def term_at(self, index: int) -> int | None:
+        """The term of the entry at `index` (a snapshot needs it); None where the log has none."""
+        return self._s.log.term(index)
 
     @property
     def snapshot(self) -> SnapshotMeta | None:
