@@ -125,6 +125,10 @@ class Raft:
             transfer.tick(s, now)
             replication.check_quorum(s, now)
 
+    def expire(self, now: float) -> None:
+        """Make the election timer of a follower or candidate fire at the next `tick` (tests and scenario files)."""
+        election.expire(self._s, now)
+
     # -- inputs of our own server -------------------------------------------------------------------------------
     def bootstrap(self, configuration: Configuration, now: float) -> None:
         """Give a virgin server its first configuration (entry 1, term 1). ValueError when there is any state."""

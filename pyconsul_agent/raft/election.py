@@ -53,9 +53,28 @@ def tick(s: State, now: float) -> None:
     _stand(s, now, last_leader=last_leader)
 
 
+def expire(s: State, now: float) -> None:
+    """As if the leader had been silent for long."""
+    s.trusted_contact = s.forget_at = None
+    s.bound_until = float("-inf")
+    s.timer_at = now
+
+
 def may_stand(s: State) -> bool:
-    """A voter of the latest configuration whose log is not being replaced right now."""
-    return is_voter(s.latest, s.me.id) and s.installing is None and not s.stopped
+    """A voter whose log is not being replaced right now."""
+    return (is_voter(s.latest, s.me.id) or _leaves_undecided(s)) and s.installing is None and not s.stopped
+
+
+def _leaves_undecided(s: State) -> bool:
+    """A voter of the committed configuration whose own removal or demotion is appended but not committed.
+
+    Its log may be longer than that of those who remain, so nobody could win without it (Ongaro's thesis, 4.2.2). The
+    reference stays silent and with two voters waits for ever. Its own vote does not count for the quorum.
+    """
+    if len(s.configurations) < 2 or s.latest_index <= s.commit_index:
+        return False
+    index, configuration = s.configurations[-2]
+    return 0 < index <= s.commit_index and is_voter(configuration, s.me.id)
 
 
 def _stand(s: State, now: float, *, last_leader: str = "", from_transfer: bool = False) -> None:

@@ -1,8 +1,8 @@
 """The raft core among simulated disks and a lossy network, with its promises checked after every step.
 
 No asyncio, no real time: a heap of (time, number, action). A run is a pure function of its seed. The invariants are
-I1 to I8 of docs/reliability.md (one leader a term, log matching, leader completeness, equal state machines, nothing goes
-back, votes and terms survive crashes, no promise before it is durable, one membership change at a time) and the read
+I1 to I8 of docs/reliability.md (one leader a term, log matching, leader completeness, equal state machines, nothing
+goes back, votes and terms survive crashes, no promise before it is durable, one membership change at a time) and the read
 promises: a valid lease or a proved `verify` never serves a state older than an acknowledged write.
 """
 
@@ -220,7 +220,12 @@ class Judge:
         require(self.leaders[raft.term] == node.id, "I1 two leaders", raft.term, first, node.id)
         settled = raft.term_at(commit) == raft.term  # before that its commit index may just be behind
         require(raft.uncommitted_configurations <= 1 or not settled, "I8 two changes at a time", node.id)
-        if raft.lease_valid(now):
+        self.leased(node, now)
+
+    def leased(self, node: Node, now: float) -> None:
+        """P3: who may answer a default read knows every acknowledged write."""
+        if node.raft is not None and node.raft.lease_valid(now):
+            commit = node.raft.commit_index
             require(commit >= self.acknowledged, "P3 stale default read", node.id, commit, self.acknowledged)
 
     def _complete(self, node: Node, raft: Raft) -> None:
@@ -275,7 +280,7 @@ class Weather:
 
 
 class Simulation:
-    """A cluster of `size` servers, of which the first `voters` are bootstrapped; the rest join by membership changes."""
+    """A cluster of `size` servers, of which the first `voters` are bootstrapped; the rest may be added."""
 
     CALL_TIMEOUT_S = 0.3
 
@@ -406,6 +411,8 @@ class Simulation:
             self.acknowledged_writes += 1
             require(answer.index <= node.machine.index, "acknowledged before applied", node.id, answer.index)
             self.judge.acknowledged = max(self.judge.acknowledged, answer.index)
+            for other in self.nodes:
+                self.judge.leased(other, self.now)
         elif what == "read":
             require(answer.index >= floor, "P2 stale verified read", node.id, answer.index, floor)
 
@@ -646,9 +653,11 @@ def weather_of(seed: int) -> Weather:
     )
 
 
-def run_seed(seed: int, seconds: float = 3.0, config: RaftConfig | None = None) -> Simulation:
+def run_seed(
+    seed: int, seconds: float = 2.0, *, weather: Weather | None = None, config: RaftConfig | None = None
+) -> Simulation:
     """One whole run: trouble for `seconds`, then healing. Raises InvariantBroken."""
-    simulation = Simulation(seed, weather=weather_of(seed), config=config)
+    simulation = Simulation(seed, weather=weather or weather_of(seed), config=config)
     simulation.chaos(seconds)
     simulation.settle(2.5)
     return simulation
