@@ -383,6 +383,37 @@ def test_any_cut_of_the_bytes_gives_the_same_data(messages, cuts):
     assert got == dict(zip(numbers, messages, strict=True))
 
 
+@settings(max_examples=40, deadline=None)
+@given(sizes=st.lists(st.integers(1, 700_000), min_size=1, max_size=4), seed=st.randoms(use_true_random=False))
+def test_everything_arrives_however_slowly_it_is_read(sizes, seed):
+    client, server = make_pair()
+    payloads = {client.open(seed.randbytes(size), 0.0): size for size in sizes}
+    for number in payloads:
+        client.finish(number)
+    got, unread, finished = dict.fromkeys(payloads, 0), dict.fromkeys(payloads, 0), set()
+    for _ in range(10_000):
+        server.receive(client.take_output(0.0, seed.choice([1, 5000, 100_000])), 0.0)
+        client.receive(server.take_output(0.0), 0.0)
+        for event in server.take_events():
+            match event:
+                case StreamOpened(number):
+                    server.accept(number)
+                case StreamData(number, data):
+                    got[number] += len(data)
+                    unread[number] += len(data)
+                    assert unread[number] <= yamux.WINDOW_BYTES
+                case StreamFinished(number):
+                    finished.add(number)
+        number = seed.choice(list(payloads))
+        count = unread[number] if seed.random() < 0.5 else unread[number] // 2
+        server.consume(number, count)
+        unread[number] -= count
+        if len(finished) == len(payloads):
+            break
+    assert got == payloads
+    assert (client.ended, server.ended) == (None, None)
+
+
 FRAMES = st.builds(
     lambda kind, flags, stream, length, payload: frame(kind, flags, stream, length, payload[:length]),
     st.sampled_from([0, 0, 1, 1, 2, 3, 4]),
