@@ -35,6 +35,8 @@ ACCEPT_BACKLOG = 256
 CHUNK_BYTES = 32 * 1024
 """Largest data frame that is sent, so that streams take turns."""
 OUTPUT_BYTES = 128 * 1024
+UNREAD_BYTES_MAX = 32 * 1024 * 1024
+"""Received on all streams together and not consumed. Whoever serves its streams stays far below."""
 CONTROL_FRAMES_MAX = 4096
 """Session frames that wait to be sent; a peer that provokes more and does not read is cut off."""
 PING_ANSWERS_MAX = 16
@@ -166,6 +168,7 @@ class Session:
         self._ping_timeout_s = ping_timeout_s
         self._streams: dict[int, _Stream] = {}
         self._backlog = 0
+        self._unread = 0
         self._opening: dict[int, float] = {}
         self._closing: dict[int, float] = {}
         self._events: list[Event] = []
@@ -254,6 +257,7 @@ class Session:
         if stream is None:
             return
         stream.unread -= count
+        self._unread -= count
         delta = WINDOW_BYTES - stream.unread - stream.receive_window
         if delta >= WINDOW_BYTES // 2 and not stream.peer_finished:
             stream.receive_window += delta
@@ -446,6 +450,7 @@ class Session:
     def _forget(self, stream: _Stream) -> None:
         number = stream.id
         del self._streams[number]
+        self._unread -= stream.unread
         self._opening.pop(number, None)
         self._closing.pop(number, None)
         self._updates.pop(number, None)
@@ -532,6 +537,10 @@ class Session:
                 return
             stream.receive_window -= length
             stream.unread += length
+            self._unread += length
+            if self._unread > UNREAD_BYTES_MAX:
+                self.end("too many bytes wait to be read")
+                return
         self._payload_stream, self._payload_left, self._payload_finishes = stream, length, finishes
         if not length and finishes and stream is not None:
             self._on_finish(stream)

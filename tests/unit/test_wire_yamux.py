@@ -349,6 +349,21 @@ def test_window_is_not_reopened_before_half_is_used():
     assert frames_of(drain(server)) == [(1, 0, 1, 131072)]
 
 
+def test_unread_bytes_of_all_streams_are_bounded():
+    server = server_after()
+    full = yamux.UNREAD_BYTES_MAX // yamux.WINDOW_BYTES
+    payload = bytes(yamux.WINDOW_BYTES)
+    for i in range(full):
+        server.receive(frame(0, SYN, 2 * i + 1, len(payload), payload), 0.0)
+        server.take_events()
+    server.accept(1)
+    server.reset(1)
+    server.receive(frame(0, SYN, 9001, len(payload), payload), 0.0)
+    assert server.ended is None
+    server.receive(frame(0, SYN, 9003, 1, b"x"), 0.0)
+    assert server.ended == "too many bytes wait to be read"
+
+
 def test_streams_take_turns():
     client, server = make_pair()
     one, two = client.open(bytes(200_000), 0.0), client.open(b"small", 0.0)
