@@ -14,7 +14,7 @@ from pyconsul_agent.runtime.rpc_server import RPCLimits, RPCServer
 from pyconsul_agent.structs.methods import STATUS_LEADER, STATUS_PING, Empty
 from pyconsul_agent.structs.requests import DCSpecificRequest
 from pyconsul_agent.wire import msgpack, netrpc
-from pyconsul_agent.wire.yamux import HEADER
+from pyconsul_agent.wire.yamux_frames import HEADER
 from tests.memory_net import Clock, MemoryNet, Recorder, run
 
 FOLDER = Path(__file__).parents[2] / "conformance/vectors/rpc"

@@ -8,14 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyconsul_agent.wire import yamux
-from pyconsul_agent.wire.yamux import (
+from pyconsul_agent.wire.yamux import Session
+from pyconsul_agent.wire.yamux_frames import (
     ACK,
     FIN,
+    HEADER,
     RST,
     SYN,
     FrameType,
     GoneAway,
-    Session,
     SessionEnded,
     StreamAcked,
     StreamData,
@@ -50,7 +51,7 @@ def exchange(client, server, now=0.0):
 def frames_of(data):
     frames = []
     while data:
-        _, kind, flags, stream, length = yamux.HEADER.unpack_from(data)
+        _, kind, flags, stream, length = HEADER.unpack_from(data)
         size = 12 + (length if kind == 0 else 0)
         frames.append((kind, flags, stream, length))
         data = data[size:]
