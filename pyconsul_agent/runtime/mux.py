@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from pyconsul_agent.env.base import Clock
 from pyconsul_agent.errors import ConnectionLost
-from pyconsul_agent.wire import yamux
+from pyconsul_agent.wire import yamux, yamux_frames
 
 READ_BYTES = 128 * 1024
 WRITE_TIMEOUT_S = 10.0
@@ -236,26 +236,26 @@ class MuxConnection:
     def _dispatch(self) -> None:
         for event in self.session.take_events():
             match event:
-                case yamux.StreamData(number, data):
+                case yamux_frames.StreamData(number, data):
                     if (stream := self._streams.get(number)) is not None:
                         stream.on_data(data)
                     else:
                         self.session.consume(number, len(data))
-                case yamux.StreamOpened(number):
+                case yamux_frames.StreamOpened(number):
                     self._on_opened(number)
-                case yamux.StreamFinished(number):
+                case yamux_frames.StreamFinished(number):
                     if (stream := self._streams.get(number)) is not None:
                         stream.on_finished()
-                case yamux.StreamDrained(number):
+                case yamux_frames.StreamDrained(number):
                     if (stream := self._streams.get(number)) is not None:
                         stream.on_changed()
-                case yamux.StreamReset(number):
+                case yamux_frames.StreamReset(number):
                     if (stream := self._streams.pop(number, None)) is not None:
                         stream.on_broken("stream reset")
                     self._acked.set()
-                case yamux.StreamAcked() | yamux.GoneAway():
+                case yamux_frames.StreamAcked() | yamux_frames.GoneAway():
                     self._acked.set()
-                case yamux.SessionEnded(reason):
+                case yamux_frames.SessionEnded(reason):
                     self._on_ended(reason)
         self._wake.set()
 

@@ -136,7 +136,8 @@ class RPCPool:
         if dial is None:
             dial = self._dials[server] = asyncio.get_running_loop().create_future()
             dial.add_done_callback(lambda done: done.cancelled() or done.exception())
-            self._tasks.start(self._dial(server, dial), f"dial {server}")
+            task = self._tasks.start_task(self._dial(server, dial), f"dial {server}")
+            task.add_done_callback(lambda _: self._dialed(server, dial))
         try:
             return await asyncio.shield(dial)
         except NetError as error:
@@ -156,7 +157,6 @@ class RPCPool:
             session = _Session(connection, self._clock, self._idle_streams_max)
             self._sessions[server] = session
             task = self._tasks.start_task(self._run(server, session), f"session {server}")
-            # In a callback, since a task that is cancelled before it ran never reaches its `finally`.
             task.add_done_callback(lambda _: connection.abort())
             if not self._reaping:
                 self._reaping = True
@@ -164,10 +164,12 @@ class RPCPool:
             dial.set_result(session)
         except NetError as error:
             dial.set_exception(error)
-        finally:
-            del self._dials[server]
-            if not dial.done():
-                dial.set_exception(ConnectionLost("conn pool is shut down"))
+
+    def _dialed(self, server: ServerAddress, dial: asyncio.Future[_Session]) -> None:
+        """In a callback, since a task that is cancelled before it ran never reaches its `finally`."""
+        del self._dials[server]
+        if not dial.done():
+            dial.set_exception(ConnectionLost("conn pool is shut down"))
 
     async def _run(self, server: ServerAddress, session: _Session) -> None:
         try:

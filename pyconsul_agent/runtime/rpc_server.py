@@ -43,6 +43,8 @@ class RPCLimits:
     connections_max: int = 8192
     streams_per_session_max: int = 4096
     """Requests in flight on one session; further streams wait in the backlog unacknowledged."""
+    streams_max: int = 65536
+    """Of all sessions together; a stream above it is reset."""
     request_timeout_s: float = 30.0
     """From the first byte of a request to its last."""
     reply_stall_s: float = 60.0
@@ -88,6 +90,7 @@ class RPCServer:
         self._connections = 0
         self._per_client: Counter[str] = Counter()
         self._incomplete_bytes = 0
+        self._streams = 0
 
     @property
     def connection_count(self) -> int:
@@ -189,6 +192,17 @@ class RPCServer:
 
     async def serve_stream(self, stream: MuxStream, peer: Address) -> None:
         """Serve the requests of one stream; whatever goes wrong ends this stream only."""
+        if self._streams >= self._limits.streams_max:
+            self._log.warn("stream limit reached", peer=f"{peer[0]}:{peer[1]}")
+            stream.reset()
+            return
+        self._streams += 1
+        try:
+            await self._serve_stream(stream, peer)
+        finally:
+            self._streams -= 1
+
+    async def _serve_stream(self, stream: MuxStream, peer: Address) -> None:
         text = f"{peer[0]}:{peer[1]}"
 
         async def write(data: bytes) -> None:

@@ -150,7 +150,7 @@ class Dispatcher:
                     return await self._as_leader(endpoint, request)
                 body = _encoded(request, body)
                 return _Remote(await self._forwarder.to_leader(endpoint.method.name, body))
-            except (NoLeader, LeaderNotTracked, _LostLeadership) as error:
+            except (NoLeader, LeaderNotTracked, _CannotVouch) as error:
                 failure: RPCError = error
             except RPCError as error:
                 if not netrpc.is_retryable(str(error), is_read=_is_read(endpoint, request)):
@@ -163,17 +163,23 @@ class Dispatcher:
             await asyncio.sleep(self._jitter())
 
     async def _as_leader(self, endpoint: Endpoint, request: Any) -> Any:
-        """Run the endpoint here. Raises _LostLeadership when a read cannot be vouched for: nothing was answered."""
+        """Run the endpoint here. Raises _CannotVouch when a read cannot be vouched for: nothing was answered.
+
+        A new leader may not have applied yet what its predecessor acknowledged, so even a default read waits until
+        the start-up barrier is through; that takes milliseconds, or there is no quorum.
+        """
         name = endpoint.method.name
         if not _is_read(endpoint, request):
             return self._with_meta(name, await endpoint.run(request))
         await self._prepare_read(request)
+        if not request.allow_stale and not self._consistent_ready():
+            raise _CannotVouch
         reply = await endpoint.run(request)
         if not request.allow_stale and not self._leadership.lease_valid:
             try:
                 await self._leadership.verify()
             except (RaftError, RPCError) as error:
-                raise _LostLeadership from error
+                raise _CannotVouch from error
         return self._with_meta(name, reply)
 
     async def _prepare_read(self, request: Any) -> None:
@@ -206,8 +212,8 @@ class Dispatcher:
         return replace(reply, index=index, known_leader=known, last_contact=duration(since or 0.0))
 
 
-class _LostLeadership(NoLeader):
-    """A read was computed here, but this server may have been deposed by then; the answer was dropped."""
+class _CannotVouch(NoLeader):
+    """A read cannot be proven current: this server may be deposed or not caught up. Nothing was answered."""
 
 
 def _is_read(endpoint: Endpoint, request: object) -> bool:

@@ -1,15 +1,8 @@
-"""A yamux session without I/O: frames, streams, flow control, keep-alive (docs/protocol/rpc.md#yamux).
+"""A yamux session without I/O: streams, flow control, keep-alive (docs/protocol/rpc.md#yamux).
 
 Bytes of the peer go in by `receive`, bytes for the peer come out of `take_output`, what happened comes out of
 `take_events`. The session knows neither sockets nor what the streams carry. A protocol error of the peer never
 raises: it ends the session with a `SessionEnded` event, and whoever drives it closes the connection.
-
-Every frame starts with 12 bytes, big-endian:
-
-| version u8 = 0 | type u8 | flags u16 | stream u32 | length u32 |
-
-    >>> encode_header(FrameType.WINDOW_UPDATE, SYN, 1, 0).hex()
-    '000100010000000100000000'
 
 Output is made lazily and in this order: session frames, window updates (which carry SYN, ACK and FIN), then data of
 the streams in turn. A stream that was opened here sends SYN and its first data together, because Consul's servers
@@ -18,15 +11,29 @@ stop accepting streams while they wait for the first byte of a new one.
 
 from __future__ import annotations
 
-import enum
-import struct
 from collections import deque
 from dataclasses import dataclass, field
 
-HEADER = struct.Struct(">BBHII")
-VERSION = 0
-
-SYN, ACK, FIN, RST = 1, 2, 4, 8
+from pyconsul_agent.wire.yamux_frames import (
+    ACK,
+    FIN,
+    HEADER,
+    RST,
+    SYN,
+    VERSION,
+    Event,
+    FrameType,
+    GoAwayCode,
+    GoneAway,
+    SessionEnded,
+    StreamAcked,
+    StreamData,
+    StreamDrained,
+    StreamFinished,
+    StreamOpened,
+    StreamReset,
+    encode_header,
+)
 
 WINDOW_BYTES = 256 * 1024
 WINDOW_MAX = 2**32 - 1
@@ -35,6 +42,8 @@ ACCEPT_BACKLOG = 256
 CHUNK_BYTES = 32 * 1024
 """Largest data frame that is sent, so that streams take turns."""
 OUTPUT_BYTES = 128 * 1024
+UNREAD_BYTES_MAX = 32 * 1024 * 1024
+"""Received on all streams together and not consumed. Whoever serves its streams stays far below."""
 CONTROL_FRAMES_MAX = 4096
 """Session frames that wait to be sent; a peer that provokes more and does not read is cut off."""
 PING_ANSWERS_MAX = 16
@@ -44,86 +53,6 @@ KEEPALIVE_S = 30.0
 PING_TIMEOUT_S = 10.0
 OPEN_TIMEOUT_S = 75.0
 CLOSE_TIMEOUT_S = 300.0
-
-
-class FrameType(enum.IntEnum):
-    """The second byte of a frame."""
-
-    DATA = 0
-    WINDOW_UPDATE = 1
-    PING = 2
-    GO_AWAY = 3
-
-
-class GoAwayCode(enum.IntEnum):
-    """Why a peer wants no new streams (its frame's length field)."""
-
-    NORMAL = 0
-    PROTOCOL_ERROR = 1
-    INTERNAL_ERROR = 2
-
-
-def encode_header(kind: int, flags: int, stream: int, length: int) -> bytes:
-    """One frame header; for data, `length` bytes follow it."""
-    return HEADER.pack(VERSION, kind, flags, stream, length)
-
-
-@dataclass(frozen=True, slots=True)
-class StreamOpened:
-    """The peer opened a stream. `accept` or `reset` it; its data may come before that."""
-
-    stream: int
-
-
-@dataclass(frozen=True, slots=True)
-class StreamAcked:
-    """The peer accepted a stream opened here."""
-
-    stream: int
-
-
-@dataclass(frozen=True, slots=True)
-class StreamData:
-    """Bytes of a stream. Each must be given back to `consume` once it has been used up."""
-
-    stream: int
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class StreamFinished:
-    """The peer sends no more on this stream."""
-
-    stream: int
-
-
-@dataclass(frozen=True, slots=True)
-class StreamReset:
-    """The peer dropped the stream; nothing more comes or goes on it."""
-
-    stream: int
-
-
-@dataclass(frozen=True, slots=True)
-class StreamDrained:
-    """Everything given to `send` has been framed."""
-
-    stream: int
-
-
-@dataclass(frozen=True, slots=True)
-class GoneAway:
-    """The peer takes no new streams; those that exist go on."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionEnded:
-    """The session is over and all its streams with it. The last event."""
-
-    reason: str
-
-
-Event = StreamOpened | StreamAcked | StreamData | StreamFinished | StreamReset | StreamDrained | GoneAway | SessionEnded
 
 
 @dataclass(slots=True)
@@ -166,6 +95,7 @@ class Session:
         self._ping_timeout_s = ping_timeout_s
         self._streams: dict[int, _Stream] = {}
         self._backlog = 0
+        self._unread = 0
         self._opening: dict[int, float] = {}
         self._closing: dict[int, float] = {}
         self._events: list[Event] = []
@@ -254,6 +184,7 @@ class Session:
         if stream is None:
             return
         stream.unread -= count
+        self._unread -= count
         delta = WINDOW_BYTES - stream.unread - stream.receive_window
         if delta >= WINDOW_BYTES // 2 and not stream.peer_finished:
             stream.receive_window += delta
@@ -446,6 +377,7 @@ class Session:
     def _forget(self, stream: _Stream) -> None:
         number = stream.id
         del self._streams[number]
+        self._unread -= stream.unread
         self._opening.pop(number, None)
         self._closing.pop(number, None)
         self._updates.pop(number, None)
@@ -532,6 +464,10 @@ class Session:
                 return
             stream.receive_window -= length
             stream.unread += length
+            self._unread += length
+            if self._unread > UNREAD_BYTES_MAX:
+                self.end("too many bytes wait to be read")
+                return
         self._payload_stream, self._payload_left, self._payload_finishes = stream, length, finishes
         if not length and finishes and stream is not None:
             self._on_finish(stream)

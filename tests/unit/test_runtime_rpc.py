@@ -14,7 +14,7 @@ from pyconsul_agent.runtime.rpc_server import RPCLimits, RPCServer
 from pyconsul_agent.structs.methods import STATUS_LEADER, STATUS_PING, Empty
 from pyconsul_agent.structs.requests import DCSpecificRequest
 from pyconsul_agent.wire import msgpack, netrpc
-from pyconsul_agent.wire.yamux import HEADER
+from pyconsul_agent.wire.yamux_frames import HEADER
 from tests.memory_net import Clock, MemoryNet, Recorder, run
 
 FOLDER = Path(__file__).parents[2] / "conformance/vectors/rpc"
@@ -429,6 +429,20 @@ async def test_closing_the_pool_fails_calls_in_flight(world):
         await world.pool.call(SERVER, STATUS_PING, Empty())
 
 
+@pytest.mark.parametrize("turns", range(6))
+def test_closing_the_pool_while_it_dials_fails_the_calls(turns):
+    async def main():
+        async with World() as world:
+            call = asyncio.create_task(world.pool.call(SERVER, STATUS_PING, Empty()))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await world.pool.close()
+            with pytest.raises(RPCError):
+                await call
+
+    run(main())
+
+
 @in_world(RPCLimits(streams_per_session_max=4))
 async def test_streams_above_the_limit_wait_their_turn(world):
     calls = [world.pool.call_raw(SERVER, "Test.Slow", msgpack.encode(i)) for i in range(12)]
@@ -439,6 +453,15 @@ async def test_streams_above_the_limit_wait_their_turn(world):
         task.cancel()
     assert await asyncio.gather(*tasks[:4]) == [msgpack.encode(i) for i in range(4)]
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@in_world(RPCLimits(streams_max=2))
+async def test_streams_of_all_sessions_together_are_bounded(world):
+    calls = [world.pool.call_raw(SERVER, "Test.Slow", msgpack.encode(i)) for i in range(3)]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert answers[:2] == [b"\x00", b"\x01"]
+    assert str(answers[2]) == "rpc error making call: EOF"
+    assert await world.pool.call_raw(SERVER, "Test.Echo", b"\x05") == b"\x05"
 
 
 @in_world(RPCLimits(reply_stall_s=60.0))

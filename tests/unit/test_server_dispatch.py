@@ -371,6 +371,25 @@ def test_consistent_read_waits_for_the_start_up_barrier():
     assert waited >= 7
 
 
+def test_default_read_waits_for_the_start_up_barrier_of_a_new_leader():
+    ready = []
+    server = Server(leading(), consistent_ready=lambda: bool(ready))
+
+    async def main():
+        asyncio.get_running_loop().call_later(1.0, ready.append, True)
+        return await server.timed(server.dispatcher.call(KVS_GET, GET))
+
+    reply, waited = run(main())
+    assert reply.index == 42
+    assert 1.0 <= waited < 1.5
+    assert len(server.runs) == 1
+
+
+def test_stale_read_does_not_wait_for_the_start_up_barrier():
+    server = Server(leading(), consistent_ready=lambda: False)
+    assert call(server, KVS_GET, replace(GET, allow_stale=True))[1] == 0
+
+
 def test_server_health_is_always_asked_of_a_verified_leader():
     server = Server(leading())
     call(server, OPERATOR_SERVER_HEALTH, DCSpecificRequest(allow_stale=True))

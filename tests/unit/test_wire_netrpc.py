@@ -1,5 +1,6 @@
 """net/rpc headers and bodies against the recorded pairs, in any cut, and against any bytes."""
 
+import doctest
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyconsul_agent.errors import DecodeError
-from pyconsul_agent.wire import netrpc
+from pyconsul_agent.wire import netrpc, yamux_frames
 from pyconsul_agent.wire.msgpack import decode, encode, pack
 from pyconsul_agent.wire.netrpc import MessageReader, RequestHeader, ResponseHeader
 
@@ -211,3 +212,8 @@ def test_bodies_come_out_as_they_went_in(bodies, step):
         while (message := reader.next()) is not None:
             got.append(message[1])
     assert got == bodies
+
+
+@pytest.mark.parametrize("module", [netrpc, yamux_frames], ids=["netrpc", "yamux_frames"])
+def test_examples_in_the_docstrings_hold(module):
+    assert doctest.testmod(module) == (0, 1)

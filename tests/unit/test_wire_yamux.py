@@ -8,14 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyconsul_agent.wire import yamux
-from pyconsul_agent.wire.yamux import (
+from pyconsul_agent.wire.yamux import Session
+from pyconsul_agent.wire.yamux_frames import (
     ACK,
     FIN,
+    HEADER,
     RST,
     SYN,
     FrameType,
     GoneAway,
-    Session,
     SessionEnded,
     StreamAcked,
     StreamData,
@@ -50,7 +51,7 @@ def exchange(client, server, now=0.0):
 def frames_of(data):
     frames = []
     while data:
-        _, kind, flags, stream, length = yamux.HEADER.unpack_from(data)
+        _, kind, flags, stream, length = HEADER.unpack_from(data)
         size = 12 + (length if kind == 0 else 0)
         frames.append((kind, flags, stream, length))
         data = data[size:]
@@ -349,6 +350,21 @@ def test_window_is_not_reopened_before_half_is_used():
     assert frames_of(drain(server)) == [(1, 0, 1, 131072)]
 
 
+def test_unread_bytes_of_all_streams_are_bounded():
+    server = server_after()
+    full = yamux.UNREAD_BYTES_MAX // yamux.WINDOW_BYTES
+    payload = bytes(yamux.WINDOW_BYTES)
+    for i in range(full):
+        server.receive(frame(0, SYN, 2 * i + 1, len(payload), payload), 0.0)
+        server.take_events()
+    server.accept(1)
+    server.reset(1)
+    server.receive(frame(0, SYN, 9001, len(payload), payload), 0.0)
+    assert server.ended is None
+    server.receive(frame(0, SYN, 9003, 1, b"x"), 0.0)
+    assert server.ended == "too many bytes wait to be read"
+
+
 def test_streams_take_turns():
     client, server = make_pair()
     one, two = client.open(bytes(200_000), 0.0), client.open(b"small", 0.0)
@@ -381,6 +397,37 @@ def test_any_cut_of_the_bytes_gives_the_same_data(messages, cuts):
         if isinstance(event, StreamData):
             got[event.stream] += event.data
     assert got == dict(zip(numbers, messages, strict=True))
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes=st.lists(st.integers(1, 700_000), min_size=1, max_size=4), seed=st.randoms(use_true_random=False))
+def test_everything_arrives_however_slowly_it_is_read(sizes, seed):
+    client, server = make_pair()
+    payloads = {client.open(seed.randbytes(size), 0.0): size for size in sizes}
+    for number in payloads:
+        client.finish(number)
+    got, unread, finished = dict.fromkeys(payloads, 0), dict.fromkeys(payloads, 0), set()
+    for _ in range(10_000):
+        server.receive(client.take_output(0.0, seed.choice([1, 5000, 100_000])), 0.0)
+        client.receive(server.take_output(0.0), 0.0)
+        for event in server.take_events():
+            match event:
+                case StreamOpened(number):
+                    server.accept(number)
+                case StreamData(number, data):
+                    got[number] += len(data)
+                    unread[number] += len(data)
+                    assert unread[number] <= yamux.WINDOW_BYTES
+                case StreamFinished(number):
+                    finished.add(number)
+        number = seed.choice(list(payloads))
+        count = unread[number] if seed.random() < 0.5 else unread[number] // 2
+        server.consume(number, count)
+        unread[number] -= count
+        if len(finished) == len(payloads):
+            break
+    assert got == payloads
+    assert (client.ended, server.ended) == (None, None)
 
 
 FRAMES = st.builds(
