@@ -204,7 +204,7 @@ class SimNetwork:
 
     def later(self, delay: float, callback: Callable[..., object], *args: Any) -> None:
         """Schedule work of the network itself: it belongs to no process."""
-        self.loop.call_later(delay, callback, *args, context=self._context)
+        self.loop.call_in_order(self.loop.time() + delay, callback, *args, context=self._context)
 
     def record(self, kind: str, source: Address, target: Address, data: bytes) -> None:
         """Feed a delivery to the digest."""

@@ -322,6 +322,10 @@ class SimTransport(asyncio.Transport):
         self._pump()
 
     def abort(self) -> None:
+        self._force_close(None)
+
+    def _force_close(self, error: Exception | None) -> None:
+        """Reset the connection and tell the protocol `error`. asyncio's TLS layer calls this by name."""
         if self.gone or is_dead(self.owner):
             return
         self._closing = True
@@ -329,7 +333,7 @@ class SimTransport(asyncio.Transport):
         self._out_bytes = 0
         self._vanish()
         self.pipe.transit(RST)
-        self.in_process(self._connection_lost, None)
+        self.in_process(self._connection_lost, error)
 
     def _connection_lost(self, error: Exception | None) -> None:
         if self._lost or self._protocol is None:
