@@ -7,6 +7,7 @@ import pytest
 
 from pyconsul_agent.env.base import open_stream, serve_streams
 from pyconsul_agent.errors import DialError, DialRefused, NetError, NetTimeout
+from pyconsul_agent.sim.listener import BACKLOG_MAX
 from pyconsul_agent.sim.net import LinkOptions
 from pyconsul_agent.sim.stream import WINDOW_BYTES
 from tests.builders import run_sim
@@ -366,6 +367,118 @@ def test_a_cancelled_dial_leaves_no_connection(cancel_after_s):
         assert task.cancelled()
         await asyncio.sleep(200)
         await listener.close()
+
+    run_sim(1, test)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_streams_are_whole_whatever_the_faults(seed):
+    """Cuts shorter than keep-alive, stopped readers and stopped processes delay bytes; they lose and reorder none."""
+
+    async def test(world):
+        received = {}
+
+        async def server_main(env):
+            async def handler(reader, writer):
+                data = bytearray()
+                while part := await reader.read(world.random.randint(1, 50_000)):
+                    data += part
+                    await asyncio.sleep(world.random.random() * 0.1)
+                received[bytes(data[:2])] = bytes(data)
+                writer.write(b"%d" % len(data))
+                writer.close()
+                await writer.wait_closed()
+
+            await serve_streams(env.net, handler, B, 80)
+            await asyncio.Event().wait()
+
+        async def client_main(env):
+            reader, writer = await open_stream(env.net, B, 80, timeout_s=60)
+            message = env.hostname.encode()[-2:] + env.token_bytes(env.random.randint(0, 600_000))
+            for start in range(0, len(message), 10_000):
+                writer.write(message[start : start + 10_000])
+                await writer.drain()
+                await asyncio.sleep(env.random.random())
+            writer.write_eof()
+            assert await reader.read() == b"%d" % len(message)
+            writer.close()
+            await writer.wait_closed()
+            sent[message[:2]] = message
+
+        sent = {}
+        server = world.process(B, server_main)
+        await asyncio.sleep(1)
+        clients = [world.process(f"10.0.1.1{n}", client_main) for n in range(4)]
+        for _ in range(30):
+            client = world.random.choice(clients)
+            fault = world.random.choice(["cut", "one way", "back", "heal", "pause", "pause server", "small"])
+            if fault in ("cut", "one way"):
+                world.network.cut(client.host, B, one_way=fault == "one way")
+            elif fault == "back":
+                world.network.cut(B, client.host, one_way=True)
+            elif fault == "pause":
+                world.pause(client.host)
+            elif fault == "pause server":
+                world.pause(B)
+            elif fault == "small":
+                world.network.set_link(client.host, B, segment_bytes_max=1000)
+            else:
+                world.network.heal()
+            await asyncio.sleep(world.random.random() * 4)
+            for process in clients:
+                process.resume()
+            server.resume()
+        world.network.heal()
+        for client in clients:
+            await client.wait()
+        assert len(sent) == 4
+        assert received == sent
+
+    run_sim(seed, test)
+
+
+def test_a_stopped_listener_accepts_only_its_backlog():
+    async def test(world):
+        async def main(env):
+            await serve_streams(env.net, close_at_once, B, 80)
+            await asyncio.Event().wait()
+
+        process = world.process(B, main)
+        await asyncio.sleep(1)
+        process.pause()
+        net = world.network.host(A)
+        open_ones = [await open_stream(net, B, 80) for _ in range(BACKLOG_MAX)]
+        with pytest.raises(NetTimeout):
+            await open_stream(net, B, 80)
+        process.resume()
+        for reader, writer in open_ones:
+            assert await reader.read() == b""
+            writer.close()
+        _, writer = await open_stream(net, B, 80)
+        writer.close()
+
+    run_sim(1, test)
+
+
+def test_a_moved_host_is_found_at_its_new_address_only():
+    async def test(world):
+        async def main(env):
+            await serve_streams(env.net, close_at_once, "0.0.0.0", 80)
+            await asyncio.Event().wait()
+
+        process = world.process(B, main)
+        await asyncio.sleep(1)
+        process.kill()
+        world.network.move_host(B, C)
+        process.start()
+        await asyncio.sleep(1)
+        _, writer = await open_stream(world.network.host(A), C, 80)
+        writer.close()
+        with pytest.raises(NetTimeout):
+            await open_stream(world.network.host(A), "10.0.0.99", 80, timeout_s=3)
+        with pytest.raises(ValueError, match="is taken"):
+            world.network.move_host(A, C)
+        assert [each.ip for each in process.env.interfaces.addresses()] == ["127.0.0.1", C]
 
     run_sim(1, test)
 
