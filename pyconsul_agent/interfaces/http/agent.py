@@ -28,10 +28,8 @@ class Actions:
     """What the agent can be asked to do."""
 
     leave: Callable[[], Awaitable[None]]
-    reload: Callable[[], Awaitable[None]]
     stats: Callable[[], Mapping[str, Mapping[str, str]]]
     monitor: LogStream
-    metrics: Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +60,7 @@ class AgentEndpoints:
             Route("/v1/agent/join/", (("PUT", self.join),), "agent:write"),
             Route("/v1/agent/leave", (("PUT", self.leave),), "agent:write"),
             Route("/v1/agent/force-leave/", (("PUT", self.force_leave),), "operator:write"),
-            Route("/v1/agent/reload", (("PUT", self.reload),), "agent:write"),
             Route("/v1/agent/monitor", (("GET", self.monitor),), "agent:read"),
-            Route("/v1/agent/metrics", (("GET", self.metrics),), "agent:read"),
         ]
 
     async def self_(self, request: Request) -> Response:
@@ -121,11 +117,6 @@ class AgentEndpoints:
         await self._delegate.force_leave(node, prune="prune" in request.query)
         return Response()
 
-    async def reload(self, request: Request) -> Response:
-        """Read the configuration again."""
-        await self._actions.reload()
-        return Response()
-
     async def monitor(self, request: Request) -> Response:
         """The log as it is written."""
         level = (request.query.get("loglevel") or "INFO").upper()
@@ -133,10 +124,6 @@ class AgentEndpoints:
             raise bad_request(f"Unknown log level: {request.query.get('loglevel')}")
         as_json = request.query.get("logjson") not in ("", "false")
         return Response(stream=self._actions.monitor(level, json_lines=as_json))
-
-    async def metrics(self, request: Request) -> Response:
-        """The last interval of the in-memory metrics."""
-        return self._json(self._actions.metrics(), request)
 
     def _json(self, value: object, request: Request) -> Response:
         return json_response(value, request, pretty=self._defaults.pretty)

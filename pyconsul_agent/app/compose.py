@@ -1,0 +1,279 @@
+"""One agent, put together: its cluster side, its services and checks, its interfaces; order of start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+from pyconsul_agent.agent.antientropy import AntiEntropy
+from pyconsul_agent.agent.checks.http import AiohttpChecks
+from pyconsul_agent.agent.coordinates import send_coordinates
+from pyconsul_agent.agent.definitions import check_of, service_of
+from pyconsul_agent.agent.joining import JoinFailed, RetryRules, join_once, join_until_done
+from pyconsul_agent.agent.local import LocalState, Tokens
+from pyconsul_agent.agent.persist import Persistence, node_id
+from pyconsul_agent.agent.registry import CheckSettings, Registry, Tools
+from pyconsul_agent.app.settings import (
+    client_config,
+    debug_config,
+    http_defaults,
+    http_rules,
+    node_info,
+    server_config,
+)
+from pyconsul_agent.client.node import ClientNode
+from pyconsul_agent.config.options import Options
+from pyconsul_agent.env.base import Env
+from pyconsul_agent.errors import ConfigError
+from pyconsul_agent.interfaces.http.agent import Actions, AgentEndpoints, Identity
+from pyconsul_agent.interfaces.http.agent_services import AgentServices
+from pyconsul_agent.interfaces.http.catalog import Catalog
+from pyconsul_agent.interfaces.http.health import Health
+from pyconsul_agent.interfaces.http.kv import KV
+from pyconsul_agent.interfaces.http.message import Request, Response
+from pyconsul_agent.interfaces.http.pipeline import Pipeline
+from pyconsul_agent.interfaces.http.routes import RouteTable
+from pyconsul_agent.interfaces.http.session import Sessions
+from pyconsul_agent.interfaces.http.status import Status
+from pyconsul_agent.interfaces.http.transport import HTTPServer
+from pyconsul_agent.runtime.listeners import Listeners
+from pyconsul_agent.runtime.raft_storage import RaftStorage
+from pyconsul_agent.runtime.tasks import TaskOwner
+from pyconsul_agent.server.node import ServerNode
+from pyconsul_agent.structs.member import UserEvent
+from pyconsul_agent.telemetry.logging import LogStream, parse_level
+from pyconsul_agent.version import CONSUL_REVISION, CONSUL_VERSION
+
+StorageFactory = Callable[[Options], RaftStorage]
+
+
+class Agent:
+    """A whole agent. `finished` is set, with `exit_code`, when it wants its process to end."""
+
+    def __init__(self, options: Options, env: Env, logs: LogStream, storage: StorageFactory) -> None:
+        self.options = options
+        self.finished = asyncio.Event()
+        self.exit_code = 0
+        self._env = env
+        self._logs = logs
+        self._log = logs.logger()
+        self.node_id = node_id(env, options.data_dir, options.node_id)
+        self._tasks = TaskOwner(self._log)
+        self._fatal_error: BaseException | None = None
+        listeners = Listeners(self._user_event, lambda: self._sync.server_appeared())
+        if options.server:
+            self.delegate: ServerNode | ClientNode = ServerNode(
+                server_config(options, self.node_id),
+                env,
+                storage(options),
+                self._log.named("server"),
+                listeners,
+                fatal=self._fatal,
+            )
+        else:
+            self.delegate = ClientNode(client_config(options, self.node_id), env, self._log.named("client"), listeners)
+        tokens = options.acl.tokens
+        self.state = LocalState(
+            node_info(options, self.node_id),
+            changed=lambda: self._sync.changed(),
+            discard_output=options.discard_check_output,
+            tokens=Tokens(tokens.default, tokens.agent),
+        )
+        self._sync = AntiEntropy(
+            self.state,
+            self.delegate,
+            self._log,
+            env.random,
+            cluster_size=lambda: len(self.delegate.lan_members()),
+            agent_token=tokens.agent or tokens.default,
+        )
+        self._check_client = AiohttpChecks()
+        self._registry = Registry(
+            self.state,
+            Persistence(env.files, options.data_dir, self._log),
+            CheckSettings(
+                scripts_remote=options.enable_script_checks,
+                scripts_local=options.enable_local_script_checks,
+                update_interval_s=options.check_update_interval,
+                output_bytes_max=options.check_output_max_size,
+            ),
+            Tools(env.clock, env.random, env.net, env.process, self._check_client),
+            self._log,
+        )
+        self._http = HTTPServer(
+            env.net,
+            Pipeline(
+                RouteTable(self._routes()), http_rules(options), self._log.named("http"), fallback=self._outside_v1
+            ),
+            self._log.named("http"),
+            connections_per_client=options.limits.http_max_conns_per_client,
+        )
+
+    def _routes(self) -> list[Any]:
+        defaults, options = http_defaults(self.options), self.options
+        identity = Identity(
+            options.node_name,
+            self.node_id,
+            options.datacenter,
+            options.server,
+            self.state.node.meta,
+            debug_config(options, self.node_id),
+        )
+        actions = Actions(self.request_leave, self.stats, self.monitor)
+        families = (
+            Status(self.delegate, defaults),
+            KV(self.delegate, defaults, value_bytes_max=options.limits.kv_max_value_size),
+            Sessions(self.delegate, defaults),
+            Catalog(self.delegate, defaults),
+            Health(self.delegate, defaults),
+            AgentServices(self._registry, defaults),
+            AgentEndpoints(identity, self.delegate, actions, defaults),
+        )
+        return [route for family in families for route in family.routes()]
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start everything, join. Raises ConsulError when the agent cannot run; call `stop` then."""
+        options = self.options
+        self._load_definitions()
+        await self.delegate.start()
+        self._tasks.start(self._registry.run(), "check reaper")
+        if not options.disable_coordinates:
+            self._tasks.start(
+                send_coordinates(
+                    self.delegate,
+                    self._log,
+                    self._env.random,
+                    datacenter=options.datacenter,
+                    node=options.node_name,
+                    token=lambda: options.acl.tokens.agent,
+                ),
+                "coordinates",
+            )
+        if options.ports.http > 0:
+            await self._http.start([(host, options.ports.http) for host in options.resolved.http])
+        await self._join()
+        self._tasks.start(self._sync.run(), "anti-entropy")
+
+    def _load_definitions(self) -> None:
+        """Services and checks of the configuration, then those kept from before."""
+        for block in self.options.services:
+            service = service_of(block)
+            try:
+                self._registry.add_service(service.service, service.checks, token=service.token, from_config=True)
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
+        for block in self.options.checks:
+            check = check_of(block)
+            try:
+                self._registry.add_check(check.check, service_id=check.service_id, token=check.token, from_config=True)
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
+        self._registry.restore()
+
+    async def _join(self) -> None:
+        options, delegate, log = self.options, self.delegate, self._log
+        self._retry(delegate.join_lan, options.retry_join, options.retry_interval, options.retry_max, "lan")
+        if options.server:
+            self._retry(
+                delegate.join_wan, options.retry_join_wan, options.retry_interval_wan, options.retry_max_wan, "wan"
+            )
+        if options.start_join:
+            await join_once(delegate.join_lan, options.start_join, log, pool="lan")
+        if options.start_join_wan:
+            await join_once(delegate.join_wan, options.start_join_wan, log, pool="wan")
+
+    def _retry(
+        self,
+        join: Callable[[Any], Awaitable[int]],
+        addresses: tuple[str, ...],
+        interval_s: float,
+        attempts_max: int,
+        pool: str,
+    ) -> None:
+        if addresses:
+            rules = RetryRules(interval_s, attempts_max)
+            self._tasks.start(self._retry_join(join, addresses, rules, pool), f"retry join {pool}")
+
+    async def _retry_join(
+        self, join: Callable[[Any], Awaitable[int]], addresses: tuple[str, ...], rules: RetryRules, pool: str
+    ) -> None:
+        try:
+            await join_until_done(join, addresses, rules, self._log, pool=pool)
+        except JoinFailed as error:
+            self._log.error("Retry join failed", error=str(error))
+            self.exit_code = 1
+            self.finished.set()
+
+    async def leave(self) -> None:
+        """Leave the cluster in order. `stop` follows."""
+        await self.delegate.leave()
+
+    async def stop(self) -> None:
+        """Stop everything in order; nothing is left afterwards. Idempotent."""
+        self._log.event("shutdown_requested")
+        await self._tasks.close()
+        await self._registry.stop()
+        await self._check_client.close()
+        await self.delegate.shutdown()
+        self._log.event("shutdown_complete")
+        await self._http.stop()
+
+    # --- what the interfaces may ask --------------------------------------------------------------------------
+
+    async def request_leave(self) -> None:
+        """`/v1/agent/leave` and `consul leave`: leave, then let the process end well."""
+        await self.leave()
+        self.exit_code = 0
+        asyncio.get_running_loop().call_soon(self.finished.set)
+
+    def stats(self) -> Mapping[str, Mapping[str, str]]:
+        """The sections of `consul info`."""
+        monitors = sum(entry.check.type not in ("ttl", "") for entry in self.state.checks.values())
+        ttls = sum(entry.check.type == "ttl" for entry in self.state.checks.values())
+        return {
+            "agent": {
+                "check_monitors": str(monitors),
+                "check_ttls": str(ttls),
+                "checks": str(len(self.state.live_checks())),
+                "services": str(len(self.state.live_services())),
+            },
+            "build": {"prerelease": "", "revision": CONSUL_REVISION, "version": CONSUL_VERSION},
+            **self.delegate.stats(),
+        }
+
+    async def monitor(self, level: str, *, json_lines: bool) -> AsyncIterator[bytes]:
+        """The log from `level` on, until the reader goes away."""
+        wake = asyncio.Event()
+        number = parse_level(level)
+        assert number is not None
+        subscription = self._logs.monitor(format="json" if json_lines else "modern", level=number, wake=wake.set)
+        try:
+            while True:
+                lines = subscription.take()
+                if lines:
+                    yield "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
+                else:
+                    await wake.wait()
+                    wake.clear()
+        finally:
+            self._logs.unmonitor(subscription)
+
+    def _outside_v1(self, request: Request) -> Response | None:
+        if request.path == "/":
+            return Response(200, b"Consul Agent", "text/plain; charset=utf-8")
+        return None
+
+    # --- callbacks --------------------------------------------------------------------------------------------
+
+    def _user_event(self, event: UserEvent) -> None:
+        self._log.debug("user event received", name=event.name)
+
+    def _fatal(self, error: BaseException) -> None:
+        """Consensus cannot go on (the disk failed): the process must end."""
+        self._log.error("fatal error, stopping", error=str(error))
+        self._fatal_error = error
+        self.exit_code = 1
+        self.finished.set()

@@ -1,0 +1,195 @@
+"""The process around an agent: event loop, console, signals, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from pyconsul_agent.app.compose import Agent
+from pyconsul_agent.config.banner import banner
+from pyconsul_agent.config.options import Options
+from pyconsul_agent.env.base import Env
+from pyconsul_agent.env.real import RealBlocking
+from pyconsul_agent.env.signals import on_signals
+from pyconsul_agent.errors import ConsulError
+from pyconsul_agent.runtime.raft_storage import RaftStorage, SqliteRaftStorage
+from pyconsul_agent.telemetry.logging import LogStream, parse_level
+
+LEAVE_TIMEOUT_S = 15.0
+
+INTERRUPT, TERMINATED, HANGUP = "interrupt", "terminated", "hangup"
+
+
+def run(options: Options, env: Env) -> int:
+    """Run an agent until it is told to stop; the process's exit code."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_main(options, env))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _write(text: str) -> None:
+    """Whole lines to stdout at once. A console that is gone must not stop a server."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        return
+
+
+def _warn(text: str) -> None:
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return
+
+
+def log_stream(options: Options, env: Env) -> LogStream:
+    """The log on the console, held back until the banner is out."""
+    level = parse_level(options.log_level)
+    assert level is not None, "validated with the configuration"
+    return LogStream(
+        write=_write,
+        write_warning=_warn,
+        wall_ns=env.clock.wall_ns,
+        format="json" if options.log_json else options.log_format,  # type: ignore[arg-type]
+        level=level,
+        role="server" if options.server else "client",
+        held=True,
+    )
+
+
+def storage(env: Env, logs: LogStream) -> Callable[[Options], RaftStorage]:
+    """Where raft keeps its log: files in the data directory, written by a thread of their own."""
+
+    def make(options: Options) -> RaftStorage:
+        assert isinstance(env.blocking, RealBlocking)
+        log = logs.logger("agent.server.raft")
+        directory = f"{options.data_dir}/raft"
+        return SqliteRaftStorage(directory, blocking=env.blocking.worker("raft"), wall_ns=env.clock.wall_ns, log=log)
+
+    return make
+
+
+async def _main(options: Options, env: Env) -> int:
+    logs = log_stream(options, env)
+    log = logs.logger()
+    signals: asyncio.Queue[str] = asyncio.Queue(16)
+    undo = on_signals(lambda word: None if signals.full() else signals.put_nowait(word))
+    agent: Agent | None = None
+    try:
+        _warnings(options, log)
+        agent = Agent(options, env, logs, storage(env, logs))
+        if logs.format != "classic":
+            _write(banner(options, node_id=agent.node_id))
+            logs.release()
+        await _start(agent, logs)
+        # What start-up made lives as long as the process: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
+        log.event("agent_running")
+        code = await _until_told(agent, signals, logs)
+    except (ConsulError, OSError) as error:
+        code = _failed(logs, error)
+    finally:
+        if agent is not None:
+            await agent.stop()
+        logs.release()
+        undo()
+    log.event("exit_code", code=code)
+    blocking = env.blocking
+    if isinstance(blocking, RealBlocking):
+        await blocking.close()
+    return code
+
+
+def _failed(logs: LogStream, error: Exception) -> int:
+    """One clear line: why the agent does not run."""
+    logs.release()
+    if logs.format != "classic":
+        logs.logger().error("Error starting agent", error=str(error))
+    _warn(f"==> Error starting agent: {error}\n")
+    return 1
+
+
+def _warnings(options: Options, log: Any) -> None:
+    if options.server and options.bootstrap:
+        log.event("bootstrap_warning")
+    if options.server and options.bootstrap_expect > 1:
+        log.event("expect_warning", count=options.bootstrap_expect)
+    for text in options.warnings:
+        log.warn(text)
+
+
+async def _start(agent: Agent, logs: LogStream) -> None:
+    """Start; the classic banner comes when that is done."""
+    await agent.start()
+    if logs.format == "classic":
+        _write(banner(agent.options, node_id=agent.node_id))
+        logs.release()
+
+
+async def _until_told(agent: Agent, signals: asyncio.Queue[str], logs: LogStream) -> int:
+    """Wait for the agent's own end or for a signal that ends it, and leave if that is configured."""
+    log = logs.logger()
+    while True:
+        word = await _first(signals.get(), agent.finished.wait())
+        if word is None:
+            return agent.exit_code
+        log.event("signal", name=word)
+        if word == HANGUP:
+            log.warn("reload is not supported yet, signal ignored")
+            continue
+        options = agent.options
+        graceful = (word == INTERRUPT and not options.skip_leave_on_interrupt) or (
+            word == TERMINATED and bool(options.leave_on_terminate)
+        )
+        if not graceful:
+            log.event("graceful_disabled")
+            return 1
+        return await _leave(agent, signals, logs)
+
+
+async def _leave(agent: Agent, signals: asyncio.Queue[str], logs: LogStream) -> int:
+    """A graceful leave; another signal or the time limit cuts it short."""
+    log = logs.logger()
+    log.event("graceful_shutdown")
+    try:
+        async with asyncio.timeout(LEAVE_TIMEOUT_S):
+            word = await _first(signals.get(), agent.leave())
+    except TimeoutError:
+        log.error("Timeout on graceful leave. Exiting")
+        return 1
+    except ConsulError as error:
+        log.error("Error on leave", error=str(error))
+        return 1
+    if word is not None:
+        log.event("signal", name=word)
+        return 1
+    log.event("graceful_done")
+    return 0
+
+
+async def _first(signal: Coroutine[Any, Any, str], other: Coroutine[Any, Any, Any]) -> str | None:
+    """The signal's word if it comes first, None if `other` ends first; what `other` raises is raised."""
+    a, b = asyncio.ensure_future(signal), asyncio.ensure_future(other)
+    try:
+        await asyncio.wait({a, b}, return_when=asyncio.FIRST_COMPLETED)
+        if b.done():
+            b.result()
+            return None
+        return a.result()
+    finally:
+        for task in (a, b):
+            task.cancel()
+        await asyncio.gather(a, b, return_exceptions=True)

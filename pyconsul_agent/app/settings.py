@@ -1,0 +1,179 @@
+"""Options of the configuration as the constructors of the rooms below want them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pyconsul_agent.agent.local import NodeInfo
+from pyconsul_agent.client.node import ClientConfig
+from pyconsul_agent.config.options import Gossip, Options
+from pyconsul_agent.interfaces.http.params import Defaults
+from pyconsul_agent.interfaces.http.pipeline import Rules
+from pyconsul_agent.serf.config import SerfConfig
+from pyconsul_agent.server.config import ServerConfig
+from pyconsul_agent.structs.base import duration
+from pyconsul_agent.structs.operator import AutopilotConfig
+from pyconsul_agent.swim.config import LAN, WAN, SwimConfig
+from pyconsul_agent.version import CONSUL_REVISION, CONSUL_VERSION
+
+BUILD = f"{CONSUL_VERSION}:{CONSUL_REVISION}"
+SESSION_TTL_MIN_S = 10.0
+
+
+def swim(base: SwimConfig, gossip: Gossip) -> SwimConfig:
+    """A pool's profile with the numbers that users may set."""
+    return replace(
+        base,
+        gossip_interval_s=gossip.gossip_interval,
+        gossip_nodes=gossip.gossip_nodes,
+        probe_interval_s=gossip.probe_interval,
+        probe_timeout_s=gossip.probe_timeout,
+        retransmit_mult=gossip.retransmit_mult,
+        suspicion_mult=gossip.suspicion_mult,
+    )
+
+
+def _serf(options: Options, pool: str) -> SerfConfig:
+    gossip = options.gossip_lan if pool == "lan" else options.gossip_wan
+    reconnect = options.reconnect_timeout if pool == "lan" else options.reconnect_timeout_wan
+    base = SerfConfig()
+    return SerfConfig(
+        pool=pool,
+        gossip_interval_s=gossip.gossip_interval,
+        retransmit_mult=gossip.retransmit_mult,
+        reconnect_timeout_s=reconnect or base.reconnect_timeout_s,
+        rejoin_after_leave=options.rejoin_after_leave,
+    )
+
+
+def server_config(options: Options, node_id: str) -> ServerConfig:
+    """For server mode."""
+    at = options.resolved
+    pilot = options.autopilot
+    return ServerConfig(
+        node_name=options.node_name,
+        node_id=node_id,
+        datacenter=options.datacenter,
+        data_dir=options.data_dir,
+        build=BUILD,
+        bind=at.bind,
+        serf_lan_bind=at.serf_lan_bind,
+        serf_wan_bind=at.serf_wan_bind,
+        advertise=at.advertise,
+        advertise_wan=at.advertise_wan,
+        rpc_port=options.ports.server,
+        lan_port=options.ports.serf_lan,
+        wan_port=max(options.ports.serf_wan, 0),
+        bootstrap=options.bootstrap,
+        expect=options.bootstrap_expect,
+        raft_multiplier=options.performance.raft_multiplier,
+        trailing_logs=options.raft_trailing_logs,
+        snapshot_threshold=options.raft_snapshot_threshold,
+        snapshot_interval_s=options.raft_snapshot_interval,
+        autopilot=AutopilotConfig(
+            cleanup_dead_servers=pilot.cleanup_dead_servers,
+            last_contact_threshold=duration(pilot.last_contact_threshold),
+            max_trailing_logs=pilot.max_trailing_logs,
+            min_quorum=pilot.min_quorum,
+            server_stabilization_time=duration(pilot.server_stabilization_time),
+        ),
+        lan=swim(LAN, options.gossip_lan),
+        wan=swim(WAN, options.gossip_wan),
+        lan_serf=_serf(options, "lan"),
+        wan_serf=_serf(options, "wan"),
+        leave_drain_s=options.performance.leave_drain_time,
+        hold_timeout_s=options.performance.rpc_hold_timeout,
+        rpc_handshake_timeout_s=options.limits.rpc_handshake_timeout,
+        rpc_connections_per_client=options.limits.rpc_max_conns_per_client,
+        session_ttl_min_s=options.session_ttl_min or SESSION_TTL_MIN_S,
+    )
+
+
+def client_config(options: Options, node_id: str) -> ClientConfig:
+    """For client mode."""
+    return ClientConfig(
+        node_name=options.node_name,
+        node_id=node_id,
+        datacenter=options.datacenter,
+        data_dir=options.data_dir,
+        build=BUILD,
+        serf_lan_bind=options.resolved.serf_lan_bind,
+        advertise=options.resolved.advertise,
+        lan_port=options.ports.serf_lan,
+        lan=swim(LAN, options.gossip_lan),
+        lan_serf=_serf(options, "lan"),
+        hold_timeout_s=options.performance.rpc_hold_timeout,
+    )
+
+
+def node_info(options: Options, node_id: str) -> NodeInfo:
+    """This node as it registers itself."""
+    lan, wan = options.resolved.advertise, options.resolved.advertise_wan or options.resolved.advertise
+    tagged = dict(options.tagged_addresses)
+    tagged.update({"lan": lan, f"lan_ipv{_family(lan)}": lan, "wan": wan, f"wan_ipv{_family(wan)}": wan})
+    return NodeInfo(
+        name=options.node_name,
+        id=node_id,
+        address=lan,
+        datacenter=options.datacenter,
+        tagged_addresses=tagged,
+        meta={**options.node_meta, "consul-network-segment": ""},
+    )
+
+
+def _family(ip: str) -> int:
+    return 6 if ":" in ip else 4
+
+
+def http_defaults(options: Options) -> Defaults:
+    """What HTTP handlers fill in."""
+    return Defaults(
+        datacenter=options.datacenter,
+        node_name=options.node_name,
+        token=options.acl.tokens.default,
+        pretty=options.dev_mode,
+        discovery_max_stale=duration(options.discovery_max_stale),
+        use_cache=options.http_config.use_cache,
+    )
+
+
+def http_rules(options: Options) -> Rules:
+    """The rules around HTTP handlers."""
+    return Rules(
+        response_headers=options.http_config.response_headers,
+        block_endpoints=options.http_config.block_endpoints,
+        allow_write_from=options.http_config.allow_write_http_from,
+        filter_unprintable=not options.disable_http_unprintable_char_filter,
+        default_policy=options.acl.default_policy,
+        translate_addresses=options.translate_wan_addrs,
+    )
+
+
+def debug_config(options: Options, node_id: str) -> Mapping[str, object]:
+    """The part of the configuration that `/v1/agent/self` shows; no secrets."""
+    return {
+        "AdvertiseAddrLAN": options.resolved.advertise,
+        "AdvertiseAddrWAN": options.resolved.advertise_wan or options.resolved.advertise,
+        "BindAddr": options.resolved.bind,
+        "Bootstrap": options.bootstrap,
+        "BootstrapExpect": options.bootstrap_expect,
+        "ClientAddrs": list(options.resolved.client),
+        "DNSDomain": options.domain,
+        "DNSPort": options.ports.dns,
+        "DNSRecursors": list(options.recursors),
+        "DataDir": options.data_dir,
+        "Datacenter": options.datacenter,
+        "DevMode": options.dev_mode,
+        "EnableDebug": options.enable_debug,
+        "HTTPPort": options.ports.http,
+        "LeaveOnTerm": bool(options.leave_on_terminate),
+        "NodeID": node_id,
+        "NodeName": options.node_name,
+        "RejoinAfterLeave": options.rejoin_after_leave,
+        "SerfPortLAN": options.ports.serf_lan,
+        "SerfPortWAN": options.ports.serf_wan,
+        "ServerMode": options.server,
+        "ServerPort": options.ports.server,
+        "SkipLeaveOnInt": bool(options.skip_leave_on_interrupt),
+    }
