@@ -125,9 +125,9 @@ class Raft:
             transfer.tick(s, now)
             replication.check_quorum(s, now)
 
-    def expire(self, now: float) -> None:
-        """Make the election timer of a follower or candidate fire at the next `tick` (tests and scenario files)."""
-        election.expire(self._s, now)
+    def expire(self, due: float) -> None:
+        """Treat the leader as long silent; the election timer fires at the `tick` at `due` (scenario files)."""
+        election.expire(self._s, due)
 
     # -- inputs of our own server -------------------------------------------------------------------------------
     def bootstrap(self, configuration: Configuration, now: float) -> None:

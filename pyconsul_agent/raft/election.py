@@ -53,11 +53,11 @@ def tick(s: State, now: float) -> None:
     _stand(s, now, last_leader=last_leader)
 
 
-def expire(s: State, now: float) -> None:
+def expire(s: State, due: float) -> None:
     """As if the leader had been silent for long."""
     s.trusted_contact = s.forget_at = None
     s.bound_until = float("-inf")
-    s.timer_at = now
+    s.timer_at = due
 
 
 def may_stand(s: State) -> bool:

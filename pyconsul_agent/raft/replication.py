@@ -60,20 +60,20 @@ def append(
     return entry
 
 
-def sync_peers(s: State, now: float, removed_index: int = 0) -> None:
-    """Make `peers` those of the latest configuration; who left it gets its removal, once."""
+def sync_peers(s: State, now: float, appended: int = 0) -> None:
+    """Make `peers` those of the latest configuration (the entry `appended`); who left it gets its removal, once."""
     members = {server.id: server for server in servers_of(s.latest) if server.id != s.me.id}
     for server_id, server in members.items():
         peer = s.peers.get(server_id)
         if peer is None:
-            s.peers[server_id] = Peer(server=server, next=s.log.last + 1, contact=now, heartbeat_at=now)
+            s.peers[server_id] = Peer(server=server, next=appended or s.log.last + 1, contact=now, heartbeat_at=now)
         else:
             if peer.server.address != server.address:
                 peer.failures, peer.retry_at = 0, now
             peer.server, peer.leaving_index = server, 0
     for server_id, peer in list(s.peers.items()):
         if server_id not in members and not peer.leaving_index:
-            peer.leaving_index = removed_index or s.log.last
+            peer.leaving_index = appended or s.log.last
             peer.leaving_until = now + s.config.heartbeat_timeout_s
 
 

@@ -2,8 +2,8 @@
 
 No asyncio, no real time: a heap of (time, number, action). A run is a pure function of its seed. The invariants are
 I1 to I8 of docs/reliability.md (one leader a term, log matching, leader completeness, equal state machines, nothing
-goes back, votes and terms survive crashes, no promise before it is durable, one membership change at a time) and the read
-promises: a valid lease or a proved `verify` never serves a state older than an acknowledged write.
+goes back, votes and terms survive crashes, no promise before it is durable, one membership change at a time) and the
+read promises: a valid lease or a proved `verify` never serves a state older than an acknowledged write.
 """
 
 from __future__ import annotations
