@@ -3,7 +3,7 @@
 Run as `python -m conformance.serf_peer [--key]` with Debian's package `serf` installed. Each step prints its result;
 the exit code is 1 when one failed, 2 when there is no `serf`. Steps: join both ways, hold each other alive without a
 suspicion, user events both ways, a query answered, tags changed, leave seen as left on both sides, crash seen as
-failed. With `--key` all of it under encryption.
+failed. With `--key` all of it under encryption, with a change of keys.
 """
 
 from __future__ import annotations
@@ -176,6 +176,8 @@ async def run(binary: str, key: bytes | None) -> int:
         collector = asyncio.create_task(collect(pool.subscribe(), events, pool))
         try:
             await live_together(checks, peer, pool, events)
+            if key is not None:
+                await rotate_keys(checks, peer, pool)
             await part(checks, peer, pool, folder, key)
         finally:
             await pool.stop()
@@ -222,6 +224,21 @@ async def live_together(checks: Checks, peer: Peer, pool: GossipPool, events: li
     checks.note("we never lost serf", told == ["Join"], told)
     checks.note("our health score is 0", pool.stats()["health_score"] == "0", pool.stats())
     checks.note("we have serf's coordinate", pool.cached_coordinate("real") is not None)
+
+
+async def rotate_keys(checks: Checks, peer: Peer, pool: GossipPool) -> None:
+    """Key queries in both directions."""
+    text, other = base64.b64encode(KEY).decode(), bytes(reversed(KEY))
+    output = await peer.command("keys", "-list")
+    checks.note("we answer serf's key list", f"{text} [2/2]" in output, output)
+    for operation in ("install-key", "use-key"):
+        outcome = await pool.key_operation(operation, other)
+        checks.note(f"serf obeys our {operation}", not outcome.error, outcome)
+    outcome = await pool.key_operation("list-keys")
+    checks.note("serf answers our key list", set(outcome.keys.values()) == {2} and len(outcome.keys) == 2, outcome)
+    output = await peer.command("keys", f"-use={text}")
+    ring = pool.keyring
+    checks.note("we obey serf's use of a key", ring is not None and ring.primary == KEY, output)
 
 
 async def part(checks: Checks, peer: Peer, pool: GossipPool, folder: str, key: bytes | None) -> None:

@@ -7,7 +7,7 @@ next deadline. After `stop` no task, timer or socket of the pool is left.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,17 +19,22 @@ from pyconsul_agent.runtime.gossip_cipher import GossipSeal
 from pyconsul_agent.runtime.gossip_events import PoolEvent, Subscription
 from pyconsul_agent.runtime.gossip_streams import GossipStreams
 from pyconsul_agent.runtime.serf_snapshot_file import SnapshotFile
+from pyconsul_agent.serf import keys
 from pyconsul_agent.serf.config import SerfConfig
 from pyconsul_agent.serf.core import Serf, Veto
 from pyconsul_agent.serf.effects import (
     AppendSnapshot,
     IntentSent,
+    KeyringChanged,
+    QueryAnswered,
+    QueryFinished,
     QueryReceived,
     Reconnect,
     ReplaceSnapshot,
     SendUser,
     SerfEffect,
 )
+from pyconsul_agent.serf.keys import KeyOutcome
 from pyconsul_agent.structs.coordinate import VivaldiCoordinate
 from pyconsul_agent.structs.member import Member, MemberEvent, UserEvent
 from pyconsul_agent.swim.config import LAN, SwimConfig
@@ -38,6 +43,7 @@ from pyconsul_agent.swim.effects import BroadcastFinished, Effect, JoinFinished,
 from pyconsul_agent.swim.keyring import Keyring
 from pyconsul_agent.wire.gossip import Address, StreamMessage
 from pyconsul_agent.wire.gossip_crypto import OVERHEAD
+from pyconsul_agent.wire.serf import KeyRequest, encode
 
 PACKETS_MAX = 4096
 """Datagrams read but not yet handled; beyond it new ones are dropped, as the socket's own buffer would."""
@@ -68,6 +74,8 @@ class GossipOptions:
     verify_incoming: bool = True
     verify_outgoing: bool = True
     snapshot_path: str | None = None
+    on_keyring: Callable[[Keyring], None] | None = None
+    """Called when a key query changed the ring, to keep its file. Must not block or raise."""
 
 
 class GossipPool:
@@ -96,6 +104,7 @@ class GossipPool:
         self._joins: dict[int, asyncio.Future[str | None]] = {}
         self._broadcasts: dict[int, asyncio.Future[bool]] = {}
         self._intents: dict[int, asyncio.Future[bool]] = {}
+        self._answers: dict[int, asyncio.Queue[tuple[str, bytes] | None]] = {}
         self._packets: list[tuple[bytes, Address]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -127,6 +136,7 @@ class GossipPool:
             snapshot=snapshot,
             snapshot_bytes=self._snapshot_file.bytes_at_start,
         )
+        self._serf.set_keyring(options.keyring)
         await self._bind()
         overhead = OVERHEAD[1] if self._seal.is_on else 0
         self._swim = Swim(
@@ -196,6 +206,8 @@ class GossipPool:
         self._packets.clear()
         for join in self._joins.values():
             _settle(join, STOPPED)
+        for answers in self._answers.values():
+            answers.put_nowait(None)
         for future in (*self._broadcasts.values(), *self._intents.values()):
             if not future.done():
                 future.set_exception(NetError(STOPPED))
@@ -331,6 +343,32 @@ class GossipPool:
         if not self._seal.is_on:
             raise ConsulError("encryption is not enabled")
         self._seal.set_keyring(keyring)
+        self._serf.set_keyring(keyring)
+
+    async def key_operation(self, operation: str, key: bytes = b"", *, relay_factor: int = 0) -> KeyOutcome:
+        """`install-key`, `use-key`, `remove-key` or `list-keys` on every member; returns when all answered or in time.
+
+        The outcome carries the errors of members. Raises ValueError when the query cannot be sent.
+        """
+        assert keys.KEY_PREFIX + operation in keys.KEY_QUERIES, operation
+        alive = self._swim.alive_count()
+        outcome = KeyOutcome(alive)
+        now = self._now()
+        payload = encode(KeyRequest(key=key))
+        timeout_s = self._serf.query_timeout_s(alive)
+        number = self._serf.ask(
+            keys.KEY_PREFIX + operation, payload, now, timeout_s=timeout_s, relay_factor=relay_factor
+        )
+        answers: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue()
+        self._answers[number] = answers
+        self._perform(now)
+        try:
+            while not outcome.is_complete and (answer := await answers.get()) is not None:
+                outcome.count(*answer)
+        finally:
+            del self._answers[number]
+            self._serf.end_query(number)
+        return outcome
 
     async def _intent_sent(self, ticket: int) -> bool:
         return await self._outcome(self._intents, ticket)
@@ -500,6 +538,16 @@ class GossipPool:
                 self._spawn(self._reconnect(effect))
             case AppendSnapshot() | ReplaceSnapshot():
                 self._snapshot_file.write(effect)
+            case QueryAnswered(number, node, payload):
+                if payload is not None and number in self._answers:
+                    self._answers[number].put_nowait((node, payload))
+            case QueryFinished(number):
+                if number in self._answers:
+                    self._answers[number].put_nowait(None)
+            case KeyringChanged(keyring):
+                self._seal.set_keyring(keyring)
+                if self._options.on_keyring is not None:
+                    self._options.on_keyring(keyring)
             case IntentSent(ticket, timed_out):
                 _settle(self._intents.get(ticket), timed_out)
             case LogLine():

@@ -36,6 +36,7 @@ from pyconsul_agent.swim.effects import (
     PingComplete,
     log_line,
 )
+from pyconsul_agent.swim.keyring import Keyring
 from pyconsul_agent.swim.timing import retransmit_limit
 from pyconsul_agent.wire.gossip import NodeState
 from pyconsul_agent.wire.serf import (
@@ -142,11 +143,13 @@ class Serf:
     def next_deadline(self) -> float | None:
         """When `tick` wants to be called; None before `start`."""
         due = [*self._next.values(), *self._tickets.values(), *self._table.pending_prunes.values()]
-        return min(due, default=None)
+        asked = self._queries.next_deadline()
+        return min(due if asked is None else [*due, asked], default=None)
 
     def tick(self, now: float) -> None:
         """Do what is due: reap, reconnect, prune, time out, flush the snapshot."""
         self._table.prune_due(now)
+        self._queries.expire(now)
         if self._is_due("reap", now, self.config.reap_interval_s):
             self._table.reap(now)
         if self._is_due("reconnect", now, self.config.reconnect_interval_s):
@@ -233,7 +236,7 @@ class Serf:
             case Relay():
                 self._queries.forward(message)
             case QueryResponse():
-                self._log(LogLevel.DEBUG, "response to an unknown query", id=message.id, sender=message.from_)
+                self._queries.answered(message)
             case _:
                 self._log(LogLevel.WARN, "serf message of a payload's type ignored", type=data[0])
 
@@ -286,6 +289,29 @@ class Serf:
     def respond(self, ltime: int, id: int, payload: bytes, now: float) -> bool:
         """Answer a query that was received; False when it is over or answered. Raises ValueError: payload too long."""
         return self._queries.respond(ltime, id, payload, now)
+
+    def ask(
+        self, name: str, payload: bytes, now: float, *, timeout_s: float, ack: bool = False, relay_factor: int = 0
+    ) -> int:
+        """Ask all members, this one too; `QueryAnswered` with the id returned follow until `QueryFinished`.
+
+        Raises ValueError when the query is too long or too many are running.
+        """
+        asker = self._table.records[self.name].member
+        query, data = self._queries.ask(
+            name, payload, asker, now, timeout_s=timeout_s, ack=ack, relay_factor=relay_factor
+        )
+        if self._queries.receive(query, self._tags, now):
+            self._query_queue.queue(data)
+        return query.id
+
+    def end_query(self, id: int) -> None:
+        """Everybody answered; the rest of the time is not needed."""
+        self._queries.forget(id)
+
+    def set_keyring(self, keyring: Keyring | None) -> None:
+        """The ring that key queries work on."""
+        self._queries.keyring = keyring
 
     # --- what this node says ------------------------------------------------------------------------------------
 

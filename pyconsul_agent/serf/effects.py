@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pyconsul_agent.structs.member import MemberEvent, UserEvent
 from pyconsul_agent.swim.effects import LogLine
+from pyconsul_agent.swim.keyring import Keyring
 from pyconsul_agent.wire.gossip import Address
 
 
@@ -59,10 +60,36 @@ class QueryReceived:
     source_node: str
 
 
+@dataclass(frozen=True, slots=True)
+class QueryAnswered:
+    """A node answered a query of ours (`payload`), or only says that it got it (None)."""
+
+    id: int
+    node: str
+    payload: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class QueryFinished:
+    """The time for answers to our query is over."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyringChanged:
+    """Encrypt with this ring from now on, and keep its file."""
+
+    keyring: Keyring
+
+
 SerfEffect = (
     MemberEvent
     | UserEvent
     | QueryReceived
+    | QueryAnswered
+    | QueryFinished
+    | KeyringChanged
     | SendUser
     | Reconnect
     | AppendSnapshot

@@ -1,7 +1,7 @@
 """Queries: questions that gossip to all nodes; answers come back directly (docs/protocol/gossip.md 11).
 
-Here: telling new from seen, who is meant, what is answered by serf itself and what by the application. Asking, and the
-queries that manage keys, are not here.
+Here: telling new from seen, who is meant, what is answered by serf itself and what by the application; and the
+answers to what we ask.
 """
 
 from __future__ import annotations
@@ -9,15 +9,30 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pyconsul_agent.errors import DecodeError
+from pyconsul_agent.serf import keys
 from pyconsul_agent.serf.clock import LamportClock
-from pyconsul_agent.serf.config import EVENT_SLOTS, EVENTS_PER_SLOT_MAX, QUERY_RESPONSE_BYTES_MAX
-from pyconsul_agent.serf.effects import QueryReceived, SendUser, SerfEffect
+from pyconsul_agent.serf.config import (
+    EVENT_SLOTS,
+    EVENTS_PER_SLOT_MAX,
+    PENDING_QUERIES_MAX,
+    QUERY_BYTES_MAX,
+    QUERY_RESPONSE_BYTES_MAX,
+)
+from pyconsul_agent.serf.effects import (
+    KeyringChanged,
+    QueryAnswered,
+    QueryFinished,
+    QueryReceived,
+    SendUser,
+    SerfEffect,
+)
 from pyconsul_agent.serf.table import MemberTable
 from pyconsul_agent.structs.member import Member, MemberStatus
 from pyconsul_agent.swim.effects import LogLevel, log_line
+from pyconsul_agent.swim.keyring import Keyring
 from pyconsul_agent.wire.gossip import address_bytes, address_text
 from pyconsul_agent.wire.serf import (
     QUERY_FLAG_ACK,
@@ -42,6 +57,8 @@ CONFLICT_QUERY = INTERNAL_PREFIX + "conflict"
 EXPRESSION_CHARACTERS_MAX = 256
 OPEN_QUERIES_MAX = 256
 """Queries handed to the application that still wait for an answer. Ours."""
+ANSWERS_MAX = 1 << 17
+"""Acks and answers counted for one query of ours. Ours."""
 RELAYS_MAX = 5
 """Copies of one answer. The original believes any number up to 255 that a stranger asks for."""
 
@@ -130,6 +147,15 @@ class QueryBook:
         return item.query if item is not None and now < item.deadline else None
 
 
+@dataclass(slots=True)
+class _Asked:
+    """A query of our own. `seen`: (node, was it an ack)."""
+
+    ltime: int
+    deadline: float
+    seen: set[tuple[str, bool]] = field(default_factory=set)
+
+
 class QueryDesk:
     """Receives queries, answers those it knows, hands up the others, forwards answers of others. Emits effects."""
 
@@ -139,6 +165,9 @@ class QueryDesk:
         self._rng = rng
         self._emit = emit
         self._book = QueryBook()
+        self._asked: dict[int, _Asked] = {}
+        self.keyring: Keyring | None = None
+        """What the key queries work on."""
 
     @property
     def clock(self) -> LamportClock:
@@ -171,6 +200,8 @@ class QueryDesk:
                 self._emit(QueryReceived(query.ltime, query.id, query.name, query.payload or b"", query.source_node))
         elif query.name == CONFLICT_QUERY:
             self._answer_conflict(query)
+        elif query.name in keys.KEY_QUERIES:
+            self._answer_key_query(query)
         elif query.name != PING_QUERY:
             self._warn("unhandled internal query", query=query.name)
 
@@ -193,6 +224,71 @@ class QueryDesk:
             self._answer(query, payload)
         except ValueError as error:
             self._warn("failed to respond to a conflict query", error=str(error))
+
+    def _answer_key_query(self, query: Query) -> None:
+        response, keyring = keys.carry_out(query.name, query.payload or b"", self.keyring)
+        if keyring is not None and keyring is not self.keyring:
+            self.keyring = keyring
+            self._emit(KeyringChanged(keyring))
+        overhead = (
+            len(encode(QueryResponse(ltime=query.ltime, id=query.id, from_=self._name, payload=bytes(256)))) - 256
+        )
+        self._answer(query, keys.fitting(response, QUERY_RESPONSE_BYTES_MAX - overhead))
+
+    # --- asking -------------------------------------------------------------------------------------------------
+
+    def ask(
+        self, name: str, payload: bytes, asker: Member, now: float, *, timeout_s: float, ack: bool, relay_factor: int
+    ) -> tuple[Query, bytes]:
+        """A query of our own and its bytes, to be received here too and broadcast. Raises ValueError."""
+        if len(self._asked) >= PENDING_QUERIES_MAX:
+            raise ValueError("too many queries are running")
+        query = Query(
+            ltime=self.clock.time,
+            id=self._rng.getrandbits(31),
+            address=address_bytes(asker.address),
+            port=asker.port,
+            source_node=self._name,
+            flags=QUERY_FLAG_ACK if ack else 0,
+            relay_factor=relay_factor,
+            timeout=round(timeout_s * 1e9),
+            name=name,
+            payload=payload,
+        )
+        data = encode(query)
+        if len(data) > QUERY_BYTES_MAX:
+            raise ValueError(f"query exceeds limit of {QUERY_BYTES_MAX} bytes")
+        self._asked[query.id] = _Asked(query.ltime, now + timeout_s)
+        return query, data
+
+    def answered(self, response: QueryResponse) -> None:
+        """An answer or ack came in; each node counts once."""
+        asked = self._asked.get(response.id)
+        if asked is None or asked.ltime != response.ltime:
+            self._emit(log_line(LogLevel.DEBUG, "response to an unknown query", id=response.id, sender=response.from_))
+            return
+        is_ack = bool(response.flags & QUERY_FLAG_ACK)
+        key = (response.from_, is_ack)
+        if key in asked.seen or len(asked.seen) >= ANSWERS_MAX:
+            return
+        asked.seen.add(key)
+        self._emit(QueryAnswered(response.id, response.from_, None if is_ack else response.payload or b""))
+
+    def next_deadline(self) -> float | None:
+        """When the first query of ours is over."""
+        return min((asked.deadline for asked in self._asked.values()), default=None)
+
+    def expire(self, now: float) -> None:
+        """End queries whose time is over."""
+        for number in [number for number, asked in self._asked.items() if asked.deadline <= now]:
+            self.forget(number)
+            self._emit(QueryFinished(number))
+
+    def forget(self, id: int) -> None:
+        """No more answers are wanted."""
+        self._asked.pop(id, None)
+
+    # --- sending ------------------------------------------------------------------------------------------------
 
     def _answer(self, query: Query, payload: bytes) -> None:
         data = encode(QueryResponse(ltime=query.ltime, id=query.id, from_=self._name, payload=payload))

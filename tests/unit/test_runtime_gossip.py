@@ -13,6 +13,7 @@ from pyconsul_agent.runtime.gossip_events import EVENTS_MAX, Subscription
 from pyconsul_agent.serf.config import SerfConfig
 from pyconsul_agent.serf.consul import AgentTags, LanRules, client_tags
 from pyconsul_agent.serf.effects import QueryReceived
+from pyconsul_agent.serf.keys import key_text
 from pyconsul_agent.sim.env import make_env
 from pyconsul_agent.sim.world import World
 from pyconsul_agent.structs.member import MemberEvent, MemberEventKind, MemberStatus, UserEvent
@@ -262,6 +263,64 @@ def test_rotated_keys_keep_the_pool_together():
             pool.set_keyring(pool.keyring.remove(KEY))
         await asyncio.sleep(40)
         assert cluster.statuses("c") == ALL_ALIVE
+
+    run(scenario)
+
+
+def test_key_operations_reach_every_member_and_count_its_answer():
+    async def scenario(cluster):
+        kept = []
+        await three(cluster, keyring=Keyring((KEY,)), on_keyring=kept.append)
+        pool = cluster.pools["a"]
+        outcome = await pool.key_operation("install-key", OTHER_KEY)
+        assert (outcome.error, outcome.answers, outcome.nodes) == ("", 3, 3)
+        assert (await pool.key_operation("use-key", OTHER_KEY)).error == ""
+        outcome = await pool.key_operation("list-keys")
+        assert outcome.keys == {key_text(KEY): 3, key_text(OTHER_KEY): 3}
+        assert outcome.primary_keys == {key_text(OTHER_KEY): 3}
+        assert (await pool.key_operation("remove-key", KEY)).error == ""
+        await asyncio.sleep(40)
+        assert [pool.keyring.keys for pool in cluster.pools.values()] == [(OTHER_KEY,)] * 3
+        assert kept[-1].keys == (OTHER_KEY,)
+        assert cluster.statuses("b") == ALL_ALIVE
+
+    run(scenario)
+
+
+def test_key_operation_that_members_refuse_says_why():
+    async def scenario(cluster):
+        await three(cluster, keyring=Keyring((KEY,)))
+        outcome = await cluster.pools["a"].key_operation("remove-key", KEY)
+        assert outcome.error == "3/3 nodes reported failure"
+        assert outcome.messages == dict.fromkeys("abc", "Removing the primary key is not allowed")
+        cluster.world.network.cut("10.0.0.1", "10.0.0.3")
+        cluster.world.network.cut("10.0.0.2", "10.0.0.3")
+        outcome = await cluster.pools["a"].key_operation("install-key", OTHER_KEY)
+        assert outcome.error == "2/3 nodes reported success"
+
+    run(scenario)
+
+
+def test_key_operation_without_encryption_is_refused_by_all():
+    async def scenario(cluster):
+        await three(cluster)
+        outcome = await cluster.pools["b"].key_operation("list-keys")
+        assert outcome.error == "3/3 nodes reported failure"
+        assert set(outcome.messages.values()) == {"Keyring is empty (encryption not enabled)"}
+
+    run(scenario)
+
+
+def test_stop_ends_a_key_operation():
+    async def scenario(cluster):
+        await three(cluster, keyring=Keyring((KEY,)))
+        cluster.world.network.cut("10.0.0.1", "10.0.0.3")
+        cluster.world.network.cut("10.0.0.1", "10.0.0.2")
+        pool = cluster.pools["a"]
+        task = asyncio.create_task(pool.key_operation("list-keys"))
+        await asyncio.sleep(0.1)
+        await pool.stop()
+        assert (await task).error == "1/3 nodes reported success"
 
     run(scenario)
 

@@ -8,13 +8,23 @@ import pytest
 
 from pyconsul_agent.serf.config import SerfConfig
 from pyconsul_agent.serf.core import Serf
-from pyconsul_agent.serf.effects import AppendSnapshot, IntentSent, QueryReceived, Reconnect, SendUser
+from pyconsul_agent.serf.effects import (
+    AppendSnapshot,
+    IntentSent,
+    QueryAnswered,
+    QueryFinished,
+    QueryReceived,
+    Reconnect,
+    SendUser,
+)
 from pyconsul_agent.serf.events import UserEventTooLong
 from pyconsul_agent.structs.member import MemberEvent, MemberStatus, UserEvent
 from pyconsul_agent.swim.effects import Deliver, MergeRemoteState, Node, NotifyJoin, NotifyLeave, NotifyUpdate
+from pyconsul_agent.swim.keyring import Keyring
 from pyconsul_agent.wire.gossip import NodeState
 from pyconsul_agent.wire.serf import (
     JoinIntent,
+    KeyRequest,
     LeaveIntent,
     NodeFilter,
     PushPullState,
@@ -385,6 +395,48 @@ def test_answers_are_relayed_through_other_members():
 def test_relay_forwards_nothing_but_answers():
     relay = Relay(destination=RelayAddress(ip=bytes((10, 0, 0, 9)), port=53), inner=b"anything")
     assert not any(isinstance(e, SendUser) for e in tell(new_serf(), relay))
+
+
+def test_own_query_counts_each_node_once_and_ends_in_time():
+    serf = with_members("b")
+    number = serf.ask("load", b"", 0.0, timeout_s=2.0, ack=True)
+    (asked,) = sent(serf)
+    assert (asked.id, asked.source_node, asked.port) == (number, "me", 8301)
+    serf.take()
+    for flags, payload in ((1, None), (0, b"x"), (0, b"again")):
+        tell_response = QueryResponse(ltime=asked.ltime, id=number, from_="b", flags=flags, payload=payload)
+        serf.receive(encode(tell_response), 1.0)
+    serf.receive(encode(QueryResponse(ltime=asked.ltime + 1, id=number, from_="c", payload=b"x")), 1.0)
+    answers = [e for e in serf.take() if isinstance(e, QueryAnswered)]
+    assert answers == [QueryAnswered(number, "b", None), QueryAnswered(number, "b", b"x")]
+    assert serf.next_deadline() == 2.0
+    serf.tick(2.0)
+    assert QueryFinished(number) in serf.take()
+
+
+def test_too_long_a_query_is_refused():
+    with pytest.raises(ValueError, match="query exceeds limit of 1024 bytes"):
+        new_serf().ask("load", bytes(1024), 0.0, timeout_s=1.0)
+
+
+def test_long_key_lists_are_cut_to_fit_an_answer():
+    ring = Keyring(tuple(bytes((n,)) * 32 for n in range(30)))
+    serf = new_serf()
+    serf.set_keyring(ring)
+    (effect,) = tell(serf, query(name="_serf_list-keys", payload=encode(KeyRequest(key=b"")), flags=0))
+    assert len(effect.data) <= 1024
+    response = decode(decode(effect.data).payload)
+    assert response.result
+    assert response.message == f"truncated key list response, showing first {len(response.keys)} of 30 keys"
+    assert 15 < len(response.keys) < 30
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x07\xc1", b"garbage"])
+def test_malformed_key_requests_change_nothing(payload):
+    serf = new_serf()
+    serf.set_keyring(Keyring((bytes(16),)))
+    (effect,) = tell(serf, query(name="_serf_install-key", payload=payload, flags=0))
+    assert not decode(decode(effect.data).payload).result
 
 
 # --- snapshot -------------------------------------------------------------------------------------------------------
