@@ -23,7 +23,7 @@ from pyconsul_agent.raft.core import Raft
 from pyconsul_agent.raft.types import Change, Done, Event, Outgoing, Ready, Reply, Role
 from pyconsul_agent.runtime.raft_apply import Applier, Outcome, StateMachine
 from pyconsul_agent.runtime.raft_incoming import Incoming
-from pyconsul_agent.runtime.raft_peers import Dial, Peers
+from pyconsul_agent.runtime.raft_peers import Dial, Peers, close_writer
 from pyconsul_agent.runtime.raft_snapshots import SnapshotSink, SnapshotSource
 from pyconsul_agent.runtime.raft_stats import raft_stats
 from pyconsul_agent.runtime.raft_storage import RaftStorage
@@ -188,6 +188,9 @@ class RaftNode:
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str) -> None:
         """Serve an incoming raft connection (mode byte read, deadline lifted) until it ends; closes it."""
+        if not self._running:
+            await close_writer(writer)
+            return
         task = self._tasks.start_task(self._incoming.serve(reader, writer, peer), f"raft connection of {peer}")
         try:
             await asyncio.wait({task})
@@ -473,9 +476,11 @@ class RaftNode:
                 continue
             deadline = self._raft.deadline
             timer = None if deadline is None else loop.call_at(deadline, self._kick)
-            await self._kicked.wait()
-            if timer is not None:
-                timer.cancel()
+            try:
+                await self._kicked.wait()
+            finally:
+                if timer is not None:
+                    timer.cancel()
             now = self._clock.monotonic()
             if deadline is not None and now >= deadline:
                 self._raft.tick(now)
