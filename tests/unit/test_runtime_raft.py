@@ -6,12 +6,14 @@ import gc
 
 import pytest
 
+from pyconsul_agent.env.base import open_stream
 from pyconsul_agent.errors import DecodeError, LeadershipLost, NotLeader, RaftError, RPCError
 from pyconsul_agent.sim.process import ProcessKilled
 from pyconsul_agent.sim.world import World
-from pyconsul_agent.structs.raft import SnapshotMeta, Suffrage
+from pyconsul_agent.structs.raft import InstallSnapshotRequest, SnapshotMeta, Suffrage, TimeoutNowRequest
+from pyconsul_agent.wire.raft import ReplyDecoder, encode_configuration, encode_request
 from tests.builders import run_sim
-from tests.raft_cluster import Cluster, Member, small, until
+from tests.raft_cluster import Cluster, Member, configuration, small, until
 
 
 def simulate(scenario, seed=1, *, clean=True, **options):
@@ -274,8 +276,6 @@ def test_stats_have_the_keys_of_consul_info():
 
 def test_garbage_on_a_raft_connection_ends_only_that_connection():
     async def scenario(cluster):
-        from pyconsul_agent.env.base import open_stream
-
         leader = await cluster.boot()
         other = next(m for m in cluster.alive() if m is not leader)
 
@@ -380,3 +380,43 @@ def test_acknowledged_writes_survive_kills_pauses_and_cuts(seed):
         assert len(set(items)) == len(items)
 
     simulate(scenario, seed=seed, clean=False, count=3, config=small(trailing_logs=20))
+
+
+def test_snapshot_that_the_state_machine_refuses_is_answered_with_its_reason():
+    async def scenario(cluster):
+        leader = await cluster.boot()
+        follower = next(m for m in cluster.alive() if m is not leader)
+        message = InstallSnapshotRequest(
+            protocol_version=3,
+            term=leader.node.term,
+            leader=f"10.0.0.{leader.number}:8300".encode(),
+            last_log_index=1000,
+            last_log_term=leader.node.term,
+            configuration=encode_configuration(configuration(1, 2, 3)),
+            configuration_index=1,
+            size=3,
+        )
+
+        async def send(node):
+            reader, writer = await open_stream(node._net, f"10.0.0.{follower.number}", 8300)
+            writer.write(b"\x01" + encode_request(message) + b"bad" + encode_request(TimeoutNowRequest()))
+            decoder, answers = ReplyDecoder(), []
+            for request in (InstallSnapshotRequest, TimeoutNowRequest):
+                while (answer := decoder.next(request)) is None:
+                    decoder.feed(await reader.read(1000))
+                answers.append(answer)
+            writer.close()
+            await writer.wait_closed()
+            return answers
+
+        (error, response), (next_error, _) = await leader.do(send)
+        assert error.startswith("failed to restore snapshot ")
+        assert error.endswith(": bad state")
+        assert response.success is False
+        assert next_error != ""
+        assert not follower.disk.snapshots
+        await cluster.write(b"a")
+        await cluster.level()
+        follower.log.lines.clear()
+
+    simulate(scenario, count=3)
