@@ -149,11 +149,11 @@ class Member:
         await env.blocking.close()
 
     def kill(self):
-        self.node = None
+        self.node = self.stopping = None
         self.process.kill()
 
     def power_off(self, world):
-        self.node = None
+        self.node = self.stopping = None
         world.power_off(self.process.host)
 
     def power_on(self, world):

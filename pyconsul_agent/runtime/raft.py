@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pyconsul_agent.env.base import Blocking, Clock, Net, open_stream
 from pyconsul_agent.env.log import Log
-from pyconsul_agent.errors import ConsulError, DecodeError, EnqueueTimeout, LeadershipLost, RaftError, StorageError
+from pyconsul_agent.errors import ConsulError, DecodeError, LeadershipLost, RaftError, StorageError
 from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.raft.core import Raft
 from pyconsul_agent.raft.types import Change, Done, Event, Outgoing, Ready, Reply, Role
 from pyconsul_agent.runtime.raft_apply import Applier, Outcome, StateMachine
 from pyconsul_agent.runtime.raft_incoming import Incoming
-from pyconsul_agent.runtime.raft_peers import Dial, Peers
+from pyconsul_agent.runtime.raft_peers import Dial, Peers, close_writer
+from pyconsul_agent.runtime.raft_proposals import Admission, pieces_of
 from pyconsul_agent.runtime.raft_snapshots import SnapshotSink, SnapshotSource
 from pyconsul_agent.runtime.raft_stats import raft_stats
 from pyconsul_agent.runtime.raft_storage import RaftStorage
+from pyconsul_agent.runtime.raft_watch import LeadershipWatch
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.structs.base import NANOSECONDS_PER_SECOND, GoTime
 from pyconsul_agent.structs.raft import (
@@ -37,15 +38,8 @@ from pyconsul_agent.structs.raft import (
     Server,
     SnapshotMeta,
 )
-from pyconsul_agent.wire.raft import MODE_RAFT, ChunkInfo, encode_chunk_info
+from pyconsul_agent.wire.raft import MODE_RAFT
 
-KIND_KVS = 2
-CHUNK_BYTES = 512 * 1024
-"""A KVS command longer than this travels in pieces."""
-ENQUEUE_TIMEOUT_S = 30.0
-PROPOSALS_MAX = 4096
-PROPOSAL_BYTES_MAX = 48 * 1024 * 1024
-"""Proposals under way, below the core's own bounds; more wait for ENQUEUE_TIMEOUT_S."""
 DIAL_TIMEOUT_S = 2.0
 """Short, because a lane that waits for a lost SYN sends no heartbeats."""
 REMOVED_GRACE_S = 2.0
@@ -117,13 +111,8 @@ class RaftNode:
         self._replies: dict[int, asyncio.Future[Reply]] = {}
         self._sinks: dict[int, SnapshotSink] = {}
         self._next_token = 0
-        self._proposals = 0
-        self._proposal_bytes = 0
-        self._released = asyncio.Event()
-        self._leadership_callbacks: list[Callable[[bool, int], None]] = []
-        self._leader_callbacks: list[Callable[[str, str], None]] = []
-        self._seen_leading: int | None = None
-        self._seen_leader = ("", "")
+        self._admission = Admission()
+        self._watch = LeadershipWatch()
         self._seen_members: frozenset[str] = frozenset()
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -164,6 +153,7 @@ class RaftNode:
             self._running = False
             self._raft.stop(self._clock.monotonic())
             self._applier.fail(RaftError(SHUT_DOWN))
+            self._watch.end()
         await self._tasks.close()
         await self._peers.close()
         for sink in self._sinks.values():
@@ -183,11 +173,15 @@ class RaftNode:
         if self._running:
             self._running = False
             self._applier.fail(RaftError(SHUT_DOWN))
+            self._watch.end()
             self._log.error("raft stopped", error=f"{type(error).__name__}: {error}")
             self._fatal(error)
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str) -> None:
         """Serve an incoming raft connection (mode byte read, deadline lifted) until it ends; closes it."""
+        if not self._running:
+            await close_writer(writer)
+            return
         task = self._tasks.start_task(self._incoming.serve(reader, writer, peer), f"raft connection of {peer}")
         try:
             await asyncio.wait({task})
@@ -256,11 +250,11 @@ class RaftNode:
 
     def on_leadership(self, callback: Callable[[bool, int], None]) -> None:
         """Call `callback(is_leader, term)` whenever this server gains or loses leadership."""
-        self._leadership_callbacks.append(callback)
+        self._watch.leadership.append(callback)
 
     def on_leader_change(self, callback: Callable[[str, str], None]) -> None:
         """Call `callback(address, id)` whenever another leader, or none, is known."""
-        self._leader_callbacks.append(callback)
+        self._watch.leader.append(callback)
 
     # -- proposals ------------------------------------------------------------------------------------------------
 
@@ -271,10 +265,8 @@ class RaftNode:
         committed they are neighbors of one term and the last one's result is the command's.
         """
         data = bytes((kind,)) + body
-        pieces: list[tuple[bytes, bytes | None]] = [(data, None)]
-        if kind == KIND_KVS and len(data) > CHUNK_BYTES:
-            pieces = _chunks(data, self._random.getrandbits(64))
-        async with self._admitted(len(pieces), len(data)):
+        pieces = pieces_of(kind, data, self._random.getrandbits(64))
+        async with self._admission.admitted(len(pieces), len(data)):
             self._check_running()
             now, at = self._clock.monotonic(), self._now()
             futures = [
@@ -336,26 +328,6 @@ class RaftNode:
         future = self._applier.expect(ticket)
         self._kick()
         return _index(await future)
-
-    @asynccontextmanager
-    async def _admitted(self, count: int, size: int) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(ENQUEUE_TIMEOUT_S):
-                while self._proposals and (
-                    self._proposals + count > PROPOSALS_MAX or self._proposal_bytes + size > PROPOSAL_BYTES_MAX
-                ):
-                    self._released.clear()
-                    await self._released.wait()
-        except TimeoutError as error:
-            raise EnqueueTimeout from error
-        self._proposals += count
-        self._proposal_bytes += size
-        try:
-            yield
-        finally:
-            self._proposals -= count
-            self._proposal_bytes -= size
-            self._released.set()
 
     def _check_running(self) -> None:
         if not self._running:
@@ -473,9 +445,11 @@ class RaftNode:
                 continue
             deadline = self._raft.deadline
             timer = None if deadline is None else loop.call_at(deadline, self._kick)
-            await self._kicked.wait()
-            if timer is not None:
-                timer.cancel()
+            try:
+                await self._kicked.wait()
+            finally:
+                if timer is not None:
+                    timer.cancel()
             now = self._clock.monotonic()
             if deadline is not None and now >= deadline:
                 self._raft.tick(now)
@@ -558,27 +532,12 @@ class RaftNode:
         self._log.event(event.name, **dict(event.fields))
 
     def _observe(self) -> None:
-        """Tell subscribers what changed."""
-        leading = self._raft.term if self._raft.role is Role.LEADER else None
-        if leading != self._seen_leading:
-            before, self._seen_leading = self._seen_leading, leading
-            if before is not None:
-                self._tell(self._leadership_callbacks, False, before)
-            if leading is not None:
-                self._tell(self._leadership_callbacks, True, leading)
-        leader = (self._raft.leader_address, self._raft.leader_id)
-        if leader != self._seen_leader:
-            self._seen_leader = leader
-            self._tell(self._leader_callbacks, *leader)
+        self._watch.look(self._raft)
         members = frozenset(server.id for server in self._raft.configuration.servers or ())
         if members != self._seen_members:
             if self._seen_members - members:
                 self._tasks.start(self._forget_removed(), "raft lanes of removed servers")
             self._seen_members = members
-
-    def _tell(self, callbacks: list[Callable[..., None]], *what: object) -> None:
-        for callback in callbacks:
-            callback(*what)
 
     async def _forget_removed(self) -> None:
         await asyncio.sleep(REMOVED_GRACE_S)
@@ -636,15 +595,3 @@ def _index(outcome: Outcome) -> int:
     if answer.error is not None:
         raise answer.error
     return answer.index
-
-
-def _chunks(data: bytes, op_num: int) -> list[tuple[bytes, bytes | None]]:
-    """(piece, extensions) of a long command."""
-    count = -(-len(data) // CHUNK_BYTES)
-    return [
-        (
-            data[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES],
-            encode_chunk_info(ChunkInfo(op_num, number, count)),
-        )
-        for number in range(count)
-    ]

@@ -1,15 +1,19 @@
 """RaftNodes over the simulated network and disk: the driver keeps the core's promises to the outside."""
 
 import asyncio
+import contextlib
 import gc
 
 import pytest
 
+from pyconsul_agent.env.base import open_stream
 from pyconsul_agent.errors import DecodeError, LeadershipLost, NotLeader, RaftError, RPCError
+from pyconsul_agent.sim.process import ProcessKilled
 from pyconsul_agent.sim.world import World
-from pyconsul_agent.structs.raft import SnapshotMeta, Suffrage
+from pyconsul_agent.structs.raft import InstallSnapshotRequest, SnapshotMeta, Suffrage, TimeoutNowRequest
+from pyconsul_agent.wire.raft import ReplyDecoder, encode_configuration, encode_request
 from tests.builders import run_sim
-from tests.raft_cluster import Cluster, Member, small, until
+from tests.raft_cluster import Cluster, Member, configuration, small, until
 
 
 def simulate(scenario, seed=1, *, clean=True, **options):
@@ -272,8 +276,6 @@ def test_stats_have_the_keys_of_consul_info():
 
 def test_garbage_on_a_raft_connection_ends_only_that_connection():
     async def scenario(cluster):
-        from pyconsul_agent.env.base import open_stream
-
         leader = await cluster.boot()
         other = next(m for m in cluster.alive() if m is not leader)
 
@@ -301,3 +303,120 @@ def test_single_member_starts_and_stops_without_bootstrap():
         await member.process.wait()
 
     run_sim(1, scenario)
+
+
+def test_killed_leader_is_noticed_by_its_refused_dials():
+    async def scenario(cluster):
+        old = await cluster.boot()
+        await cluster.level()
+        await asyncio.sleep(1)
+        old.kill()
+        began = asyncio.get_running_loop().time()
+        await cluster.leader(without=[old])
+        assert asyncio.get_running_loop().time() - began < 1.5
+        old.process.start()
+        await cluster.write(b"a")
+        await cluster.level()
+
+    slow = small(heartbeat_timeout_s=5.0, election_timeout_s=5.0, leader_lease_timeout_s=2.5)
+    simulate(scenario, count=3, config=slow)
+
+
+async def disturb(cluster, rng, rounds):
+    world = cluster.world
+    for _ in range(rounds):
+        member = cluster[rng.randint(1, 3)]
+        kind = rng.choice(["kill", "pause", "cut", "snapshot", "transfer"])
+        if kind == "kill":
+            member.kill()
+            await asyncio.sleep(rng.uniform(0.1, 3))
+            member.process.start()
+        elif kind == "pause":
+            member.process.pause()
+            await asyncio.sleep(rng.uniform(0.1, 3))
+            member.process.resume()
+        elif kind == "cut":
+            others = [f"10.0.0.{n}" for n in (1, 2, 3) if n != member.number]
+            world.network.partition([[f"10.0.0.{member.number}"], others])
+            await asyncio.sleep(rng.uniform(0.1, 3))
+            world.network.heal()
+        else:
+            call = (lambda node: node.take_snapshot()) if kind == "snapshot" else (lambda n: n.transfer_leadership())
+            with contextlib.suppress(RaftError, RPCError):
+                if member.node is not None:
+                    await member.do(call)
+        await asyncio.sleep(rng.uniform(0.1, 2))
+
+
+async def keep_writing(cluster, acknowledged, stop):
+    number = 0
+    while not stop.is_set():
+        number += 1
+        data = b"w%d" % number
+        for member in cluster.alive():
+            if member.node.is_leader and not member.process.paused:
+                with contextlib.suppress(RaftError, RPCError, ProcessKilled, TimeoutError):
+                    async with asyncio.timeout(2):
+                        await member.do(lambda node, data=data: node.apply(7, data))
+                        acknowledged.append(b"\x07" + data)
+                break
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_acknowledged_writes_survive_kills_pauses_and_cuts(seed):
+    async def scenario(cluster):
+        await cluster.boot()
+        acknowledged, stop = [], asyncio.Event()
+        writer = asyncio.get_running_loop().create_task(keep_writing(cluster, acknowledged, stop))
+        await disturb(cluster, cluster.world.draw("faults"), 12)
+        stop.set()
+        await writer
+        await cluster.write(b"end")
+        await cluster.level()
+        items = cluster[1].machine.items
+        assert len(acknowledged) > 50
+        assert [item for item in items if item in set(acknowledged)] == acknowledged
+        assert len(set(items)) == len(items)
+
+    simulate(scenario, seed=seed, clean=False, count=3, config=small(trailing_logs=20))
+
+
+def test_snapshot_that_the_state_machine_refuses_is_answered_with_its_reason():
+    async def scenario(cluster):
+        leader = await cluster.boot()
+        follower = next(m for m in cluster.alive() if m is not leader)
+        message = InstallSnapshotRequest(
+            protocol_version=3,
+            term=leader.node.term,
+            leader=f"10.0.0.{leader.number}:8300".encode(),
+            last_log_index=1000,
+            last_log_term=leader.node.term,
+            configuration=encode_configuration(configuration(1, 2, 3)),
+            configuration_index=1,
+            size=3,
+        )
+
+        async def send(node):
+            reader, writer = await open_stream(node._net, f"10.0.0.{follower.number}", 8300)
+            writer.write(b"\x01" + encode_request(message) + b"bad" + encode_request(TimeoutNowRequest()))
+            decoder, answers = ReplyDecoder(), []
+            for request in (InstallSnapshotRequest, TimeoutNowRequest):
+                while (answer := decoder.next(request)) is None:
+                    decoder.feed(await reader.read(1000))
+                answers.append(answer)
+            writer.close()
+            await writer.wait_closed()
+            return answers
+
+        (error, response), (next_error, _) = await leader.do(send)
+        assert error.startswith("failed to restore snapshot ")
+        assert error.endswith(": bad state")
+        assert response.success is False
+        assert next_error != ""
+        assert not follower.disk.snapshots
+        await cluster.write(b"a")
+        await cluster.level()
+        follower.log.lines.clear()
+
+    simulate(scenario, count=3)

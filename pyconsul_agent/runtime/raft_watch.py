@@ -1,0 +1,41 @@
+"""Tells subscribers who leads, when that changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyconsul_agent.raft.core import Raft
+from pyconsul_agent.raft.types import Role
+
+
+class LeadershipWatch:
+    """Compares the core with what was told before; called after each Ready."""
+
+    def __init__(self) -> None:
+        self.leadership: list[Callable[[bool, int], None]] = []
+        """Called with (is_leader, term)."""
+        self.leader: list[Callable[[str, str], None]] = []
+        """Called with (address, id), both "" when no leader is known."""
+        self._leading_in: int | None = None
+        self._leader = ("", "")
+
+    def look(self, raft: Raft) -> None:
+        """Call back for what changed. Losing one term's leadership is told even if another's was won at once."""
+        leading_in = raft.term if raft.role is Role.LEADER else None
+        if leading_in != self._leading_in:
+            before, self._leading_in = self._leading_in, leading_in
+            for callback in self.leadership if before is not None else ():
+                callback(False, before or 0)
+            for callback in self.leadership if leading_in is not None else ():
+                callback(True, leading_in or 0)
+        leader = (raft.leader_address, raft.leader_id)
+        if leader != self._leader:
+            self._leader = leader
+            for tell in self.leader:
+                tell(*leader)
+
+    def end(self) -> None:
+        """The server stops: whoever leads must know."""
+        before, self._leading_in = self._leading_in, None
+        for callback in self.leadership if before is not None else ():
+            callback(False, before or 0)
