@@ -477,3 +477,17 @@ def test_keys_are_added_used_and_removed_by_memberlists_rules():
 def test_key_operations_are_refused_with_the_words_operators_know(act, text):
     with pytest.raises(KeyringError, match=text):
         act(Keyring((A,)))
+
+
+def test_claims_to_a_name_cannot_keep_us_from_probing_the_others():
+    rig = Rig(others=2)
+    rig.tell(Alive(1, "n", bytes((10, 0, 0, 8)), 1, b"id:", LAN.versions))
+    probed = []
+    for _ in range(12):
+        rig.tell(Alive(9, "n", bytes((10, 0, 0, 9)), 1, b"id:", LAN.versions))
+        [(_, ping)], _ = rig.until(Ping)
+        probed.append(ping.node)
+        rig.tell(Ack(ping.sequence_number))
+        rig.drop_broadcasts()
+    assert probed.count("n") >= 6
+    assert set(probed) == {"n", "n0", "n1"}
