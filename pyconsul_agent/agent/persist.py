@@ -30,6 +30,7 @@ def node_id(env: Env, data_dir: str, configured: str) -> str:
     if env.files.exists(path):
         return checked_node_id(env.files.read(path).decode("utf-8", "replace").strip().lower())
     fresh = env.uuid()
+    env.files.make_dirs(data_dir, mode=0o700)
     env.files.write_atomic(path, fresh.encode(), mode=0o600)
     return fresh
 
