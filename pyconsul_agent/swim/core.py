@@ -1,8 +1,8 @@
 """The failure detector as one value: inputs with `now`, effects out. No socket, no clock, no serf, no keys.
 
 The driver reads datagrams and streams, takes label and encryption off, feeds them here, performs what `take()` gives in
-that order, and calls `tick` at `next_deadline()`. After every input the layer above must see the effects before the
-next one. Protocol: docs/protocol/gossip.md, section 7.
+that order, and calls `tick` at `next_deadline()`, after the datagrams that wait have been read. After every input the
+layer above must see the effects before the next one. Protocol: docs/protocol/gossip.md, section 7.
 """
 
 from __future__ import annotations

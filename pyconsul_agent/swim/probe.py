@@ -84,6 +84,7 @@ class Prober:
         self._probe: _Probe | None = None
         self._relays: dict[int, _Relay] = {}
         self._next_at: float | None = None
+        self._was_contested = False  # claims to others' names get at most every second probe
 
     def start(self, at: float) -> None:
         """Probe first at `at`, then every interval."""
@@ -120,7 +121,9 @@ class Prober:
     # --- a probe ------------------------------------------------------------------------------------------------
 
     def _probe_next(self, now: float) -> None:
-        node = self._contested_node() or self._next_in_ring(now)
+        node = None if self._was_contested else self._contested_node()
+        self._was_contested = node is not None
+        node = node or self._next_in_ring(now)
         if node is None:
             return
         config = self._config
