@@ -513,3 +513,10 @@ def test_addresses_outside_the_allowed_networks_are_refused():
     assert serf.address_allowed("10.1.2.3")
     assert not serf.address_allowed("192.168.0.1")
     assert not serf.address_allowed("fd00::1")
+
+
+@pytest.mark.parametrize("row", json.loads((VECTORS / "timing.json").read_text())["query_timeout"])
+def test_default_query_timeout(row):
+    config = SerfConfig(gossip_interval_s=row["gossip_interval_ns"] / 1e9, query_timeout_mult=row["mult"])
+    serf = Serf(config, name="me", tags={}, rng=random.Random(1))
+    assert round(serf.query_timeout_s(row["num_alive"]) * 1e9) == row["timeout_ns"]
