@@ -75,8 +75,8 @@ class Raft:
         if not s.config.protocol_version - 1 <= request.protocol_version <= PROTOCOL_VERSION_MAX:
             s.reply(token, None, "operation not supported with current protocol version")
             return
-        if s.role is Role.LEADER and request.id:
-            self.peer_reachable(request.id.decode("utf-8", "replace"), now)
+        if s.role is Role.LEADER:
+            replication.heard_from(s, request, now)
         match request:
             case AppendEntriesRequest():
                 follower.append_entries(s, token, request, now)
@@ -125,9 +125,9 @@ class Raft:
             transfer.tick(s, now)
             replication.check_quorum(s, now)
 
-    def expire(self, now: float) -> None:
-        """Make the election timer of a follower or candidate fire at the next `tick` (tests and scenario files)."""
-        election.expire(self._s, now)
+    def expire(self, due: float) -> None:
+        """Treat the leader as long silent; the election timer fires at the `tick` at `due` (scenario files)."""
+        election.expire(self._s, due)
 
     # -- inputs of our own server -------------------------------------------------------------------------------
     def bootstrap(self, configuration: Configuration, now: float) -> None:

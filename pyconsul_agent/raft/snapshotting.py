@@ -51,9 +51,9 @@ def restored(s: State, meta: SnapshotMeta | None) -> bool:
         s.answer(waiting.ticket, waiting.index, RestoredWhileCommitting())
     s.tickets.clear()
     s.tickets_bytes = 0
-    stored = s.log.last
+    first = s.log.first
     s.log.reset(meta.index, meta.term)
-    s.log.compact_to = stored
+    s.log.truncate_from = first  # not compact_to: deletion must come before the entries that follow the hole
     s.snapshot = meta
     s.commit_index = s.handed = meta.index
     return True

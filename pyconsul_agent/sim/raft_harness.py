@@ -2,8 +2,8 @@
 
 No asyncio, no real time: a heap of (time, number, action). A run is a pure function of its seed. The invariants are
 I1 to I8 of docs/reliability.md (one leader a term, log matching, leader completeness, equal state machines, nothing
-goes back, votes and terms survive crashes, no promise before it is durable, one membership change at a time) and the read
-promises: a valid lease or a proved `verify` never serves a state older than an acknowledged write.
+goes back, votes and terms survive crashes, no promise before it is durable, one membership change at a time) and the
+read promises: a valid lease or a proved `verify` never serves a state older than an acknowledged write.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ class Judge:
         if isinstance(message, AppendEntriesResponse) and message.success:
             assert isinstance(request, AppendEntriesRequest)
             for entry in request.entries or ():
-                if term == request.term:
+                if hard.term == request.term:  # else a later leader may have replaced them in the same write
                     require(node.disk.holds(entry.index, entry.term), "I7 entry not durable", node.id, entry.index)
         if isinstance(message, InstallSnapshotResponse) and message.success:
             assert isinstance(request, InstallSnapshotRequest)
@@ -621,7 +621,11 @@ class Simulation:
         self.cut.clear()
         for node in self.nodes:
             self.restart(node)
-        self.run(seconds)
+        for _ in range(4):  # elections are a matter of luck
+            self.run(seconds / 2)
+            if self.leader() is not None:
+                break
+        self.run(seconds / 2)
         leading = self.leader()
         require(leading is not None, "no leader after healing")
         assert leading is not None and leading.raft is not None

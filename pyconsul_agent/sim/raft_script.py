@@ -7,6 +7,7 @@ A file is a list of blocks `verb arguments`, `----`, output, empty line. Nodes a
     propose 1 text     change 1 add_voter 4     transfer 1 [2]     verify 1     lease 1     snapshot 1
     deliver [n] [1>2]  (oldest first)      deliver-newest [1>2]      duplicate [1>2]      drop [1>2]      stabilize
     partition 1 | 2 3     heal     hold 1     sync 1     crash 1     restart 1     refused 2 1     status     queue
+    forget 2 3 (their leader's name wears off)     foreign (two clusters: no judge)
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Script:
         self.nodes: list[Node] = []
         self.queue: list[Parcel] = []
         self.lines: list[str] = []
-        self.judge = Judge()
+        self.judge: Judge | None = Judge()
         self.held: set[str] = set()
         self.cut: set[frozenset[str]] = set()
         self.counter = 0
@@ -84,6 +85,7 @@ class Script:
         """One verb."""
         verbs: dict[str, Callable[..., None]] = {
             "add-nodes": self.add_nodes, "bootstrap": self.bootstrap, "campaign": self.campaign, "tick": self.tick,
+            "forget": self.forget, "foreign": self.foreign,
             "propose": self.propose, "change": self.change, "transfer": self.transfer, "verify": self.verify,
             "lease": self.lease, "snapshot": self.snapshot, "deliver": self.deliver, "stabilize": self.stabilize,
             "deliver-newest": self.deliver_newest, "duplicate": self.duplicate, "drop": self.drop, "heal": self.heal,
@@ -122,6 +124,17 @@ class Script:
         node.raft.expire(self.now)
         node.raft.tick(self.now)
         self.pump(node)
+
+    def forget(self, *numbers: str) -> None:
+        """Followers on whom the leader's name has worn off; they do not stand themselves."""
+        for number in numbers:
+            raft = self.node(number).raft
+            assert raft is not None
+            raft.expire(self.now + 1000.0)
+
+    def foreign(self) -> None:
+        """From here on the servers need not be of one cluster: nobody judges."""
+        self.judge = None
 
     def tick(self, seconds: str) -> None:
         """Time passes for all at once."""
@@ -323,13 +336,15 @@ class Script:
                 self._leave(node, effect)
             for entry in ready.committed:
                 node.machine.apply(entry)
-                self.judge.applied(node, entry)
+                if self.judge is not None:
+                    self.judge.applied(node, entry)
                 self.say(node, f"= {entry_text(entry)}")
             for answer in ready.answers:
                 self.say(node, answer_text(answer))
             if ready.must_sync:
                 node.storing = ready
-        self.judge.looked(node, self.now)
+        if self.judge is not None:
+            self.judge.looked(node, self.now)
 
     def _store(self, node: Node) -> None:
         ready, raft = node.storing, node.raft
@@ -337,7 +352,8 @@ class Script:
         node.storing = None
         received = node.streams.pop(ready.install.token) if ready.install else None
         node.disk.store(ready, received)
-        self.judge.stored(ready.entries)
+        if self.judge is not None:
+            self.judge.stored(ready.entries)
         self.say(node, f"# {storage_text(ready)}")
         done = Done(stable_index=node.disk.last)
         if received is not None:
@@ -353,7 +369,8 @@ class Script:
             self.say(node, f"* {event.name}{told}")
 
     def _leave(self, node: Node, effect: Outgoing) -> None:
-        self.judge.left(node, effect)
+        if self.judge is not None:
+            self.judge.left(node, effect)
         if isinstance(effect, Reply):
             asker, life, sequence, _ = node.tokens.pop(effect.token)
             node.streams.pop(effect.token, None)
