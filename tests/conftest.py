@@ -1,5 +1,6 @@
 """Every test must leave the process as it found it: no thread, no file descriptor, no event loop running."""
 
+import asyncio
 import gc
 import os
 import threading
@@ -20,6 +21,18 @@ def open_descriptors():
 
 def lasting_threads():
     return {thread for thread in threading.enumerate() if not thread.daemon}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def uvloop_has_its_pipe():
+    """libuv makes one pipe per process, for signals, in its first loop; it is no test's fault."""
+    try:
+        import uvloop
+    except ImportError:
+        return
+    loop = uvloop.new_event_loop()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
 
 
 @pytest.fixture(autouse=True)

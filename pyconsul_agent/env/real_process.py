@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Sequence
+from typing import cast
 
 from pyconsul_agent.env.base import ProcessResult
 
@@ -67,8 +68,7 @@ class RealProcess:
         timed_out = False
         try:
             if stdin is not None:
-                pipe = transport.get_pipe_transport(0)
-                assert isinstance(pipe, asyncio.WriteTransport)
+                pipe = cast("asyncio.WriteTransport", transport.get_pipe_transport(0))
                 pipe.write(stdin)
                 pipe.close()
             async with asyncio.timeout(timeout_s):

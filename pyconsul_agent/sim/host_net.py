@@ -123,4 +123,7 @@ async def start_tls(
     layer = sslproto.SSLProtocol(network.loop, protocol, context, waiter, server_side=False, server_hostname=name)
     client.attach(layer)
     await waiter
-    return layer._app_transport, protocol
+    transport = layer._app_transport
+    if transport is None:
+        raise ConnectionResetError(errno.ECONNRESET, "")
+    return transport, protocol

@@ -7,7 +7,7 @@ import contextvars
 import ssl
 from asyncio import sslproto
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyconsul_agent.env.base import Address
 from pyconsul_agent.sim.host import SimHost
@@ -61,7 +61,8 @@ class SimListener:
             return
         protocol = self._factory()
         if self._tls is not None:
-            protocol = sslproto.SSLProtocol(self._network.loop, protocol, self._tls, None, server_side=True)
+            nobody: Any = None
+            protocol = sslproto.SSLProtocol(self._network.loop, protocol, self._tls, nobody, server_side=True)
         transport.attach(protocol)
 
     async def close(self) -> None:

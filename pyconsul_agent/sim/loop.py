@@ -48,6 +48,41 @@ class LimitExceeded(SimError):
     """More steps or more virtual time than allowed: a livelock, or a forgotten end."""
 
 
+class SimFuture(asyncio.Future[T]):
+    """A future whose place in a set does not depend on its address in memory."""
+
+    def __init__(self, *, loop: SimLoop) -> None:
+        super().__init__(loop=loop)
+        self._number = loop.next_number()
+
+    def __hash__(self) -> int:
+        return self._number
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class SimTask(asyncio.Task[T]):
+    """A task whose place in a set does not depend on its address: `TaskGroup` cancels its tasks in set order."""
+
+    def __init__(
+        self,
+        coro: Coroutine[Any, Any, T],
+        *,
+        loop: SimLoop,
+        name: str | None = None,
+        context: contextvars.Context | None = None,
+    ) -> None:
+        self._number = loop.next_number()  # first: asyncio puts the task into a set while it is made
+        super().__init__(coro, loop=loop, name=name, context=context)
+
+    def __hash__(self) -> int:
+        return self._number
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
 class SimLoop(asyncio.BaseEventLoop):
     """The loop. `random` decides orders and job delays; `digest` receives every timer that fires."""
 
@@ -70,6 +105,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self._now = START_S
         self._timers: list[tuple[float, float, int, asyncio.TimerHandle]] = []
         self._timer_count = 0
+        self._object_count = 0
         self._cancelled_count = 0
         self._next_gc = GC_STEPS if collect_garbage else None
         self._ready: collections.deque[asyncio.Handle]
@@ -83,11 +119,27 @@ class SimLoop(asyncio.BaseEventLoop):
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
+        tie = self._random.random() if self._shuffle else 0.0
+        return self._add_timer(when, tie, callback, args, context)
+
+    def call_in_order(
+        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context
+    ) -> asyncio.TimerHandle:
+        """As `call_at`, but calls for the same instant are never shuffled: a link without jitter keeps its order."""
+        return self._add_timer(when, 0.0, callback, args, context)
+
+    def _add_timer(
+        self,
+        when: float,
+        tie: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        context: contextvars.Context | None,
+    ) -> asyncio.TimerHandle:
         self._check_closed()  # type: ignore[attr-defined]
         handle = asyncio.TimerHandle(when, callback, args, self, context)
         handle._scheduled = True  # type: ignore[attr-defined]
         self._timer_count += 1
-        tie = self._random.random() if self._shuffle else 0.0
         heapq.heappush(self._timers, (when, tie, self._timer_count, handle))
         return handle
 
@@ -178,13 +230,22 @@ class SimLoop(asyncio.BaseEventLoop):
     def create_task(  # type: ignore[override]
         self, coro: Coroutine[Any, Any, T], *, name: str | None = None, context: contextvars.Context | None = None
     ) -> asyncio.Task[T]:
-        task = super().create_task(coro, name=name, context=context)
+        self._check_closed()  # type: ignore[attr-defined]
+        task = SimTask(coro, loop=self, name=name, context=context)
         owner = OWNER.get() if context is None else context.get(OWNER)
         if is_dead(owner):
             discard_task(task)
         elif owner is not None:
             owner.adopt(task)
         return task
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return SimFuture(loop=self)
+
+    def next_number(self) -> int:
+        """Numbers tasks and futures."""
+        self._object_count += 1
+        return self._object_count
 
     def _asyncgen_finalizer_hook(self, agen: Any) -> None:
         if is_dead(OWNER.get()):
@@ -256,6 +317,7 @@ def discard_task(task: asyncio.Task[Any]) -> None:
     a block that awaits is simply closed again.
     """
     task._log_destroy_pending = False  # type: ignore[attr-defined]
+    asyncio.tasks._unregister_task(task)
     coroutine = task.get_coro()
     for _ in range(CLOSE_ATTEMPTS_MAX):
         try:

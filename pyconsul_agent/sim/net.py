@@ -104,12 +104,13 @@ class SimNetwork:
     def move_host(self, host: str | SimHost, *ips: str) -> None:
         """Give a machine other addresses. Its connections stay bound to the old ones; kill its processes first."""
         machine = self.find(host)
+        for ip in ips:
+            if self._by_ip.get(ip, machine) is not machine:
+                raise ValueError(f"address {ip} is taken by {self._by_ip[ip].name}")
         for ip in machine.ips:
             del self._by_ip[ip]
         machine.ips = list(ips)
         for ip in ips:
-            if ip in self._by_ip:
-                raise ValueError(f"address {ip} is taken by {self._by_ip[ip].name}")
             self._by_ip[ip] = machine
 
     def set_link(self, a: str | SimHost, b: str | SimHost, *, one_way: bool = False, **changes: Any) -> None:
@@ -165,7 +166,7 @@ class SimNetwork:
             path_ok = self.reaches(transport.host, other.host) and self.reaches(other.host, transport.host)
             if path_ok:
                 self._transports[transport] = None
-                if other.gone:  # keep-alive finds nobody there
+                if other.pipe.abandoned:  # keep-alive finds nobody there
                     self.later(self.latency(transport.host, other.host), self._answer_for_dead, transport)
             elif broken_since is None:
                 self._transports[transport] = now
@@ -176,8 +177,8 @@ class SimNetwork:
 
     def _answer_for_dead(self, transport: SimTransport) -> None:
         other = transport.pipe.receiver
-        if other.gone and not transport.gone and self.reaches(other.host, transport.host):
-            other.pipe.transit(RST)
+        if not transport.gone and self.reaches(other.host, transport.host):
+            transport.receive(RST)
 
     def _give_up(self, transport: SimTransport, since: float) -> None:
         if self._transports.get(transport) == since:
@@ -204,7 +205,7 @@ class SimNetwork:
 
     def later(self, delay: float, callback: Callable[..., object], *args: Any) -> None:
         """Schedule work of the network itself: it belongs to no process."""
-        self.loop.call_later(delay, callback, *args, context=self._context)
+        self.loop.call_in_order(self.loop.time() + delay, callback, *args, context=self._context)
 
     def record(self, kind: str, source: Address, target: Address, data: bytes) -> None:
         """Feed a delivery to the digest."""
@@ -284,9 +285,9 @@ class SimNetwork:
         listener.accept(server)
 
     def _on_syn_answer(self, client: SimTransport, outcome: asyncio.Future[None]) -> None:
-        if outcome.done():
-            client.kill(reset=True)
-        elif client.joined:
+        if outcome.done():  # whoever gave up has reset the connection
+            return
+        if client.joined:
             outcome.set_result(None)
         else:
             outcome.set_exception(ConnectionRefusedError(111, "connection refused"))

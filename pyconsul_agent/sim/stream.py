@@ -51,6 +51,13 @@ class Pipe:
         self._flight: deque[bytes | object] = deque()
         self._last_arrival = 0.0
         self._stalled = 0
+        self.abandoned = False
+        """The sender's machine lost power: what was on the way is gone, and nobody knows the connection any more."""
+
+    def abandon(self) -> None:
+        self.abandoned = True
+        self._flight.clear()
+        self._stalled = 0
 
     def _passable(self) -> bool:
         return self._network.reaches(self.sender.host, self.receiver.host)
@@ -65,6 +72,8 @@ class Pipe:
         network.later(self._last_arrival - network.loop.time(), self._arrive)
 
     def _arrive(self) -> None:
+        if not self._flight:  # abandoned
+            return
         if self._stalled or not self._passable():
             self._stalled += 1
             return
@@ -86,7 +95,7 @@ class Pipe:
         if not self._passable():
             return
         count, self._stalled = self._stalled, 0
-        for _ in range(count):
+        for _ in range(min(count, len(self._flight))):
             self._deliver()
 
     def acknowledge(self, count: int) -> None:
@@ -164,7 +173,9 @@ class SimTransport(asyncio.Transport):
         self._vanish()
         self._inbox.clear()
         self._out.clear()
-        if reset is not None:
+        if reset is None:
+            self.pipe.abandon()
+        else:
             self.pipe.transit(RST if reset else FIN)
 
     def _vanish(self) -> None:
@@ -322,6 +333,10 @@ class SimTransport(asyncio.Transport):
         self._pump()
 
     def abort(self) -> None:
+        self._force_close(None)
+
+    def _force_close(self, error: Exception | None) -> None:
+        """Reset the connection and tell the protocol `error`. asyncio's TLS layer calls this by name."""
         if self.gone or is_dead(self.owner):
             return
         self._closing = True
@@ -329,7 +344,7 @@ class SimTransport(asyncio.Transport):
         self._out_bytes = 0
         self._vanish()
         self.pipe.transit(RST)
-        self.in_process(self._connection_lost, None)
+        self.in_process(self._connection_lost, error)
 
     def _connection_lost(self, error: Exception | None) -> None:
         if self._lost or self._protocol is None:

@@ -83,6 +83,18 @@ class World:
             process.start()
         return process
 
+    def pause(self, host: str | SimHost) -> None:
+        """Stop all running processes of a machine."""
+        for process in self.processes:
+            if process.host is self.host(host) and process.running:
+                process.pause()
+
+    def resume(self, host: str | SimHost) -> None:
+        """Let them run again."""
+        for process in self.processes:
+            if process.host is self.host(host):
+                process.resume()
+
     def power_off(self, host: str | SimHost) -> None:
         """Kill all processes of a machine without a word to the network; its disk loses what was not synced."""
         machine = self.host(host)

@@ -1,12 +1,16 @@
 """The simulated world as a whole: same seed, same digest; processes live and die; real servers run on it."""
 
 import asyncio
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
 from aiohttp import web
 
 from pyconsul_agent.env.base import open_stream, serve_streams
 from pyconsul_agent.sim.net import LinkOptions
-from pyconsul_agent.sim.world import World
+from pyconsul_agent.sim.world import UnhandledErrors, World
 from tests.builders import run_sim
 
 
@@ -90,3 +94,65 @@ def test_aiohttp_server_answers_over_the_simulated_network():
         assert 60 <= world.loop.time() - start < 60.1
 
     run_sim(1, scenario)
+
+
+def test_digests_do_not_depend_on_the_hash_seed():
+    code = "from tests.unit.test_sim_world import digest_of; print(digest_of(3))"
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": ":".join(path for path in sys.path if path) + ":."},
+            cwd=Path(__file__).resolve().parents[2],
+            capture_output=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("0", "1")
+    }
+    assert len(digests) == 1
+    assert len(digests.pop().strip()) == 64
+
+
+def test_errors_that_nobody_handled_fail_the_run():
+    async def raising_callback(world):
+        world.loop.call_soon(lambda: 1 / 0)
+        await asyncio.sleep(1)
+
+    async def raising_main(env):
+        await asyncio.sleep(1)
+        raise ValueError("main is broken")
+
+    async def raising_process(world):
+        with pytest.raises(ValueError, match="main is broken"):
+            await world.process("10.0.0.1", raising_main).wait()
+
+    with pytest.raises(UnhandledErrors, match="ZeroDivisionError"):
+        run_sim(1, raising_callback)
+    with pytest.raises(UnhandledErrors, match="main is broken"):
+        run_sim(1, raising_process)
+
+
+def test_a_scenario_that_leaves_something_fails():
+    async def leave_task(world):
+        world.keep = asyncio.ensure_future(asyncio.sleep(100))
+
+    async def leave_socket(world):
+        await world.network.host("10.0.0.1").datagrams(print, "10.0.0.1", 1)
+
+    async def careless_main(env):
+        await env.net.datagrams(print, "10.0.0.1", 1)
+
+    async def leave_in_process(world):
+        await world.process("10.0.0.1", careless_main).wait()
+
+    for scenario in (leave_task, leave_socket, leave_in_process):
+        with pytest.raises(AssertionError, match="left behind"):
+            run_sim(1, scenario)
+
+
+def test_each_purpose_has_a_generator_of_its_own():
+    first, second = World(5), World(5)
+    assert first.draw("a").random() == second.draw("a").random()
+    assert first.draw("a").random() != first.draw("b").random()
+    first.close()
+    second.close()
+    second.close()
