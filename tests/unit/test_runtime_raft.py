@@ -443,3 +443,20 @@ def test_last_survivor_goes_on_after_recovery():
         assert survivor.machine.items == [b"\x07%d" % n for n in range(5)] + [b"\x07after"]
 
     simulate(scenario, count=3, clean=False)
+
+
+def test_entry_that_the_state_machine_cannot_apply_is_fatal():
+    async def scenario(cluster):
+        leader = await cluster.boot()
+
+        def apply(entry):
+            raise ValueError("unknown command")
+
+        leader.machine.apply = apply
+        with pytest.raises(RaftError, match="already shutdown"):
+            await leader.do(lambda node: node.apply(7, b"x"))
+        assert [str(error) for error in leader.fatal] == ["unknown command"]
+        assert leader.events[-1][0] is False
+        leader.log.lines.clear()
+
+    simulate(scenario, count=1)
