@@ -35,7 +35,7 @@ def heard_leader(s: State, now: float) -> None:
     s.last_contact = s.trusted_contact = now
     s.bound_until = now + s.config.read_lease_s
     s.forget_at = None
-    s.bootstrap_tries = 0
+    s.quick_tries = 0
 
 
 def become_follower(s: State, now: float, term: int | None = None) -> None:

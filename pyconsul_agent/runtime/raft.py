@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pyconsul_agent.env.base import Blocking, Clock, Net, open_stream
+from pyconsul_agent.env.base import Clock, Net, Worker, open_stream
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConsulError, DecodeError, LeadershipLost, RaftError, StorageError
 from pyconsul_agent.raft.config import RaftConfig
@@ -67,7 +67,7 @@ class RaftNode:
         machine: StateMachine,
         net: Net,
         clock: Clock,
-        blocking: Blocking,
+        blocking: Worker,
         rng: random.Random,
         log: Log,
         resolve: Callable[[Server], tuple[str, int]],
@@ -76,7 +76,9 @@ class RaftNode:
         policy: SnapshotPolicy = SnapshotPolicy(),
         dial: Dial | None = None,
     ) -> None:
-        """`me` is ID and advertised address; `resolve` tells where a server is dialed; `dial` replaces plain TCP."""
+        """`blocking` runs restores, which take seconds: not the log's worker. `me` is ID and advertised address,
+        `resolve` tells where a server is dialed, `dial` replaces plain TCP, `fatal` hears of the error that ended all.
+        """
         self._config = config
         self._me = me
         self._storage = storage

@@ -52,11 +52,11 @@ class HTTPClient(Protocol):
     async def request(self, check: CheckType, *, timeout_s: float, output_bytes_max: int) -> Result: ...
 
 
-async def run_probe(check: CheckType, probe: Probe, report: Report, random: random.Random) -> None:
+async def run_probe(check: CheckType, probe: Probe, report: Report, rng: random.Random) -> None:
     """Probe after a random part of the interval, then an interval after the end of each run."""
     interval_s = max(seconds(check.interval), INTERVAL_S_MIN)
     thresholds = Thresholds(check.success_before_passing, check.failures_before_critical)
-    await asyncio.sleep(random.uniform(0, interval_s))
+    await asyncio.sleep(rng.uniform(0, interval_s))
     while True:
         result = await probe()
         if result.at_once or thresholds.shows(result.status):
