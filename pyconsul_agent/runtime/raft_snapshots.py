@@ -179,13 +179,7 @@ class SnapshotFiles:
 class FileSink:
     """`SnapshotSink` in a directory. The `_now` methods block."""
 
-<<<<<<< HEAD
-    def __init__(
-        self, directory: str, meta: SnapshotMeta, *, blocking: Worker, published: Callable[[], None]
-    ) -> None:
-=======
     def __init__(self, directory: str, meta: SnapshotMeta, *, blocking: Worker, published: Callable[[], None]) -> None:
->>>>>>> raft-io
         self._directory = directory
         self._meta = meta
         self._path = os.path.join(directory, meta.id)

@@ -93,9 +93,6 @@ def _storage_errors(what: str) -> Iterator[None]:
 class SqliteRaftStorage:
     """`RaftStorage` in `directory` (`<data>/raft`)."""
 
-<<<<<<< HEAD
-    def __init__(self, directory: str, *, blocking: Worker, wall_ns: Callable[[], int], log: Log) -> None:
-=======
     def __init__(
         self,
         directory: str,
@@ -106,7 +103,6 @@ class SqliteRaftStorage:
         snapshot_blocking: Worker | None = None,
     ) -> None:
         """Give snapshots a worker of their own: writing one takes seconds, for which no commit must wait."""
->>>>>>> raft-io
         self._directory = directory
         self._path = os.path.join(directory, LOG_FILE)
         self._blocking = blocking
