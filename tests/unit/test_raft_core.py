@@ -11,7 +11,7 @@ from pyconsul_agent.raft.core import Raft
 from pyconsul_agent.raft.membership import next_configuration
 from pyconsul_agent.raft.quorum import quorum_size, quorum_value
 from pyconsul_agent.raft.types import Change, Done, HardState, InitialState, Reply, Request, Role
-from pyconsul_agent.sim.raft_harness import Disk, Machine
+from pyconsul_agent.sim.raft_judge import Disk, Machine
 from pyconsul_agent.structs.raft import (
     AppendEntriesRequest,
     AppendEntriesResponse,
