@@ -132,10 +132,7 @@ def format_time(value: GoTime) -> str:
     offset = 0 if value.offset_minutes == -1 else value.offset_minutes
     moment = _EPOCH + datetime.timedelta(seconds=value.unix_seconds, minutes=offset)
     fraction = f".{value.nanoseconds:09d}".rstrip("0") if value.nanoseconds else ""
-    if offset == 0:
-        zone = "Z"
-    else:
-        zone = f"{'-' if offset < 0 else '+'}{abs(offset) // 60:02d}:{abs(offset) % 60:02d}"
+    zone = f"{'-' if offset < 0 else '+'}{abs(offset) // 60:02d}:{abs(offset) % 60:02d}" if offset else "Z"
     return f"{moment.isoformat()}{fraction}{zone}"
 
 
