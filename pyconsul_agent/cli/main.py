@@ -7,6 +7,7 @@ command's module is imported when the command runs.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -82,6 +83,10 @@ def main(
     make_env: Callable[[], Any] | None = None,
 ) -> int:
     """Run one command; gives the exit code. Everything it touches can be handed in (tests do)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A value may be any bytes; what came in undecodable goes out as it was, whatever the locale.
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     context = Context(
         out=out or sys.stdout,
         err=err or sys.stderr,
