@@ -146,6 +146,9 @@ class ServerNode:
                 swim=config.lan,
                 serf=config.lan_serf,
                 veto=LanRules(config.node_name, config.node_id, config.datacenter),
+                keyring=config.keyring,
+                verify_incoming=config.verify_incoming,
+                verify_outgoing=config.verify_outgoing,
                 snapshot_path=f"{serf_dir}/local.snapshot" if serf_dir else None,
             ),
         )
@@ -163,6 +166,9 @@ class ServerNode:
                 swim=config.wan,
                 serf=config.wan_serf,
                 veto=wan_rules,
+                keyring=config.keyring,
+                verify_incoming=config.verify_incoming,
+                verify_outgoing=config.verify_outgoing,
                 snapshot_path=f"{serf_dir}/remote.snapshot" if serf_dir else None,
             ),
         )
