@@ -7,14 +7,17 @@ import random
 import pytest
 
 from pyconsul_agent.errors import LeadershipLost, RPCError
+from pyconsul_agent.fsm.machine import StateMachine
 from pyconsul_agent.server.blocking import Blocking, Threshold, wait_s
-from pyconsul_agent.server.leader.session_ttl import SessionTimers
-from pyconsul_agent.server.leader.tombstones import TombstoneTimer
-from pyconsul_agent.state import kv
+from pyconsul_agent.server.leader.session_ttl import SessionExpiry, SessionTimers
+from pyconsul_agent.server.leader.tombstones import TombstoneReaper, TombstoneTimer
+from pyconsul_agent.state import kv, registration
+from pyconsul_agent.state import session as sessions
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.structs.base import duration
 from pyconsul_agent.structs.kv import DirEntry
-from pyconsul_agent.structs.requests import IndexedDirEntries, KeyRequest, QueryOptions
+from pyconsul_agent.structs.raft import LogEntry
+from pyconsul_agent.structs.requests import IndexedDirEntries, KeyRequest, QueryOptions, RegisterRequest
 from pyconsul_agent.structs.session import Session
 
 
@@ -210,3 +213,62 @@ def test_tombstones_go_in_bins_after_their_time():
     timer.hint(9, 500.0)
     assert (timer.next_deadline(), timer.expired(929.0), timer.expired(930.0)) == (930.0, None, 9)
     assert timer.next_deadline() is None
+
+
+# --- the drivers ----------------------------------------------------------------------------------------------
+
+
+class Log:
+    def error(self, message, **pairs):
+        raise AssertionError(message)
+
+
+class Proposer:
+    is_leader = True
+
+    def __init__(self, store):
+        self.machine, self.index, self.kinds = StateMachine(store, lambda: 0.0), 100, []
+
+    async def apply(self, kind, body):
+        self.index += 1
+        self.kinds.append(kind)
+        return self.machine.apply(LogEntry(index=self.index, type=0, data=bytes([kind]) + body))
+
+
+async def cancelled(task):
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def test_the_reaper_removes_tombstones_once_and_then_rests():
+    async def scenario():
+        loop, store = asyncio.get_running_loop(), Store()
+        proposer = Proposer(store)
+        task = asyncio.create_task(TombstoneReaper(store, proposer, loop.time, Log()).run())
+        with store.begin(1) as txn:
+            kv.put(txn, DirEntry(key=b"k"))
+        with store.begin(2) as txn:
+            kv.delete(txn, b"k")
+        await asyncio.sleep(5000.0)
+        await cancelled(task)
+        return len(store.tables.tombstones), proposer.kinds, len(store.watchers)
+
+    assert run(scenario()) == (0, [5], 0)
+
+
+def test_an_expired_session_is_destroyed_through_the_log():
+    async def scenario():
+        loop, store = asyncio.get_running_loop(), Store()
+        with store.begin(1) as txn:
+            registration.register(txn, RegisterRequest(node="n", address="10.0.0.1"))
+        with store.begin(2) as txn:
+            sessions.create(txn, Session(id="1" * 8 + "-1111-1111-1111-" + "1" * 12, node="n", ttl="10s"))
+        proposer = Proposer(store)
+        task = asyncio.create_task(SessionExpiry(store, proposer, SessionTimers(), loop.time, Log()).run())
+        await asyncio.sleep(19.5)
+        before = len(store.tables.sessions)
+        await asyncio.sleep(1.0)
+        await cancelled(task)
+        return before, len(store.tables.sessions), proposer.kinds
+
+    assert run(scenario()) == (1, 0, [3])
