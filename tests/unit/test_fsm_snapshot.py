@@ -145,3 +145,17 @@ def test_pieces_of_an_older_term_are_dropped():
 def test_any_bytes_are_chunk_info_or_refused(data):
     with contextlib.suppress(DecodeError):
         decode_chunk_info(data)
+
+
+def test_the_rolling_digest_tells_apart_servers_that_applied_different_commands():
+    from pyconsul_agent.structs.raft import LogEntry
+
+    def applied(*bodies, base=None):
+        fsm = machine(base)
+        for index, body in enumerate(bodies, 100):
+            fsm.apply(LogEntry(index=index, term=1, type=0, data=body))
+        return fsm.digest()
+
+    assert applied(b"\x01\x80", b"\x02\x80") == applied(b"\x01\x80", b"\x02\x80")
+    assert applied(b"\x01\x80", b"\x02\x80") != applied(b"\x02\x80", b"\x01\x80")
+    assert applied(base=stream_of("snapA")).base != applied(base=stream_of("snapB")).base
