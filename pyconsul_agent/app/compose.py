@@ -109,6 +109,7 @@ class Agent:
                 RouteTable(self._routes()), http_rules(options), self._log.named("http"), fallback=self._outside_v1
             ),
             self._log.named("http"),
+            wall_ns=env.clock.wall_ns,
             connections_per_client=options.limits.http_max_conns_per_client,
         )
 
