@@ -1,6 +1,6 @@
 r"""DNS messages: a parser that believes nothing, and a writer that compresses names as Go's DNS library does.
 
-Names are text in presentation form with a final dot: octets outside printable ASCII are `\\DDD` and special characters
+Names are text in presentation form with a final dot: octets outside printable ASCII are `\DDD` and special characters
 have a backslash before them, so that a name compares with catalog names as Consul compares it. The writer also takes
 raw text (catalog names) and sends it as UTF-8. What the records mean is not known here.
 """
