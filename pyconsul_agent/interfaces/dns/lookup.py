@@ -89,8 +89,8 @@ class Lookups:
         recursor: Recursor,
         log: Log,
     ) -> None:
+        self.config = config
         self._caller = caller
-        self._config = config
         self._clock = clock
         self._random = random
         self._recursor = recursor
@@ -127,13 +127,13 @@ class Lookups:
         outcome.authority.append(self._soa())
 
     def _soa(self) -> Record:
-        return resolve.soa(self._config, self._clock.wall_ns() // NANOSECONDS_PER_SECOND)
+        return resolve.soa(self.config, self._clock.wall_ns() // NANOSECONDS_PER_SECOND)
 
     # --- the catalog ----------------------------------------------------------------------------------------------
 
     async def _call(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
         """Ask any server if that is allowed, and the leader if the reply is too old. Raises Failed."""
-        config = self._config
+        config = self.config
         request = replace(request, token=config.token, allow_stale=config.allow_stale)
         try:
             reply = await self._caller.call(method, request)
@@ -159,7 +159,7 @@ class Lookups:
         )
         reply = await self._call(HEALTH_SERVICE_NODES, request)
         rows = [row for row in reply.nodes or () if row.node is not None and row.service is not None]
-        rows = resolve.healthy(rows, only_passing=self._config.only_passing)
+        rows = resolve.healthy(rows, only_passing=self.config.only_passing)
         if len(rows) > 1:
             self._random.shuffle(rows)
         return rows
@@ -170,7 +170,7 @@ class Lookups:
         if not plan.service:
             raise Failed(NXDOMAIN)
         rows = await self._instances(plan)
-        ttl = resolve.service_ttl(plan.service, self._config)
+        ttl = resolve.service_ttl(plan.service, self.config)
         return await self._rows(query, rows, plan.datacenter, ttl, depth)
 
     async def _rows(
@@ -179,7 +179,7 @@ class Lookups:
         """The records of instances; NXDOMAIN without any, the SOA when none has a record of the type."""
         if not rows:
             raise Failed(NXDOMAIN)
-        asked = Asked(query.name or ".", query.type, datacenter, ttl, query.edns is not None, self._config)
+        asked = Asked(query.name or ".", query.type, datacenter, ttl, query.edns is not None, self.config)
         chased = await self._chase(resolve.hosts(rows, asked), depth)
         outcome = Outcome(NOERROR, resolve.service_answer(rows, asked, chased))
         if not outcome.answers:
@@ -194,13 +194,13 @@ class Lookups:
         node = reply.node_services.node if reply.node_services is not None else None
         if node is None:
             raise Failed(NXDOMAIN)
-        host = resolve.node_host(node, query.type, plan.datacenter, self._config) if query.type != 16 else None
+        host = resolve.node_host(node, query.type, plan.datacenter, self.config) if query.type != 16 else None
         chased = await self._chase([host] if host else [], depth)
         owner = query.name or "."
-        return Outcome(NOERROR, resolve.node_answer(node, owner, query.type, plan.datacenter, self._config, chased))
+        return Outcome(NOERROR, resolve.node_answer(node, owner, query.type, plan.datacenter, self.config, chased))
 
     async def _query(self, query: Query, plan: resolve.QueryLookup, peer: str, depth: int) -> Outcome:
-        config = self._config
+        config = self.config
         subnet = query.edns.ecs if query.edns is not None else None
         request = PreparedQueryExecuteRequest(
             datacenter=plan.datacenter,
@@ -229,7 +229,7 @@ class Lookups:
 
     async def _name_servers(self, depth: int) -> Built:
         """NS records and glue; none when the servers cannot be found."""
-        config = self._config
+        config = self.config
         try:
             rows = await self._instances(resolve.ServiceLookup(QUERIES_OF_CONSUL, "", config.datacenter))
         except Failed:
@@ -261,7 +261,7 @@ class Lookups:
         return outcome
 
     async def _node_at(self, query: Query, address: str) -> Record | None:
-        config = self._config
+        config = self.config
         reply = await self._call(CATALOG_LIST_NODES, DCSpecificRequest(datacenter=config.datacenter))
         node: Node
         for node in reply.nodes or ():
@@ -270,7 +270,7 @@ class Lookups:
         return None
 
     async def _service_at(self, query: Query, address: str) -> Record | None:
-        config = self._config
+        config = self.config
         request = ServiceSpecificRequest(datacenter=config.datacenter, service_address=address)
         reply = await self._call(CATALOG_SERVICE_NODES, request)
         for row in reply.service_nodes or ():
@@ -286,12 +286,12 @@ class Lookups:
 
     async def _follow(self, host: str, depth: int) -> Sequence[Record]:
         name = host.lower()
-        if not resolve.in_zone(name, self._config):
-            return await self._recursor.addresses(host) if self._config.recursors else ()
+        if not resolve.in_zone(name, self.config):
+            return await self._recursor.addresses(host) if self.config.recursors else ()
         if depth < 1:
             return ()
         inner = Query(0, 0, host, 255, 1)
-        return (await self.answer(inner, resolve.plan(name, inner.type, self._config), "", depth - 1)).answers
+        return (await self.answer(inner, resolve.plan(name, inner.type, self.config), "", depth - 1)).answers
 
 
 def _subnet_address(subnet: tuple[int, int, bytes]) -> str:

@@ -37,8 +37,8 @@ class Recursor:
     """Asks the configured servers in their order. `token_bytes` is the operating system's randomness."""
 
     def __init__(self, net: Net, config: DNSConfig, token_bytes: Callable[[int], bytes], log: Log) -> None:
+        self.config = config
         self._net = net
-        self._config = config
         self._token_bytes = token_bytes
         self._log = log
 
@@ -46,13 +46,13 @@ class Recursor:
         """The first usable reply to a client's message, packed for that client; None when no server gives one."""
         question = (query.name or ".", query.type)
         size = max(UDP_BYTES, query.edns.udp_size if query.edns is not None else 0)
-        for server in self._config.recursors:
+        for server in self.config.recursors:
             reply = await self._ask(server, data[2:], question, size, tcp=tcp)
             if reply is None or (reply.rcode not in (NOERROR, NXDOMAIN) and not reply.flags & TC):
                 continue
             reply.id = query.id
             try:
-                return pack(reply, compress=not self._config.disable_compression)
+                return pack(reply, compress=not self.config.disable_compression)
             except CannotPack as error:
                 self._log.debug("recursor's reply cannot be packed", recursor=server[0], error=str(error))
         return None
@@ -64,7 +64,7 @@ class Recursor:
         except CannotPack as error:
             self._log.debug("host name cannot be asked for", host=host, error=str(error))
             return ()
-        for server in self._config.recursors:
+        for server in self.config.recursors:
             reply = await self._ask(server, body, (host, A), UDP_BYTES, tcp=False)
             if reply is not None:
                 return reply.answers
@@ -109,7 +109,7 @@ class Recursor:
         socket = await self._net.datagrams(receive, any_host, 0, connected=(server, failed))
         try:
             socket.send(message, server)
-            async with asyncio.timeout(self._config.recursor_timeout_s):
+            async with asyncio.timeout(self.config.recursor_timeout_s):
                 return await arrived
         finally:
             socket.close()
@@ -117,7 +117,7 @@ class Recursor:
 
     async def _over_tcp(self, server: Address, message: bytes) -> bytes:
         """Raises NetError, OSError, EOFError or TimeoutError."""
-        timeout_s = self._config.recursor_timeout_s
+        timeout_s = self.config.recursor_timeout_s
         reader, writer = await open_stream(self._net, *server, timeout_s=timeout_s)
         try:
             async with asyncio.timeout(timeout_s):

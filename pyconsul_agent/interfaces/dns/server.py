@@ -88,6 +88,10 @@ class DNSServer:
         """Where it listens."""
         return [socket.local for socket in self._sockets]
 
+    def reload(self, config: DNSConfig) -> None:
+        """Use another configuration from the next query on."""
+        self._config = self._lookups.config = self._recursor.config = config
+
     async def start(self, addresses: list[tuple[str, int]]) -> None:
         """Listen on UDP and TCP. Raises NetError when an address cannot be had; `stop` undoes what was done."""
         for host, port in addresses:
