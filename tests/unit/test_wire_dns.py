@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conformance.dns_replies import packet
 from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.wire import dns
 from pyconsul_agent.wire.dns_trim import trim_tcp, trim_udp
-from tests.unit.dns_cases import packet
 
 
 @settings(max_examples=300, deadline=None)
