@@ -17,6 +17,7 @@ from pyconsul_agent.agent.registry import CheckSettings, Registry, Tools
 from pyconsul_agent.app.settings import (
     client_config,
     debug_config,
+    dns_config,
     http_defaults,
     http_rules,
     node_info,
@@ -27,6 +28,7 @@ from pyconsul_agent.client.node import ClientNode
 from pyconsul_agent.config.options import Options
 from pyconsul_agent.env.base import Env
 from pyconsul_agent.errors import ConfigError
+from pyconsul_agent.interfaces.dns.server import DNSServer
 from pyconsul_agent.interfaces.http.agent import Actions, AgentEndpoints, Identity
 from pyconsul_agent.interfaces.http.agent_services import AgentServices
 from pyconsul_agent.interfaces.http.catalog import Catalog
@@ -112,6 +114,15 @@ class Agent:
             wall_ns=env.clock.wall_ns,
             connections_per_client=options.limits.http_max_conns_per_client,
         )
+        self._dns = DNSServer(
+            env.net,
+            self.delegate,
+            dns_config(options),
+            env.clock,
+            env.random,
+            self._log.named("dns"),
+            token_bytes=env.token_bytes,
+        )
 
     def _routes(self) -> list[Any]:
         defaults, options = http_defaults(self.options), self.options
@@ -157,6 +168,8 @@ class Agent:
             )
         if options.ports.http > 0:
             await self._http.start([(host, options.ports.http) for host in options.resolved.http])
+        if options.ports.dns > 0:
+            await self._dns.start([(host, options.ports.dns) for host in options.resolved.dns])
         await self._join()
         self._tasks.start(self._sync.run(), "anti-entropy")
 
@@ -222,6 +235,7 @@ class Agent:
         await self._check_client.close()
         await self.delegate.shutdown()
         self._log.event("shutdown_complete")
+        await self._dns.stop()
         await self._http.stop()
 
     # --- what the interfaces may ask --------------------------------------------------------------------------
