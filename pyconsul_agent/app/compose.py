@@ -103,6 +103,7 @@ class Agent:
         )
         self._http = HTTPServer(
             env.net,
+            env.clock,
             Pipeline(
                 RouteTable(self._routes()), http_rules(options), self._log.named("http"), fallback=self._outside_v1
             ),

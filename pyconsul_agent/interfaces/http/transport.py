@@ -11,6 +11,7 @@ import asyncio
 import gzip
 import ssl
 from collections import Counter
+from email.utils import formatdate
 from typing import Any, cast
 
 from aiohttp import web
@@ -19,7 +20,7 @@ from aiohttp.http_writer import StreamWriter
 from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict
 
-from pyconsul_agent.env.base import Listener, Net
+from pyconsul_agent.env.base import Clock, Listener, Net
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.interfaces.http.message import TEXT, Query, Request, Response, text_response
 from pyconsul_agent.interfaces.http.pipeline import Pipeline, Target
@@ -43,9 +44,17 @@ class HTTPServer:
     """Listens on any number of addresses and feeds one pipeline."""
 
     def __init__(
-        self, net: Net, pipeline: Pipeline, log: Log, *, connections_per_client: int = CONNECTIONS_PER_CLIENT
+        self,
+        net: Net,
+        clock: Clock,
+        pipeline: Pipeline,
+        log: Log,
+        *,
+        connections_per_client: int = CONNECTIONS_PER_CLIENT,
     ) -> None:
         self._net = net
+        self._clock = clock
+        self._date = (0, "")
         self._pipeline = pipeline
         self._log = log
         self._limit = connections_per_client
@@ -90,6 +99,13 @@ class HTTPServer:
         self._clients[client] -= 1
         if self._clients[client] <= 0:
             del self._clients[client]
+
+    def date(self) -> str:
+        """The `Date` header of now, by the clock that was handed in."""
+        second = self._clock.wall_ns() // 1_000_000_000
+        if second != self._date[0]:
+            self._date = (second, formatdate(second, usegmt=True))
+        return self._date[1]
 
     @property
     def log(self) -> Log:
@@ -143,6 +159,7 @@ class HTTPServer:
 
     async def _send(self, incoming: web.BaseRequest, response: Response) -> web.StreamResponse:
         headers: CIMultiDict[str] = CIMultiDict(response.headers)
+        headers["Date"] = self.date()
         if response.content_type:
             headers["Content-Type"] = response.content_type
         wants_gzip = _accepts_gzip(incoming.headers.get("Accept-Encoding", ""))
@@ -273,6 +290,7 @@ class _Connection(RequestHandler):
             text = "internal error"
         if cast(StreamWriter, request.writer).output_size > 0:
             raise ConnectionError("response already begun")
-        answer = _Answer(status=status, body=text.encode(), headers={"Content-Type": TEXT})
+        headers = {"Content-Type": TEXT, "Date": self._owner.date()}
+        answer = _Answer(status=status, body=text.encode(), headers=headers)
         answer.force_close()
         return answer
