@@ -20,7 +20,7 @@ from pyconsul_agent.errors import ConsulError
 from pyconsul_agent.runtime.raft import RaftNode
 from pyconsul_agent.server.node import ServerNode
 from pyconsul_agent.sim.host import SimHost
-from pyconsul_agent.sim.process import SimProcess
+from pyconsul_agent.sim.process import ProcessKilled, SimProcess
 from pyconsul_agent.sim.raft_storage import RaftDisk, SimRaftStorage
 from pyconsul_agent.sim.world import World
 from pyconsul_agent.structs.raft import LogEntry
@@ -29,7 +29,7 @@ from pyconsul_agent.telemetry.logging import LogStream, parse_level
 HTTP_PORT = 8500
 DATA_DIR = "/consul/data"
 POLL_S = 0.1
-RESTART_AFTER_FAILURE_S = 2.0
+LEAVE_TIMEOUT_S = 15.0
 
 
 class Unmet(AssertionError):
@@ -60,7 +60,7 @@ class Node:
         self.exit_codes: list[int] = []
         self.started = False
         """Whether the agent's start of this life has ended well."""
-        self._stop: asyncio.Event
+        self._stop = asyncio.Event()
         self.host: SimHost = cluster.world.network.add_host(ip, name=name)
         self.process: SimProcess = cluster.world.process(self.host, self._main, name=name, start=False)
 
@@ -70,8 +70,7 @@ class Node:
     # --- the process ------------------------------------------------------------------------------------------------
 
     async def _main(self, env: Env) -> None:
-        self.agent, self.started = None, False
-        self._stop = asyncio.Event()
+        stop = self._stop
         options = configure(
             Sources(flags=self.flags), files=env.files, interfaces=env.interfaces.addresses(), hostname=env.hostname
         )
@@ -83,7 +82,7 @@ class Node:
             self._watch(agent)
             await agent.start()
             self.started = True
-            await _first(self._stop.wait(), agent.finished.wait())
+            await _first(stop.wait(), agent.finished.wait())
             self.exit_codes.append(agent.exit_code)
         except (ConsulError, OSError) as error:
             logs.logger().error("Error starting agent", error=str(error))
@@ -167,7 +166,9 @@ class Node:
     def start(self) -> None:
         """Start the agent on its disk; powers the machine on if need be."""
         self.cluster.world.power_on(self.host)
-        self.left = False
+        self.left = self.started = False
+        self.agent = None
+        self._stop = asyncio.Event()
         self.process.start()
 
     def kill(self, *, power_loss: bool = False) -> None:
@@ -302,6 +303,16 @@ class Cluster:
         for other in self.nodes.values():
             if other is not node:
                 self.world.network.cut(node.host, other.host)
+
+    async def leave_if_it_can(self, node: Node) -> None:
+        """Leave as on SIGINT; a leave that fails, takes too long or is cut short by a fault ends as a plain stop."""
+        try:
+            async with asyncio.timeout(LEAVE_TIMEOUT_S):
+                await node.leave()
+        except (TimeoutError, ConsulError):
+            await node.stop()
+        except ProcessKilled:
+            return
 
     def heal(self) -> None:
         """Undo every fault of the network, let paused agents run and start those that are down (but not who left)."""
