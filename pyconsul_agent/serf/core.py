@@ -275,7 +275,11 @@ class Serf:
             if self._leave_intent(message, now) is LeaveOutcome.REFUTE:
                 self.announce_join(now)
         for name in sorted(times.keys() - left.keys()):
-            self._table.join_intent(JoinIntent(ltime=times[name], node=name), now)
+            known = JoinIntent(ltime=times[name], node=name)
+            deny = self.state is SerfState.ALIVE and self._table.is_foreign_word(known)
+            self._table.join_intent(known, now)
+            if deny:
+                self.announce_join(now)
         if join and self._joins_ignoring_old:
             self._events.min_time = max(self._events.min_time, state.event_ltime)
         for slot in state.events or ():
