@@ -107,11 +107,11 @@ class Agent:
         )
         self._http = HTTPServer(
             env.net,
+            env.clock,
             Pipeline(
                 RouteTable(self._routes()), http_rules(options), self._log.named("http"), fallback=self._outside_v1
             ),
             self._log.named("http"),
-            wall_ns=env.clock.wall_ns,
             connections_per_client=options.limits.http_max_conns_per_client,
         )
         self._dns = DNSServer(

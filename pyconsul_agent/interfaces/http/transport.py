@@ -14,14 +14,13 @@ import re
 import ssl
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
 
-from pyconsul_agent.env.base import Listener, Net
+from pyconsul_agent.env.base import Clock, Listener, Net
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.interfaces.http.message import TEXT, Query, Request, Response, text_response
 from pyconsul_agent.interfaces.http.pipeline import Pipeline, Target
@@ -50,21 +49,21 @@ _ODD_METHOD = re.compile(rb"^([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) (\S{1,8192}) HT
 
 
 class HTTPServer:
-    """Listens on any number of addresses and feeds one pipeline. `wall_ns` dates the answers."""
+    """Listens on any number of addresses and feeds one pipeline. `clock` dates the answers."""
 
     def __init__(
         self,
         net: Net,
+        clock: Clock,
         pipeline: Pipeline,
         log: Log,
         *,
-        wall_ns: Callable[[], int],
         connections_per_client: int = CONNECTIONS_PER_CLIENT,
     ) -> None:
         self.pipeline = pipeline
         self.log = log
         self._net = net
-        self._wall_ns = wall_ns
+        self._clock = clock
         self._limit = connections_per_client
         self._listeners: list[Listener] = []
         self._clients: Counter[str] = Counter()
@@ -113,7 +112,7 @@ class HTTPServer:
 
     def date(self) -> bytes:
         """The Date header's value, made once a second."""
-        second = self._wall_ns() // 1_000_000_000
+        second = self._clock.wall_ns() // 1_000_000_000
         if second != self._date[0]:
             self._date = (second, formatdate(second, usegmt=True).encode())
         return self._date[1]
