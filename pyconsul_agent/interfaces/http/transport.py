@@ -78,6 +78,10 @@ class HTTPServer:
         assert self._server is not None
         return _Connection(self._server, self)
 
+    def set_connections_per_client(self, limit: int) -> None:
+        """Another limit for new connections (reload)."""
+        self._limit = limit
+
     def admit(self, client: str) -> bool:
         """Count a new connection of `client`; False when it has too many."""
         if self._clients[client] >= self._limit or self._clients.total() >= CONNECTIONS_MAX:
