@@ -289,9 +289,10 @@ class Messages:
     After a DecodeError the stream is lost: there is no way to find the next message.
     """
 
-    def __init__(self, *, bytes_max: int = MESSAGE_BYTES_MAX) -> None:
+    def __init__(self, *, bytes_max: int = MESSAGE_BYTES_MAX, values_max: int = VALUES_MAX) -> None:
         self._buffer = bytearray()
         self._bytes_max = bytes_max
+        self._values_max = values_max
         self._position = 0
         self._values = 0
         self._open: list[int] = []
@@ -337,8 +338,8 @@ class Messages:
 
     def _count(self, values: int, children: int) -> None:
         self._values += values
-        if self._values + children > VALUES_MAX:
-            raise DecodeError(f"a message has more than {VALUES_MAX} values")
+        if self._values + children > self._values_max:
+            raise DecodeError(f"a message has more than {self._values_max} values")
         if self._open:
             self._open[-1] -= 1
         if children:
