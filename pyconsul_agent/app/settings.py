@@ -151,6 +151,20 @@ def node_info(options: Options, node_id: str) -> NodeInfo:
     )
 
 
+def reloaded(old: Options, fresh: Options) -> Options:
+    """`old` with what may change while the agent runs; the rest of `fresh` waits for the next start."""
+    return replace(
+        old,
+        log_level=fresh.log_level,
+        services=fresh.services,
+        checks=fresh.checks,
+        node_meta=fresh.node_meta,
+        discard_check_output=fresh.discard_check_output,
+        limits=replace(old.limits, http_max_conns_per_client=fresh.limits.http_max_conns_per_client),
+        http_config=replace(old.http_config, response_headers=fresh.http_config.response_headers),
+    )
+
+
 def _family(ip: str) -> int:
     return 6 if ":" in ip else 4
 
