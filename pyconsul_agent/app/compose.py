@@ -284,6 +284,7 @@ class Agent:
         self._self_endpoints.show(self._identity())
         self._http.set_connections_per_client(fresh.limits.http_max_conns_per_client)
         self._pipeline.set_response_headers(fresh.http_config.response_headers)
+        self._dns.reload(dns_config(self.options))
 
     def stats(self) -> Mapping[str, Mapping[str, str]]:
         """The sections of `consul info`."""
