@@ -96,7 +96,9 @@ def flush(s: State, now: float) -> None:
     """Send every peer what is due."""
     wanted = s.verifies[-1][1] if s.verifies else -1
     for peer in list(s.peers.values()):
-        if peer.leaving_index and (peer.match >= peer.leaving_index or now >= peer.leaving_until):
+        # A removed server is also told that its removal is committed: it stands for election as long as it is not.
+        told = min(peer.match, peer.commit_known) >= peer.leaving_index
+        if peer.leaving_index and (told or now >= peer.leaving_until):
             _forget(s, peer)
             continue
         if not peer.leaving_index:
