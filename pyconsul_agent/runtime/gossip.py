@@ -301,6 +301,12 @@ class GossipPool:
 
     async def leave(self) -> None:
         """Leave in order: intent, then memberlist's word, then time for both to spread. The pool keeps answering."""
+        await self.announce_leave()
+        await asyncio.sleep(self._options.serf.leave_propagate_delay_s)
+        self.finish_leave()
+
+    async def announce_leave(self) -> None:
+        """The first part of `leave`: the others are told. They need `leave_propagate_delay_s` to tell each other."""
         if self._has_left:
             return
         self._has_left = True
@@ -310,9 +316,12 @@ class GossipPool:
         ticket = self._swim.leave(self._now(), serf.broadcast_timeout_s)
         if await self._outcome(self._broadcasts, ticket):
             self._log.warn("timeout waiting for leave broadcast")
-        await asyncio.sleep(serf.leave_propagate_delay_s)
-        self._serf.finish_leave()
-        self._perform(self._now())
+
+    def finish_leave(self) -> None:
+        """The last part of `leave`: the word has spread. Without effect if nothing was announced."""
+        if self._has_left:
+            self._serf.finish_leave()
+            self._perform(self._now())
 
     async def force_leave(self, name: str, *, prune: bool = False) -> None:
         """Take a failed member for left; `prune`: forget it. Raises NetTimeout when the word could not be spread."""

@@ -249,15 +249,23 @@ class ServerNode:
         await self._pool.close()
 
     async def leave(self) -> None:
-        """Leave in Consul's order: hand over, leave WAN, leave LAN, drain, wait to be removed."""
+        """Leave in Consul's order: hand over, leave WAN, leave LAN, drain, wait to be removed.
+
+        The three waits (for the WAN, for the LAN, to drain) run at the same time, from the moment that the LAN hears of
+        the leave. One after the other they would take 11 s and more, but `docker stop` gives 10 s.
+        """
         self._log.event("leave_start", mode="server")
         if self._raft.is_leader and self._voters() > 1:
             await self._hand_over()
         if self._wan is not None:
-            await self._wan.leave()
-        await self._lan.leave()
+            await self._wan.announce_leave()
         self._leaving = True
-        await asyncio.sleep(self._config.leave_drain_s)
+        config = self._config
+        async with asyncio.TaskGroup() as waits:
+            waits.create_task(asyncio.sleep(max(config.leave_drain_s, config.wan_serf.leave_propagate_delay_s)))
+            waits.create_task(self._lan.leave())
+        if self._wan is not None:
+            self._wan.finish_leave()
         if not self._raft.is_leader:
             await self._removed()
 
