@@ -251,21 +251,15 @@ class ServerNode:
     async def leave(self) -> None:
         """Leave in Consul's order: hand over, leave WAN, leave LAN, drain, wait to be removed.
 
-        The three waits (for the WAN, for the LAN, to drain) run at the same time, from the moment that the LAN hears of
-        the leave. One after the other they would take 11 s and more, but `docker stop` gives 10 s.
+        The word of both leaves spreads while we drain, which halves the time that the original takes.
         """
         self._log.event("leave_start", mode="server")
         if self._raft.is_leader and self._voters() > 1:
             await self._hand_over()
-        if self._wan is not None:
-            await self._wan.announce_leave()
+        pools = [pool for pool in (self._wan, self._lan) if pool is not None]
+        begun = [pool for pool in pools if await pool.begin_leave()]
         self._leaving = True
-        config = self._config
-        async with asyncio.TaskGroup() as waits:
-            waits.create_task(asyncio.sleep(max(config.leave_drain_s, config.wan_serf.leave_propagate_delay_s)))
-            waits.create_task(self._lan.leave())
-        if self._wan is not None:
-            self._wan.finish_leave()
+        await asyncio.gather(asyncio.sleep(self._config.leave_drain_s), *(pool.finish_leave() for pool in begun))
         if not self._raft.is_leader:
             await self._removed()
 
