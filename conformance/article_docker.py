@@ -58,8 +58,9 @@ class Docker:
         if self._run("inspect", "-f", f'{{{{index .Config.Labels "{LABEL}"}}}}', name, check=False).stdout.strip() == "1":
             self._run("rm", "-f", "-v", name)
         maps = [word for what in publish for word in ("-p", f"{getattr(self.public, what)}:{INSIDE[what]}")]
+        self._containers[name] = _Container("")  # known before it exists, so that a failed start is cleaned up too
         self._run("run", "-d", "--name", name, "--label", f"{LABEL}=1", *maps, "-h", name, self._image, *flags)
-        self._containers[name] = _Container(self._inspect(name, "{{ .NetworkSettings.IPAddress }}"))
+        self._containers[name].ip = self._inspect(name, "{{ .NetworkSettings.IPAddress }}")
         self._follow(name)
 
     def restart(self, name: str) -> None:
