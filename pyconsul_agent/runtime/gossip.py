@@ -284,10 +284,10 @@ class GossipPool:
             except NetError as error:
                 self._log.warn("Snapshot has an unusable address", node=name, address=address, error=str(error))
                 continue
-            self._log.info("Attempting re-join to previously known node", node=f"{name}: {address}")
+            self._log.info(f"Attempting re-join to previously known node: {name}: {address}")
             errors = await self._push_pull([(name, to) for _, to in targets])
             if None in errors:
-                self._log.info("Re-joined to previously known node", node=f"{name}: {address}")
+                self._log.info(f"Re-joined to previously known node: {name}: {address}")
                 return
         if known:
             self._log.warn("Failed to re-join any previously known node")
