@@ -283,7 +283,7 @@ class Article:
 
         self.report.step("3 three peers, one of them leads", status, START_S)
         self.report.step("3 catalog has the four nodes", lambda: self._same(self.nodes(), sorted(names)), START_S)
-        table = {name: ("alive", "server") for name in SERVERS} | {CLIENT: ("alive", "client")}
+        table = dict.fromkeys(SERVERS, ("alive", "server")) | {CLIENT: ("alive", "client")}
         self.report.step("3 consul members", lambda: self._same(self.members(CLIENT), table), START_S)
         self.dns_step(
             "3 dig server1.node.consul",
@@ -311,7 +311,7 @@ class Article:
         assert seen == wanted, f"it is {seen}, not {wanted}"
 
     def _handshake(self) -> None:
-        """msgpack {Command: handshake, Seq: 7} {Version: 1} -> {Seq: 7, Error: ""}."""
+        """In msgpack: {Command: handshake, Seq: 7} {Version: 1} -> {Seq: 7, Error: ""}."""
         import socket
 
         with socket.create_connection((self.at.outside(CLIENT), self.at.public.rpc), timeout=3) as stream:

@@ -55,7 +55,10 @@ class Docker:
 
     def start(self, name: str, flags: Sequence[str], *, publish: Sequence[str] = ()) -> None:
         """`docker run -d`. A container of that name is removed if an earlier run of this check made it."""
-        if self._run("inspect", "-f", f'{{{{index .Config.Labels "{LABEL}"}}}}', name, check=False).stdout.strip() == "1":
+        if (
+            self._run("inspect", "-f", f'{{{{index .Config.Labels "{LABEL}"}}}}', name, check=False).stdout.strip()
+            == "1"
+        ):
             self._run("rm", "-f", "-v", name)
         maps = [word for what in publish for word in ("-p", f"{getattr(self.public, what)}:{INSIDE[what]}")]
         self._containers[name] = _Container("")  # known before it exists, so that a failed start is cleaned up too
@@ -128,7 +131,9 @@ class Docker:
         return done.stdout
 
     def row(self, name: str) -> Row | None:
-        text = self._run("ps", "--filter", f"name=^/{name}$", "--format", "{{.Command}}\t{{.Status}}\t{{.Ports}}").stdout
+        text = self._run(
+            "ps", "--filter", f"name=^/{name}$", "--format", "{{.Command}}\t{{.Status}}\t{{.Ports}}"
+        ).stdout
         command, status, ports = text.strip("\n").split("\t")
         return Row(command, status, frozenset(port.strip() for port in ports.split(",") if port.strip()))
 

@@ -67,7 +67,8 @@ class Loopback:
         ports = self.ports
         config = dict(IMAGE_CONFIG)
         config["ports"] = {"server": ports.server, "serf_lan": ports.lan, "serf_wan": ports.wan,
-                           "http": ports.http, "dns": ports.dns, "rpc": ports.rpc if "rpc" in publish else -1}  # fmt: skip
+                           "http": ports.http, "dns": ports.dns,
+                           "rpc": ports.rpc if "rpc" in publish else -1}  # fmt: skip
         directory = self._data / name
         directory.mkdir(parents=True, exist_ok=True)
         file = self._data / f"{name}.json"

@@ -77,8 +77,9 @@ def one_server(name: str, ip: str, ports: Ports) -> list[Pattern]:
             info(rf"raft: Node at {address} \[Follower\] entering Follower state"),
             info(rf"consul: adding server {name} \(Addr: {address}\) \(DC: dc1\)"),
             info(rf"consul: adding server {name}\.dc1 \(Addr: {address}\) \(DC: dc1\)"),
-        )
-    ] + election(name, ip, ports, tally=1)
+        ),
+        *election(name, ip, ports, tally=1),
+    ]
 
 
 def election(name: str, ip: str, ports: Ports, *, tally: int) -> list[Pattern]:
@@ -116,7 +117,11 @@ def leaving_leader(name: str, ip: str, ports: Ports, others: Sequence[str]) -> l
         r"^==> Gracefully shutting down agent\.\.\.$",
         info(r"consul: server starting leave"),
         info(rf"raft: Node at {address} \[Follower\] entering Follower state"),
-        (info(r"consul: cluster leadership lost"), info(rf"serf: EventMemberLeave: {name}\.dc1 {re.escape(ip)}"), *aborted),
+        (
+            info(r"consul: cluster leadership lost"),
+            info(rf"serf: EventMemberLeave: {name}\.dc1 {re.escape(ip)}"),
+            *aborted,
+        ),
         info(rf"consul: removing server {name}\.dc1 \(Addr: {address}\) \(DC: dc1\)"),
         *removed(name, ip, ports),
         info(r"agent: requesting shutdown"),

@@ -1,13 +1,14 @@
 """`healthcheck`: does this agent's HTTP answer? For the image's HEALTHCHECK, which pays for a Python start every time.
 
-Any status counts as up, also 403: a lone server that waits for its peers, or one with ACLs, is not ill. So this asks with
-one socket and reads one line, and imports nothing else.
+Any status counts as up, also 403: a lone server that waits for its peers, or one with ACLs, is not ill. So this asks
+with one socket and reads one line, and imports nothing else.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from typing import Any
 
 from pyconsul_agent.cli.command import Command, Context
 from pyconsul_agent.cli.flags import Flag
@@ -19,14 +20,16 @@ REQUEST = b"GET /v1/agent/self HTTP/1.0\r\nHost: localhost\r\n\r\n"
 
 def first_line(address: str, timeout_s: float) -> str:
     """The status line of the agent at `host:port`, `http://host:port` or `unix://path`. Raises OSError, ValueError."""
+    where: Any
     if address.startswith("unix://"):
-        stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        stream.settimeout(timeout_s)
-        stream.connect(address.removeprefix("unix://"))
+        family, where = socket.AF_UNIX, address.removeprefix("unix://")
     else:
         host, _, port = address.removeprefix("http://").rstrip("/").rpartition(":")
-        stream = socket.create_connection((host.strip("[]") or "127.0.0.1", int(port)), timeout_s)
-    with stream:
+        name = host.strip("[]") or "127.0.0.1"
+        family, *_, where = socket.getaddrinfo(name, int(port), type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, socket.SOCK_STREAM) as stream:
+        stream.settimeout(timeout_s)
+        stream.connect(where)
         stream.sendall(REQUEST)
         start = stream.recv(64)
     if not start.startswith(b"HTTP/1."):
