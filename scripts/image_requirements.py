@@ -1,8 +1,8 @@
 """What the image is to contain, from pyproject.toml and requirements.lock. Standard library only.
 
-image_requirements.py DIR      writes DIR/requirements.txt (pyproject's dependencies) and DIR/constraints.txt (the lock's
-                               versions)
-image_requirements.py DIR -v   checks every file of DIR/wheels against the hashes of the lock; exit code 1 for a stranger
+image_requirements.py DIR      writes DIR/requirements.txt (pyproject's dependencies) and
+                               DIR/constraints.txt (the lock's versions)
+image_requirements.py DIR -v   checks every file of DIR/wheels against the lock's hashes; exit code 1 for a stranger
 """
 
 import hashlib

@@ -13,7 +13,7 @@ from pyconsul_agent.cli.main import main
 
 def serve_once(answer: bytes) -> tuple[str, threading.Thread]:
     listener = socket.create_server(("127.0.0.1", 0))
-    address = "127.0.0.1:%d" % listener.getsockname()[1]
+    address = f"127.0.0.1:{listener.getsockname()[1]}"
 
     def serve():
         with listener, listener.accept()[0] as stream:

@@ -1,5 +1,7 @@
 """The article check's own judgment: pattern order, the DNS decoder, what counts as a failure."""
 
+import contextlib
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,10 +70,8 @@ def test_dns_status_is_named():
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_answer_or_a_value_error(data):
-    try:
+    with contextlib.suppress(ValueError):
         dns_query.decode(data)
-    except ValueError:
-        pass
 
 
 def test_a_step_that_does_not_hold_makes_the_exit_code(capsys):
