@@ -110,6 +110,9 @@ class IPCServer:
         session = Session(self._shared, reader, writer, host, f"{host}:{port}")
         try:
             await session.run()
+        except asyncio.CancelledError:
+            if not self._stopping:  # ours is a normal end; asyncio of 3.11 stumbles over cancelled handlers
+                raise
         except (OSError, NetError, TimeoutError) as error:
             self._log.debug("Connection lost", from_=session.peer, error=str(error) or type(error).__name__)
         except Exception as error:
