@@ -18,6 +18,7 @@ from pyconsul_agent.app.reload import Reloader, Reread
 from pyconsul_agent.app.settings import (
     client_config,
     debug_config,
+    dns_config,
     http_defaults,
     http_rules,
     node_info,
@@ -28,6 +29,7 @@ from pyconsul_agent.app.settings import (
 from pyconsul_agent.client.node import ClientNode
 from pyconsul_agent.config.options import Options
 from pyconsul_agent.env.base import Env
+from pyconsul_agent.interfaces.dns.server import DNSServer
 from pyconsul_agent.interfaces.http.agent import Actions, AgentEndpoints, Identity
 from pyconsul_agent.interfaces.http.agent_services import AgentServices
 from pyconsul_agent.interfaces.http.catalog import Catalog
@@ -113,9 +115,19 @@ class Agent:
         )
         self._http = HTTPServer(
             env.net,
+            env.clock,
             self._pipeline,
             self._log.named("http"),
             connections_per_client=options.limits.http_max_conns_per_client,
+        )
+        self._dns = DNSServer(
+            env.net,
+            self.delegate,
+            dns_config(options),
+            env.clock,
+            env.random,
+            self._log.named("dns"),
+            token_bytes=env.token_bytes,
         )
         self._ipc = self._make_ipc()
         self._reloader = Reloader(reread, env.blocking, self._registry, self._log, self._take_over)
@@ -187,6 +199,8 @@ class Agent:
             )
         if options.ports.http > 0:
             await self._http.start([(host, options.ports.http) for host in options.resolved.http])
+        if options.ports.dns > 0:
+            await self._dns.start([(host, options.ports.dns) for host in options.resolved.dns])
         if options.ports.rpc > 0:
             await self._ipc.start([(host, options.ports.rpc) for host in options.resolved.rpc])
         self._tasks.start(self._reloader.run(), "reload")
@@ -240,6 +254,7 @@ class Agent:
         await self._check_client.close()
         await self.delegate.shutdown()
         self._log.event("shutdown_complete")
+        await self._dns.stop()
         await self._http.stop()
 
     # --- what the interfaces may ask --------------------------------------------------------------------------
@@ -269,6 +284,7 @@ class Agent:
         self._self_endpoints.show(self._identity())
         self._http.set_connections_per_client(fresh.limits.http_max_conns_per_client)
         self._pipeline.set_response_headers(fresh.http_config.response_headers)
+        self._dns.reload(dns_config(self.options))
 
     def stats(self) -> Mapping[str, Mapping[str, str]]:
         """The sections of `consul info`."""
