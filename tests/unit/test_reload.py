@@ -115,6 +115,8 @@ def test_level_meta_headers_and_limits_are_taken_over_and_the_rest_is_not():
                 limits={"http_max_conns_per_client": 7},
                 http_config={"response_headers": {"X-New": "yes"}},
                 discard_check_output=True,
+                recursors=["10.0.0.53"],
+                dns_config={"only_passing": True},
             )
         )
         await agent.reload()
@@ -124,6 +126,8 @@ def test_level_meta_headers_and_limits_are_taken_over_and_the_rest_is_not():
         assert agent.state.plan()[0].request.node_meta["rack"] == "7"
         assert agent.options.node_name == agent.state.node.name == "n1"
         assert agent._http._limit == 7
+        assert agent._dns._config.only_passing
+        assert "10.0.0.53" in str(agent._dns._config.recursors)
         _, head, body = await http(it.env, "GET", "/v1/agent/self")
         assert "X-New: yes" in head
         assert json.loads(body)["Meta"]["rack"] == "7"
@@ -138,6 +142,7 @@ def test_level_meta_headers_and_limits_are_taken_over_and_the_rest_is_not():
     [
         ("{", "reload.*|.*c.json"),
         (configured(log_level="LOUD"), "LOUD|log_level|log level"),
+        (configured(recursors=["not an address"]), "recursor"),
         (configured(services=[{"port": 1}]), "service definition without a name"),
         (configured(checks=[{"id": "x", "args": ["true"], "interval": "1s"}]), "[Ss]cript"),
         (configured(checks=[{"id": "x", "ttl": "1s", "service_id": "nope"}]), 'ServiceID "nope" does not exist'),
@@ -240,3 +245,16 @@ def test_a_confirmed_removal_does_not_take_what_was_registered_again():
     state.done(removal)
     assert state.service("web").port == 1
     assert state.plan()[0].services == ("web",)
+
+
+def test_what_is_as_it_was_is_not_sent_again():
+    async def scenario(it):
+        state = it.agent.state
+        for entry in (*state.services.values(), *state.checks.values()):
+            entry.in_sync = True
+        state.node_in_sync = True
+        it.write(configured(services=[BASE["services"][0], {"name": "old", "port": 9}]))
+        await it.agent.reload()
+        assert [write.services for write in state.plan()] == [("old",)]
+
+    run(scenario)
