@@ -478,3 +478,19 @@ def test_a_monitor_ends_with_the_agent():
         assert world.agent.logs._monitors == []
 
     run(scenario)
+
+
+def test_clients_of_a_unix_socket_are_local():
+    async def scenario(world):
+        await world.server.start([("unix:///run/consul.sock", 8400)])
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(loop=loop)
+        transport, protocol = await world.here.connect_unix(
+            lambda: asyncio.StreamReaderProtocol(reader, loop=loop), "/run/consul.sock"
+        )
+        client = await Client(reader, asyncio.StreamWriter(transport, protocol, reader, loop)).greet()
+        assert await client.ask("reload") == ""
+        assert any("Accepted client" in line and "@" in line for line in world.agent.console)
+        client.writer.close()
+
+    run(scenario, local_only=True)
