@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pyconsul_agent.wire import gossip, gossip_packet, gotime, lzw, msgpack, netrpc, raft, serf, snapshot, yamux_frames
+from pyconsul_agent.wire import gossip, gossip_packet, gotime, lzw, msgpack, netrpc, raft, serf
 from pyconsul_agent.wire.gossip_stream import decode_stream
 from pyconsul_agent.wire.yamux import Session
 
