@@ -225,7 +225,8 @@ class Agent:
     def http(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         connection = http.client.HTTPConnection(HOST, self.ports["http"], timeout=30)
         try:
-            connection.request(method, path, None if body is None else body if isinstance(body, str) else text(body))
+            given = body if isinstance(body, str) or body is None else text(body)
+            connection.request(method, path, None if given is None else given.encode())
             reply = connection.getresponse()
             raw = reply.read()
         finally:

@@ -196,7 +196,9 @@ def read_name(data: bytes, at: int) -> tuple[str, int]:
             if len(label) < length or octets > NAME_BYTES_MAX:
                 raise DecodeError("name cut short or too long", offset=at)
             labels.append(
-                label.decode("ascii") if _PLAIN_LABEL.fullmatch(label) else "".join([_TEXT[octet] for octet in label])
+                label.decode("ascii")
+                if label.isalnum() or _PLAIN_LABEL.fullmatch(label)
+                else "".join([_TEXT[octet] for octet in label])
             )
             at += length + 1
             continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pyconsul_agent.wire.dns import CNAME, SRV, UDP_BYTES, Edns, Message, Record, pack
+from pyconsul_agent.wire.dns import CNAME, HEADER_BYTES, SRV, UDP_BYTES, Edns, Message, Record, pack
 
 UDP_ANSWERS_MAX = 8
 UDP_HEADROOM = 7
@@ -19,6 +19,12 @@ SEARCH_ABOVE = 100
 """More octets than this over the limit are cut by binary search, fewer by dropping answers one by one."""
 
 CLOSE_ENOUGH = 10
+
+NAME_EXTRA = 2
+"""Octets of a name beyond its characters: its first length, and its end when the final dot is not written."""
+
+QUESTION_EXTRA = NAME_EXTRA + 4
+RECORD_EXTRA = NAME_EXTRA + 10
 
 
 class _Trimmer:
@@ -40,6 +46,8 @@ class _Trimmer:
 
     def cut(self, limit: int, aim: int) -> None:
         """Cut until the message has at most `limit` octets or one answer; the search aims at `aim`."""
+        if _at_most(self.message, limit):
+            return
         while len(self.message.answers) > 1 and self.size() > limit:
             self.message.authority = []
             if self.size() - aim > SEARCH_ABOVE:
@@ -89,6 +97,23 @@ def trim_tcp(message: Message, *, compress: bool) -> bool:
     message.answers = message.answers[: TCP_SRV_ANSWERS_MAX if is_srv else TCP_ANSWERS_MAX]
     trimmer.cut(TCP_BYTES, TCP_BYTES)
     return len(message.answers) < before
+
+
+def _at_most(message: Message, limit: int) -> bool:
+    """Whether the message surely fits, by its length without compression: most do, and packing them is not cheap."""
+    size = HEADER_BYTES
+    if message.question is not None:
+        size += len(message.question[0]) + QUESTION_EXTRA
+    for section in (message.answers, message.authority, message.additional):
+        for name, _, _, data, _ in section:
+            size += len(name) + RECORD_EXTRA
+            for part in data:
+                size += len(part) + NAME_EXTRA
+                if isinstance(part, str) and not part.isascii():
+                    return False  # takes more octets than characters
+            if size > limit:
+                return False
+    return size <= limit
 
 
 def _first_by_owner(records: list[Record]) -> dict[str, Record]:

@@ -35,7 +35,7 @@ from pyconsul_agent.structs.requests import (
     QuerySource,
     ServiceSpecificRequest,
 )
-from pyconsul_agent.wire.dns import NOERROR, NOTIMP, NXDOMAIN, SERVFAIL, SOA, Query, Record
+from pyconsul_agent.wire.dns import ANY, IN, NOERROR, NOTIMP, NXDOMAIN, SERVFAIL, SOA, TXT, Query, Record
 
 RequestT = TypeVar("RequestT", bound=QueryOptions)
 ReplyT = TypeVar("ReplyT", bound=QueryMeta)
@@ -46,7 +46,7 @@ CHASE_DEPTH_MAX = 3
 CHASED_HOSTS_MAX = 64
 """Host names that are followed for one answer; instances beyond get a bare CNAME or no glue."""
 
-QUERIES_OF_CONSUL = "consul"
+SERVERS_SERVICE = "consul"
 """The service that servers register themselves under."""
 
 # Errors of RPC calls that mean "there is no such thing", by their words: they may have come through other servers.
@@ -194,7 +194,7 @@ class Lookups:
         node = reply.node_services.node if reply.node_services is not None else None
         if node is None:
             raise Failed(NXDOMAIN)
-        host = resolve.node_host(node, query.type, plan.datacenter, self.config) if query.type != 16 else None
+        host = resolve.node_host(node, query.type, plan.datacenter, self.config) if query.type != TXT else None
         chased = await self._chase([host] if host else [], depth)
         owner = query.name or "."
         return Outcome(NOERROR, resolve.node_answer(node, owner, query.type, plan.datacenter, self.config, chased))
@@ -231,11 +231,11 @@ class Lookups:
         """NS records and glue; none when the servers cannot be found."""
         config = self.config
         try:
-            rows = await self._instances(resolve.ServiceLookup(QUERIES_OF_CONSUL, "", config.datacenter))
+            rows = await self._instances(resolve.ServiceLookup(SERVERS_SERVICE, "", config.datacenter))
         except Failed:
             return Built([], [])
         nodes = resolve.name_servers(rows)
-        found = (resolve.node_host(node, 255, config.datacenter, config) for node in nodes)
+        found = (resolve.node_host(node, ANY, config.datacenter, config) for node in nodes)
         return resolve.name_server_records(
             nodes, config, await self._chase([host for host in found if host is not None], depth)
         )
@@ -290,7 +290,7 @@ class Lookups:
             return await self._recursor.addresses(host) if self.config.recursors else ()
         if depth < 1:
             return ()
-        inner = Query(0, 0, host, 255, 1)
+        inner = Query(0, 0, host, ANY, IN)
         return (await self.answer(inner, resolve.plan(name, inner.type, self.config), "", depth - 1)).answers
 
 

@@ -15,7 +15,7 @@ from struct import Struct
 from pyconsul_agent.interfaces.dns.config import DNSConfig
 from pyconsul_agent.structs.catalog import Node, ServiceAddress
 from pyconsul_agent.structs.health import CheckServiceNode, HealthCheck
-from pyconsul_agent.wire.dns import AAAA, ANY, AXFR, CNAME, NS, SOA, SRV, TXT, A, Record, text_data
+from pyconsul_agent.wire.dns import AAAA, ANY, AXFR, CNAME, DS, NS, PTR, SOA, SRV, TXT, A, Record, text_data
 
 KINDS = frozenset({"service", "connect", "ingress", "node", "query", "addr"})
 NODE_TYPES = frozenset({A, AAAA, ANY, TXT})
@@ -119,7 +119,7 @@ def plan(name: str, type_: int, config: DNSConfig) -> Plan:
     body = _below_zone(name, config)
     if body is None:
         return Recurse() if config.recursors else Refuse()
-    if type_ == 43 and config.recursors:  # DS belongs to the parent zone
+    if type_ == DS and config.recursors:  # it belongs to the parent zone
         return Recurse()
     if type_ in (SOA, NS):
         return Apex(type_)
@@ -501,7 +501,7 @@ def name_server_records(nodes: Sequence[Node], config: DNSConfig, chased: Chased
 
 def pointer(owner: str, name: str, kind: str, datacenter: str, config: DNSConfig) -> Record:
     """The PTR record of a reverse name."""
-    return Record(owner, 12, 0, (f"{name}.{kind}.{datacenter}.{config.domain}",))
+    return Record(owner, PTR, 0, (f"{name}.{kind}.{datacenter}.{config.domain}",))
 
 
 def same_address(text: str, address: str) -> bool:

@@ -156,8 +156,6 @@ class DNSServer:
         if self._clients[peer[0]] >= TCP_CLIENTS_PER_ADDRESS_MAX or self._clients.total() >= TCP_CLIENTS_MAX:
             self._log.debug("too many DNS connections", peer=peer[0])
             writer.close()
-            if not self._clients[peer[0]]:
-                del self._clients[peer[0]]
             return
         self._clients[peer[0]] += 1
         self._connections.add(task)

@@ -36,6 +36,8 @@ CONNECTIONS_PER_CLIENT = 200
 CONNECTIONS_MAX = 16_384
 PIPELINED_MAX = 16
 SNAPSHOT_BYTES_MAX = 1 << 31
+UNROUTED_BYTES_MAX = 512 * 1024
+"""A body sent to a path that nobody serves is read, so that its 404 can be."""
 
 TOO_MANY = (
     b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain\r\nContent-Length: 81\r\nConnection: close\r\n\r\n"
@@ -288,7 +290,7 @@ class _Connection(asyncio.Protocol):
         self._framing(head)
         head.target = self._server.pipeline.locate(head.url.decode("utf-8", "surrogateescape"), head.method)
         if isinstance(head.target, Target):
-            limit = head.target.route.body_bytes_max if head.target.route is not None else 0
+            limit = head.target.route.body_bytes_max if head.target.route is not None else UNROUTED_BYTES_MAX
             head.body_limit = SNAPSHOT_BYTES_MAX if limit is None else limit
         if head.length is not None and head.length > head.body_limit:
             raise _Refused(_too_large(head.length, head.body_limit))
