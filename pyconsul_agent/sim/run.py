@@ -22,7 +22,7 @@ from pyconsul_agent.sim.loop import START_S, SimError
 from pyconsul_agent.sim.net import LinkOptions
 from pyconsul_agent.sim.workload import SESSION_TTL_S, Workload, WorkloadOptions
 from pyconsul_agent.sim.world import World
-from pyconsul_agent.structs.raft import LogEntry
+from pyconsul_agent.structs.raft import LogEntry, Suffrage
 
 LEADER_WITHIN_ELECTIONS = 10
 ELECTION_S = 1.0
@@ -30,6 +30,7 @@ ELECTION_S = 1.0
 WRITES = 20
 WRITE_WITHIN_S = 20.0
 AGREE_WITHIN_S = 120.0
+VOTE_WITHIN_S = 90.0
 EQUAL_WITHIN_S = 30.0
 STEPS_MAX = 3_000_000
 TIME_MAX_S = 3600.0
@@ -246,10 +247,12 @@ class SeedRun:
         for number in range(WRITES):
             await self._write_one(number)
         self._mark("written")
-        await self.cluster.until("equal applied indexes", self._equal, EQUAL_WITHIN_S)
-        same_state.check(self._states())
+        # A server that was taken for dead is a raft peer again once gossip has found it (push/pulls: 30 s).
         await self.cluster.until("all alive in all views", lambda: not self._disagreements(), AGREE_WITHIN_S)
         self._mark("alive")
+        await self.cluster.until("all servers vote", self._all_vote, VOTE_WITHIN_S)
+        await self.cluster.until("equal applied indexes", self._equal, EQUAL_WITHIN_S)
+        same_state.check(self._states())
 
     async def _write_one(self, number: int) -> None:
         loop, nodes = self.world.loop, self.load.nodes
@@ -262,6 +265,13 @@ class SeedRun:
                 return
             await asyncio.sleep(0.2)
         raise Unmet(f"write {number} of the liveness phase: {done}\n{self.cluster.describe()}")
+
+    def _all_vote(self) -> bool:
+        leader = self.cluster.leader
+        if leader is None:
+            return False
+        voters = [server for server in leader.raft.configuration()[0].servers or () if server.suffrage == Suffrage.VOTER]
+        return len(voters) == len(self.cluster.servers)
 
     def _equal(self) -> bool:
         servers = self.cluster.servers
