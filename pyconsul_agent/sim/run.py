@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pyconsul_agent.sim.checkers import agreement, leftovers, linearizable, locks, monotone_index, no_lost_write, same_state
+from pyconsul_agent.sim.checkers import agreement, blocking, leftovers, linearizable, locks, monotone_index, no_lost_write, same_state
 from pyconsul_agent.sim.checkers.one_leader import OneLeader
 from pyconsul_agent.sim.checkers.same_sequence import SameSequence
 from pyconsul_agent.sim.cluster import Cluster, Node, Unmet
@@ -32,6 +32,9 @@ WRITE_WITHIN_S = 20.0
 AGREE_WITHIN_S = 120.0
 VOTE_WITHIN_S = 90.0
 EQUAL_WITHIN_S = 30.0
+PATIENT_EVERY = 4
+"""Every so many seeds waits for anti-entropy, which takes minutes."""
+CATALOG_WITHIN_S = 250.0
 STEPS_MAX = 3_000_000
 TIME_MAX_S = 3600.0
 
@@ -253,6 +256,8 @@ class SeedRun:
         await self.cluster.until("all servers vote", self._all_vote, VOTE_WITHIN_S)
         await self.cluster.until("equal applied indexes", self._equal, EQUAL_WITHIN_S)
         same_state.check(self._states())
+        if self.drawn.seed % PATIENT_EVERY == 0:
+            await self._catalog_agrees()
 
     async def _write_one(self, number: int) -> None:
         loop, nodes = self.world.loop, self.load.nodes
@@ -265,6 +270,21 @@ class SeedRun:
                 return
             await asyncio.sleep(0.2)
         raise Unmet(f"write {number} of the liveness phase: {done}\n{self.cluster.describe()}")
+
+    async def _catalog_agrees(self) -> None:
+        """Anti-entropy repairs within two of its rounds what the faults kept from the catalog."""
+        deadline = self.world.loop.time() + CATALOG_WITHIN_S
+        for node in self.cluster.nodes.values():
+            while True:
+                catalog = await self.load.services(self.load.nodes[0], node.name)
+                agent = node.agent
+                assert agent is not None
+                local = [(service.id, tuple(service.tags or ())) for service in agent.state.live_services().values()]
+                if catalog is not None and sorted(local) == catalog:
+                    break
+                if self.world.loop.time() >= deadline:
+                    agreement.check_catalog(node.name, local, catalog or ())
+                await asyncio.sleep(2.0)
 
     def _all_vote(self) -> bool:
         leader = self.cluster.leader
@@ -294,6 +314,7 @@ class SeedRun:
         no_lost_write.check(self.history, self.truth)
         linearizable.check(self.history, self.truth)
         monotone_index.check(self.history)
+        blocking.check(self.history)
         locks.check(self.history, self.truth)
         locks.check_sessions(self.history, self.truth, ttl_s=SESSION_TTL_S)
 
