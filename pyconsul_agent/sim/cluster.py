@@ -77,6 +77,8 @@ class Node:
             Sources(flags=self.flags), files=env.files, interfaces=env.interfaces.addresses(), hostname=env.hostname
         )
         env.files.make_dirs(DATA_DIR)
+        env.files.sync_dir("/")  # the data directory itself is the operator's, long made
+        env.files.sync_dir("/consul")
         logs = self._logs(options, env)
         agent: Agent | None = None
         try:
