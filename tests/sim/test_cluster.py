@@ -244,3 +244,32 @@ def test_the_same_seed_is_the_same_run_in_every_process():
 
 def test_another_seed_is_another_run():
     assert run_seed(1, PROFILES["quick"]).digest != run_seed(2, PROFILES["quick"]).digest
+
+
+def test_a_server_without_join_addresses_finds_the_cluster_after_a_power_failure():
+    async def scenario(run):
+        first = run.nodes["server1"]
+        await asyncio.sleep(1)
+        first.kill(power_loss=True)
+        await asyncio.sleep(15)  # autopilot takes it out of the cluster meanwhile
+        first.start()
+        await run.alive(within_s=90)
+
+    for seed in range(6, 10):
+        article(scenario, seed=seed)
+
+
+def test_a_server_that_saw_everybody_fail_finds_the_cluster_after_a_restart():
+    async def scenario(run):
+        first = run.nodes["server1"]
+        run.cluster.isolate(first)
+        await run.cluster.until("alone", lambda: set(first.statuses().values()) == {"alive", "failed"}, 30)
+        await run.cluster.until("all failed", lambda: list(first.statuses().values()).count("failed") == 3, 30)
+        await asyncio.sleep(2)
+        await first.stop()
+        run.world.network.heal()
+        await asyncio.sleep(20)
+        first.start()
+        await run.alive(within_s=90)
+
+    article(scenario, seed=10)
