@@ -20,6 +20,7 @@ from pyconsul_agent.app.settings import (
     http_defaults,
     http_rules,
     node_info,
+    refuse_unsupported,
     server_config,
 )
 from pyconsul_agent.client.node import ClientNode
@@ -52,6 +53,7 @@ class Agent:
     """A whole agent. `finished` is set, with `exit_code`, when it wants its process to end."""
 
     def __init__(self, options: Options, env: Env, logs: LogStream, storage: StorageFactory) -> None:
+        refuse_unsupported(options)
         self.options = options
         self.finished = asyncio.Event()
         self.exit_code = 0

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import tempfile
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from pyconsul_agent.app.compose import Agent
-from pyconsul_agent.config.banner import banner
+from pyconsul_agent.config.banner import banner, opening
 from pyconsul_agent.config.options import Options
 from pyconsul_agent.env.base import Env
-from pyconsul_agent.env.real import RealBlocking
 from pyconsul_agent.env.signals import on_signals
 from pyconsul_agent.errors import ConsulError
 from pyconsul_agent.runtime.raft_storage import RaftStorage, SqliteRaftStorage
@@ -69,19 +69,30 @@ def log_stream(options: Options, env: Env) -> LogStream:
     )
 
 
-def storage(env: Env, logs: LogStream) -> Callable[[Options], RaftStorage]:
-    """Where raft keeps its log: files in the data directory, written by a thread of their own."""
+def storage(env: Env, logs: LogStream, scratch: str) -> Callable[[Options], RaftStorage]:
+    """Where raft keeps its log: files in the data directory, or, for `-dev`, in the folder `scratch`.
+
+    Log and snapshots are written by threads of their own, because a snapshot takes seconds.
+    """
 
     def make(options: Options) -> RaftStorage:
-        assert isinstance(env.blocking, RealBlocking)
-        log = logs.logger("agent.server.raft")
-        directory = f"{options.data_dir}/raft"
-        return SqliteRaftStorage(directory, blocking=env.blocking.worker("raft"), wall_ns=env.clock.wall_ns, log=log)
+        return SqliteRaftStorage(
+            f"{options.data_dir or scratch}/raft",
+            blocking=env.blocking.worker("raft log"),
+            snapshot_blocking=env.blocking.worker("raft snapshots"),
+            wall_ns=env.clock.wall_ns,
+            log=logs.logger("agent.server.raft"),
+        )
 
     return make
 
 
 async def _main(options: Options, env: Env) -> int:
+    with tempfile.TemporaryDirectory(prefix="pyconsul-dev-") as scratch:
+        return await _run(options, env, scratch)
+
+
+async def _run(options: Options, env: Env, scratch: str) -> int:
     logs = log_stream(options, env)
     log = logs.logger()
     signals: asyncio.Queue[str] = asyncio.Queue(16)
@@ -89,8 +100,10 @@ async def _main(options: Options, env: Env) -> int:
     agent: Agent | None = None
     try:
         _warnings(options, log)
-        agent = Agent(options, env, logs, storage(env, logs))
-        if logs.format != "classic":
+        agent = Agent(options, env, logs, storage(env, logs, scratch))
+        if logs.format == "classic":
+            _write(opening(options))
+        else:
             _write(banner(options, node_id=agent.node_id))
             logs.release()
         await _start(agent, logs)
@@ -107,18 +120,19 @@ async def _main(options: Options, env: Env) -> int:
         logs.release()
         undo()
     log.event("exit_code", code=code)
-    blocking = env.blocking
-    if isinstance(blocking, RealBlocking):
-        await blocking.close()
+    await env.blocking.close()
     return code
 
 
 def _failed(logs: LogStream, error: Exception) -> int:
     """One clear line: why the agent does not run."""
+    text = str(error)
+    if isinstance(error, OSError):
+        text = f"{error.filename or ''}: {(error.strerror or text).lower()}".removeprefix(": ")
     logs.release()
     if logs.format != "classic":
-        logs.logger().error("Error starting agent", error=str(error))
-    _warn(f"==> Error starting agent: {error}\n")
+        logs.logger().error("Error starting agent", error=text)
+    _warn(f"==> Error starting agent: {text}\n")
     return 1
 
 

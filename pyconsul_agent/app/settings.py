@@ -8,6 +8,8 @@ from dataclasses import replace
 from pyconsul_agent.agent.local import NodeInfo
 from pyconsul_agent.client.node import ClientConfig
 from pyconsul_agent.config.options import Gossip, Options
+from pyconsul_agent.config.validate import decode_key
+from pyconsul_agent.errors import ConfigError
 from pyconsul_agent.interfaces.http.params import Defaults
 from pyconsul_agent.interfaces.http.pipeline import Rules
 from pyconsul_agent.serf.config import SerfConfig
@@ -15,6 +17,7 @@ from pyconsul_agent.server.config import ServerConfig
 from pyconsul_agent.structs.base import duration
 from pyconsul_agent.structs.operator import AutopilotConfig
 from pyconsul_agent.swim.config import LAN, WAN, SwimConfig
+from pyconsul_agent.swim.keyring import Keyring
 from pyconsul_agent.version import CONSUL_REVISION, CONSUL_VERSION
 
 BUILD = f"{CONSUL_VERSION}:{CONSUL_REVISION}"
@@ -47,6 +50,23 @@ def _serf(options: Options, pool: str) -> SerfConfig:
     )
 
 
+def keyring(options: Options) -> Keyring | None:
+    """The gossip keys that the configuration names."""
+    return Keyring(keys=(decode_key(options.encrypt),)) if options.encrypt else None
+
+
+def refuse_unsupported(options: Options) -> None:
+    """Security options that this version cannot honor must not be ignored. Raises ConfigError."""
+    tls = options.tls
+    if any((tls.ca_file, tls.ca_path, tls.cert_file, tls.key_file, tls.verify_incoming, tls.verify_incoming_rpc,
+            tls.verify_incoming_https, tls.verify_outgoing, tls.verify_server_hostname)):  # fmt: skip
+        raise ConfigError("TLS is configured, but this version does not support it yet")
+    if options.auto_encrypt.tls or options.auto_encrypt.allow_tls or options.ports.https > 0:
+        raise ConfigError("TLS is configured, but this version does not support it yet")
+    if options.acl.enabled:
+        raise ConfigError("ACLs are enabled, but this version does not support them yet")
+
+
 def server_config(options: Options, node_id: str) -> ServerConfig:
     """For server mode."""
     at = options.resolved
@@ -65,7 +85,7 @@ def server_config(options: Options, node_id: str) -> ServerConfig:
         rpc_port=options.ports.server,
         lan_port=options.ports.serf_lan,
         wan_port=max(options.ports.serf_wan, 0),
-        bootstrap=options.bootstrap,
+        bootstrap=options.bootstrap or options.dev_mode,
         expect=options.bootstrap_expect,
         raft_multiplier=options.performance.raft_multiplier,
         trailing_logs=options.raft_trailing_logs,
@@ -78,6 +98,9 @@ def server_config(options: Options, node_id: str) -> ServerConfig:
             min_quorum=pilot.min_quorum,
             server_stabilization_time=duration(pilot.server_stabilization_time),
         ),
+        keyring=keyring(options),
+        verify_incoming=options.encrypt_verify_incoming,
+        verify_outgoing=options.encrypt_verify_outgoing,
         lan=swim(LAN, options.gossip_lan),
         wan=swim(WAN, options.gossip_wan),
         lan_serf=_serf(options, "lan"),
@@ -101,6 +124,9 @@ def client_config(options: Options, node_id: str) -> ClientConfig:
         serf_lan_bind=options.resolved.serf_lan_bind,
         advertise=options.resolved.advertise,
         lan_port=options.ports.serf_lan,
+        keyring=keyring(options),
+        verify_incoming=options.encrypt_verify_incoming,
+        verify_outgoing=options.encrypt_verify_outgoing,
         lan=swim(LAN, options.gossip_lan),
         lan_serf=_serf(options, "lan"),
         hold_timeout_s=options.performance.rpc_hold_timeout,

@@ -28,7 +28,7 @@ def stream_of(name):
 def machine(stream=None):
     fsm = StateMachine(Store(), lambda: 0.0)
     if stream is not None:
-        fsm.restore([stream])
+        fsm.restore([stream])()
     return fsm
 
 
@@ -66,7 +66,7 @@ def test_a_round_trip_keeps_the_whole_state(name):
 def test_the_stream_may_arrive_in_any_pieces():
     stream = stream_of("snapB")
     fsm = machine()
-    fsm.restore(stream[at : at + 7] for at in range(0, len(stream), 7))
+    fsm.restore(stream[at : at + 7] for at in range(0, len(stream), 7))()
     assert fsm.state_digest() == machine(stream).state_digest()
 
 
@@ -91,7 +91,7 @@ def test_a_bad_snapshot_is_refused_and_changes_nothing(stream):
     fsm = machine(stream_of("snapA"))
     before = fsm.state_digest()
     with pytest.raises(DecodeError):
-        fsm.restore([stream])
+        fsm.restore([stream])()
     assert fsm.state_digest() == before
 
 
@@ -108,7 +108,7 @@ def test_a_restore_wakes_every_watcher():
     fsm, woken, watch = machine(), [], WatchSet()
     watch.row("kvs", b"never written")
     fsm.store.watchers.register(watch, lambda: woken.append(1))
-    fsm.restore([stream_of("snapB")])
+    fsm.restore([stream_of("snapB")])()
     assert woken == [1]
 
 
@@ -145,3 +145,17 @@ def test_pieces_of_an_older_term_are_dropped():
 def test_any_bytes_are_chunk_info_or_refused(data):
     with contextlib.suppress(DecodeError):
         decode_chunk_info(data)
+
+
+def test_the_rolling_digest_tells_apart_servers_that_applied_different_commands():
+    from pyconsul_agent.structs.raft import LogEntry
+
+    def applied(*bodies, base=None):
+        fsm = machine(base)
+        for index, body in enumerate(bodies, 100):
+            fsm.apply(LogEntry(index=index, term=1, type=0, data=body))
+        return fsm.digest()
+
+    assert applied(b"\x01\x80", b"\x02\x80") == applied(b"\x01\x80", b"\x02\x80")
+    assert applied(b"\x01\x80", b"\x02\x80") != applied(b"\x02\x80", b"\x01\x80")
+    assert applied(base=stream_of("snapA")).base != applied(base=stream_of("snapB")).base

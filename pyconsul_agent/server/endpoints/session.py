@@ -23,6 +23,7 @@ from pyconsul_agent.structs.requests import (
 )
 from pyconsul_agent.structs.session import Session
 
+ID_TRIES_MAX = 8
 TTL_MIN_NS = 10 * 1_000_000_000
 TTL_MAX_NS = 24 * 3600 * 1_000_000_000
 
@@ -89,10 +90,11 @@ class Sessions:
         return result if isinstance(result, str) else ""
 
     def _fresh_id(self) -> str:
-        while True:
+        for _ in range(ID_TRIES_MAX):
             session_id = self._uuid()
             if sessions.get(self._store, WatchSet(), session_id)[1] is None:
                 return session_id
+        raise RPCError("failed to make a fresh session ID")
 
     async def get(self, request: SessionSpecificRequest) -> IndexedSessions:
         """One session; none if it is unknown."""
