@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 import ssl
 from collections import Counter
 from typing import Any, cast
 
 from aiohttp import web
+from aiohttp.http import HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_writer import StreamWriter
 from aiohttp.web_protocol import RequestHandler
@@ -26,16 +28,26 @@ from pyconsul_agent.interfaces.http.pipeline import Pipeline, Target
 
 HEADER_BYTES_MAX = 64 * 1024
 HEADERS_MAX = 256
+HEADER_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 120.0
 BODY_TIMEOUT_S = 60.0
 WRITE_TIMEOUT_S = 60.0
 GZIP_BYTES_MIN = 1400
+EOF_GRACE_S = 0.5
+"""How long an answer may still take when the client has closed its sending half."""
+START_BYTES = 2048
+"""What is kept of received data, to tell an unknown method from garbage."""
+_UNKNOWN_METHOD = re.compile(rb"([A-Za-z]{1,32}) (/[^ \r\n]*) HTTP/1\.[01]\r?\n")
 CONNECTIONS_PER_CLIENT = 200
 CONNECTIONS_MAX = 16_384
 
 TOO_MANY = (
     b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain\r\nContent-Length: 81\r\nConnection: close\r\n\r\n"
     b"Your IP is issuing too many concurrent connections, please rate limit your calls\n"
+)
+TOO_SLOW = (
+    b"HTTP/1.1 408 Request Timeout\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 19\r\n"
+    b"Connection: close\r\n\r\n408 Request Timeout"
 )
 
 
@@ -91,6 +103,11 @@ class HTTPServer:
         if self._clients[client] <= 0:
             del self._clients[client]
 
+    def refuse_method(self, method: str, raw_target: str) -> Response | None:
+        """The answer to a method that the HTTP engine does not know, where that is the path's to give."""
+        target = self._pipeline.locate(raw_target, method)
+        return None if isinstance(target, Response) else self._pipeline.refuse(target, method, "")
+
     @property
     def log(self) -> Log:
         """Where connections report to."""
@@ -100,6 +117,9 @@ class HTTPServer:
         target = self._pipeline.locate(incoming.raw_path, incoming.method)
         if isinstance(target, Response):
             return await self._send(incoming, target)
+        refusal = self._pipeline.refuse(target, incoming.method, incoming.remote or "")
+        if refusal is not None:
+            return await self._send(incoming, refusal)
         expect = incoming.headers.get("Expect")
         if expect is not None:
             if expect.lower() != "100-continue":
@@ -122,23 +142,28 @@ class HTTPServer:
     async def _body(self, incoming: web.BaseRequest, target: Target) -> bytes | Response:
         if not incoming.body_exists:
             return b""
-        limit = target.route.body_bytes_max if target.route is not None else 0
-        if limit is None:
-            limit = SNAPSHOT_BYTES_MAX
+        route = target.route
+        if route is None:
+            return b""  # nobody will look at it
+        limit = SNAPSHOT_BYTES_MAX if route.body_bytes_max is None else route.body_bytes_max
         declared = incoming.content_length
         if declared is not None and declared > limit:
-            return _too_large(declared, limit)
+            return self._pipeline.dressed(_too_large(declared, limit, route.body_setting))
+        if declared is None:
+            limit = max(limit, route.chunked_bytes_max)
         parts: list[bytes] = []
         size = 0
-        async with asyncio.timeout(None) as deadline:
-            loop = asyncio.get_running_loop()
-            deadline.reschedule(loop.time() + BODY_TIMEOUT_S)
-            async for chunk in incoming.content.iter_any():
-                deadline.reschedule(loop.time() + BODY_TIMEOUT_S)
-                size += len(chunk)
-                if size > limit:
-                    return _too_large(size, limit)
-                parts.append(chunk)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S) as deadline:
+                async for chunk in incoming.content.iter_any():
+                    deadline.reschedule(loop.time() + BODY_TIMEOUT_S)
+                    size += len(chunk)
+                    if size > limit:
+                        return self._pipeline.dressed(_too_large(size, limit, route.body_setting))
+                    parts.append(chunk)
+        except TimeoutError:
+            return Response(408, b"408 Request Timeout", TEXT, close=True, bare=True)
         return b"".join(parts)
 
     async def _send(self, incoming: web.BaseRequest, response: Response) -> web.StreamResponse:
@@ -153,6 +178,7 @@ class HTTPServer:
             body = gzip.compress(body, compresslevel=1, mtime=0)
             headers["Content-Encoding"] = "gzip"
         answer = _Answer(status=response.status, body=body, headers=headers)
+        answer.bare = response.bare
         if response.close:
             answer.force_close()
         return answer
@@ -174,12 +200,14 @@ class HTTPServer:
 SNAPSHOT_BYTES_MAX = 1 << 31
 
 
-def _too_large(size: int, limit: int) -> Response:
-    return text_response(
+def _too_large(size: int, limit: int, setting: str) -> Response:
+    response = text_response(
         f"Request body({size} bytes) too large, max size: {limit} bytes. "
-        "See https://www.consul.io/docs/agent/options.html#kv_max_value_size.",
+        f"See https://www.consul.io/docs/agent/options.html#{setting}.",
         status=413,
     )
+    response.close = True
+    return response
 
 
 def _accepts_gzip(header: str) -> bool:
@@ -197,10 +225,14 @@ def _accepts_gzip(header: str) -> bool:
 class _Headers:
     """Keeps aiohttp from adding headers that Consul does not send."""
 
+    bare = False
+
     async def _prepare_headers(self) -> None:
         explicit = "Content-Type" in self._headers  # type: ignore[attr-defined]
         await super()._prepare_headers()  # type: ignore[misc]
         self._headers.pop("Server", None)  # type: ignore[attr-defined]
+        if self.bare:
+            self._headers.pop("Date", None)  # type: ignore[attr-defined]
         if not explicit:
             self._headers.pop("Content-Type", None)  # type: ignore[attr-defined]
 
@@ -216,7 +248,7 @@ class _StreamAnswer(_Headers, web.StreamResponse):
 class _Connection(RequestHandler):
     """One connection: counted per client, with Go's words for requests that are no HTTP."""
 
-    __slots__ = ("_client", "_owner")
+    __slots__ = ("_client", "_ending", "_owner", "_start", "_start_seen", "_waiting")
 
     def __init__(self, server: web.Server, owner: HTTPServer) -> None:
         super().__init__(
@@ -233,6 +265,10 @@ class _Connection(RequestHandler):
         )
         self._owner = owner
         self._client = ""
+        self._start = b""
+        self._ending: asyncio.TimerHandle | None = None
+        self._waiting: asyncio.TimerHandle | None = None
+        self._start_seen = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
@@ -244,8 +280,13 @@ class _Connection(RequestHandler):
             return
         self._client = client
         super().connection_made(transport)
+        self._waiting = asyncio.get_running_loop().call_later(IDLE_TIMEOUT_S, self._give_up)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        if self._ending is not None:
+            self._ending.cancel()
+        if self._waiting is not None:
+            self._waiting.cancel()
         if self._client:
             self._owner.release(self._client)
             self._client = ""
@@ -253,7 +294,38 @@ class _Connection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         if self._manager is not None:
+            self._start = data[:START_BYTES]
+            fresh = self._current_request is None
             super().data_received(data)
+            self._expect_header(fresh)
+
+    def _expect_header(self, fresh: bool) -> None:
+        """After data: while a header block is unfinished its time runs, from its first byte."""
+        complete = bool(self._messages) or self._current_request is not None
+        if self._waiting is not None and (complete or self._start_seen is False):
+            self._waiting.cancel()
+            self._waiting = None
+        if not complete and fresh and self._waiting is None and self.transport is not None:
+            self._waiting = asyncio.get_running_loop().call_later(HEADER_TIMEOUT_S, self._give_up)
+        self._start_seen = not complete
+
+    def _give_up(self) -> None:
+        self._waiting = None
+        transport = self.transport
+        if transport is not None and self._current_request is None:
+            if self._start_seen:
+                cast(asyncio.Transport, transport).write(TOO_SLOW)
+            transport.close()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client will send no more. It may have closed only its half, and still read: give answers a moment."""
+        super().eof_received()
+        transport = self.transport
+        if transport is None or transport.get_extra_info("sslcontext") is not None:
+            return False
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().call_later(EOF_GRACE_S, transport.close)
+        return True
 
     def handle_error(
         self,
@@ -263,6 +335,10 @@ class _Connection(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer what could not be parsed, or a handler's bug, without a word of ours in it."""
+        request._version = HttpVersion11
+        refusal = None
+        if isinstance(exc, HttpProcessingError) and (line := _UNKNOWN_METHOD.match(self._start)):
+            refusal = self._owner.refuse_method(line[1].decode(), line[2].decode("utf-8", "surrogateescape"))
         if isinstance(exc, HttpProcessingError):
             self._owner.log.debug("Malformed request", from_=request.remote, error=str(exc.message)[:200])
             text = "400 Bad Request"
@@ -273,6 +349,11 @@ class _Connection(RequestHandler):
             text = "internal error"
         if cast(StreamWriter, request.writer).output_size > 0:
             raise ConnectionError("response already begun")
-        answer = _Answer(status=status, body=text.encode(), headers={"Content-Type": TEXT})
+        if refusal is not None:
+            headers = {**refusal.headers, "Content-Type": TEXT}
+            answer = _Answer(status=refusal.status, body=refusal.body, headers=headers)
+        else:
+            answer = _Answer(status=status, body=text.encode(), headers={"Content-Type": TEXT})
+            answer.bare = True
         answer.force_close()
         return answer
