@@ -167,7 +167,8 @@ class Explainer:
 
 
 def decode(form: type[T], value: Any, *, lenient: bool = False, aliases: Mapping[str, str] | None = None) -> T:
-    """A parsed value as the struct `form`. `aliases` maps other spellings (lower case) to Go names.
+    """A parsed value as the struct `form`. `aliases` maps other spellings (lower case) to Go names; those
+    mapped to an empty name are known and mean nothing.
 
     Raises ValueError with Go's text.
     """
@@ -216,6 +217,8 @@ def _struct(form: Any, value: Any, path: str, lenient: bool, aliases: Mapping[st
         lower = name.lower()
         entry = fields.get(lower)
         target = known
+        if entry is None and aliases.get(lower) == "":
+            continue
         if entry is None and lower in aliases:
             entry = fields.get(aliases[lower].lower())
             target = late

@@ -91,9 +91,7 @@ class AgentEndpoints:
         if wan and segment and segment != "_all":
             raise HTTPError(400, "Cannot provide a segment with wan=true")
         if segment and segment != "_all":
-            raise HTTPError(
-                500, "Failed to get members for segment: network segments are not supported in this version of Consul"
-            )
+            raise HTTPError(500, "Network segments are not supported in this version of Consul")
         members = self._delegate.wan_members() if wan else self._delegate.lan_members()
         return self._json([member_json(member) for member in members], request)
 
