@@ -314,7 +314,7 @@ class _Connection(RequestHandler):
         transport = self.transport
         if transport is not None and self._current_request is None:
             if self._start_seen:
-                cast(asyncio.Transport, transport).write(TOO_SLOW)
+                transport.write(TOO_SLOW)
             transport.close()
 
     def eof_received(self) -> bool:  # type: ignore[override]
