@@ -32,7 +32,7 @@ DEFAULTS: dict[str, Any] = {
     "datacenter": "dc1",
     "bind_addr": "127.0.0.1",
     "client_addr": "127.0.0.1",
-    "log_level": "DEBUG",
+    "log_level": "ERR",
     "disable_update_check": True,
     "disable_host_node_id": True,
     "performance": {"raft_multiplier": 1},
@@ -157,10 +157,10 @@ class AgentProcess:
         for path, text in probes:
             while not self._shows(path, text, headers):
                 if self._process is not None and self._process.poll() is not None:
-                    end = (self.directory / "log").read_text(errors="replace")[-5000:]
+                    end = (self.directory / "log").read_text(errors="replace")[-1500:]
                     raise NotReady(f"agent {self.name} ended with {self._process.returncode}: {end}")
                 if time.monotonic() > deadline:
-                    end = (self.directory / "log").read_text(errors="replace")[-5000:]
+                    end = (self.directory / "log").read_text(errors="replace")[-1500:]
                     raise NotReady(f"agent {self.name}: {path} never showed {text.decode()!r}: {end}")
                 time.sleep(POLL_S)
 

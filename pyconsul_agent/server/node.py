@@ -71,6 +71,7 @@ class ServerNode:
         self._env = env
         self._log = log
         self._leaving = False
+        self._gossiping = False
         self._stopped = False
         self._store = Store()
         self.machine = StateMachine(self._store, env.clock.monotonic, warn=lambda text: log.warn(text))
@@ -238,16 +239,21 @@ class ServerNode:
         """Load what is on disk, listen, become a member of the pools. Raises NetError or StorageError."""
         config = self._config
         await self._raft.start()
-        if (config.bootstrap or config.expect == 1) and self._raft.last_index == 0 and self._raft.term == 0:
-            me = Server(
-                suffrage=int(Suffrage.VOTER), id=config.node_id, address=_join(config.advertise, config.rpc_port)
-            )
-            await self._raft.bootstrap(Configuration(servers=(me,)))
         await self._rpc.start(config.bind, config.rpc_port)
         if self._wan is not None:
             await self._wan.start()
         await self._lan.start()
         self._watcher.start(self._lan)
+        self._gossiping = True
+        if self._raft.is_leader:
+            # Elected before there was a pool to lead in: the duties begin now.
+            self._leader.leadership(True, self._raft.term)
+        # Last, so that a lone server knows itself as a member before it elects itself.
+        if (config.bootstrap or config.expect == 1) and self._raft.last_index == 0 and self._raft.term == 0:
+            me = Server(
+                suffrage=int(Suffrage.VOTER), id=config.node_id, address=_join(config.advertise, config.rpc_port)
+            )
+            await self._raft.bootstrap(Configuration(servers=(me,)))
 
     async def shutdown(self) -> None:
         """Stop everything, without leaving. Idempotent."""
@@ -366,7 +372,8 @@ class ServerNode:
     def _leadership(self, is_leader: bool, term: int) -> None:
         if not is_leader:
             self._timers.stop()
-        self._leader.leadership(is_leader, term)
+        if self._gossiping:
+            self._leader.leadership(is_leader, term)
 
     def _server_moved(self, info: ServerInfo) -> None:
         """Gossip knows a (new) address of a server: old sessions to it are dropped."""

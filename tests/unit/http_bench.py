@@ -116,7 +116,7 @@ def serve(scenario, *, rules=None, routes=None, seed=1, **options):
         pipeline = Pipeline(table, rules or Rules(), bench.log)
 
         async def main(env):
-            server = HTTPServer(env.net, pipeline, bench.log, **options)
+            server = HTTPServer(env.net, env.clock, pipeline, bench.log, **options)
             await server.start([("0.0.0.0", 8500)])
             try:
                 await asyncio.Event().wait()

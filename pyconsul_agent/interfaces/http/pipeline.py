@@ -61,6 +61,10 @@ class Pipeline:
         self._write_networks = [ipaddress.ip_network(text, strict=False) for text in rules.allow_write_from]
         self._common = dict(rules.response_headers)
 
+    def set_response_headers(self, headers: Mapping[str, str]) -> None:
+        """Send these with every answer from now on (reload)."""
+        self._common = dict(headers)
+
     def locate(self, raw_target: str, method: str) -> Target | Response:
         """Decode, clean and route a raw target before its body is read; a Response ends the matter."""
         raw_path, _, raw_query = raw_target.partition("?")
@@ -107,14 +111,17 @@ class Pipeline:
         return response
 
     async def answer(self, target: Target, request: Request) -> Response:
-        """Run the request, which was not refused, through its handler."""
+        """Run the request through the rules and its handler."""
         if target.route is None:
             other = self._fallback(request) if self._fallback is not None else None
             response = other or Response(404)
             response.headers = {**self._common, **response.headers}
             return response
+        refusal = self.refuse(target, request.method, request.remote)
+        if refusal is not None:
+            return refusal
         handler = target.route.handler(request.method)
-        assert handler is not None, "refused before"
+        assert handler is not None, "refused"
         return self.dressed(await self._handled(handler, request))
 
     def _v1_headers(self) -> dict[str, str]:
