@@ -48,6 +48,10 @@ def test_only_the_first_value_is_read():
     assert parse(b' {"a":1} trailing') == {"a": 1}
 
 
+def test_half_a_surrogate_pair_is_no_text_that_could_break_an_encoder_later():
+    assert parse(b'{"a\\ud800":["\\udc80","\\ud83d\\ude00"]}') == {"a\ufffd": ["\ufffd", "\U0001f600"]}
+
+
 def test_deep_nesting_is_refused():
     with pytest.raises(ValueError):
         parse(b"[" * 100_000)

@@ -141,6 +141,11 @@ def _decode(value: Any, default: Session) -> Session:
     given = {name.lower(): item for name, item in value.items() if item is not None}
     node_checks = _strings(given, "NodeChecks")
     legacy = _strings(given, "Checks")
+    if legacy is not None and not legacy:
+        # compat: an empty old list empties the one that has replaced it
+        node_checks, legacy = node_checks or (), None
+    elif legacy == (node_checks or default.node_checks):
+        legacy = None
     if "checks" in {name.lower() for name in value} and legacy is None and "nodechecks" in given:
         # "Checks": null empties the list that it shares with NodeChecks (Consul 1.10.11, measured).
         node_checks = ()

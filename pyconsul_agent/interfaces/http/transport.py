@@ -32,6 +32,7 @@ BODY_TIMEOUT_S = 60.0
 IDLE_TIMEOUT_S = 120.0
 WRITE_TIMEOUT_S = 60.0
 GZIP_BYTES_MIN = 1400
+LINGER_S = 0.5
 EOF_GRACE_S = 0.5
 """How long an answer may still take when the client has closed its sending half, or all of it."""
 CONNECTIONS_PER_CLIENT = 200
@@ -391,13 +392,13 @@ class _Connection(asyncio.Protocol):
                 item = self._waiting.popleft()
                 keep = await self._answer(item)
                 if not keep:
-                    self._close()
+                    self._linger()
                     return
                 if self._paused and self._transport is not None:
                     self._paused = False
                     self._transport.resume_reading()
             if self._refused:
-                self._close()
+                self._linger()
         except TimeoutError:
             self._server.log.debug("Client does not read its answer", from_=self._client)
             self.end()
@@ -490,6 +491,15 @@ class _Connection(asyncio.Protocol):
             close = getattr(response.stream, "aclose", None)
             if close is not None:
                 await close()
+
+    def _linger(self) -> None:
+        """Close, but let a client that is still sending a refused body find its answer first."""
+        if not self._refused or self._transport is None or self._ending is not None:
+            self._close()
+            return
+        self._closing = True
+        self._stop_timer()
+        self._ending = self._loop.call_later(LINGER_S, self._close)
 
     def _close(self) -> None:
         self._closing = True

@@ -110,7 +110,7 @@ class Transactions:
                 ops.append(TxnOp(kv=_kv(body.kv)))
             elif (other := body.node or body.service or body.check) is not None:
                 writes = writes or other.verb != "get"
-                ops.append(_one(body))
+                ops.append(_one(body, self._defaults.datacenter))
         return tuple(ops), writes
 
 
@@ -130,9 +130,10 @@ def _kv(body: KVBody) -> TxnKVOp:
     return TxnKVOp(verb=body.verb, dir_ent=entry)
 
 
-def _one(body: OpBody) -> TxnOp:
+def _one(body: OpBody, datacenter: str) -> TxnOp:
     if body.node is not None:
-        return TxnOp(node=body.node)
+        node = replace(body.node.node, datacenter=body.node.node.datacenter or datacenter)
+        return TxnOp(node=replace(body.node, node=node))
     if body.service is not None:
         return TxnOp(service=body.service)
     return TxnOp(check=body.check)
