@@ -86,6 +86,7 @@ class AgentServices:
     async def services(self, request: Request) -> Response:
         """Every local service by id."""
         refuse_namespaces(request)
+        _refuse_filter(request)
         shown = {
             identity: service_json(service, self._defaults.datacenter)
             for identity, service in self._registry.state.live_services().items()
@@ -204,6 +205,7 @@ class AgentServices:
     async def checks(self, request: Request) -> Response:
         """Every local check by id."""
         refuse_namespaces(request)
+        _refuse_filter(request)
         shown = {identity: check_json(check) for identity, check in self._registry.state.live_checks().items()}
         return self._json(shown, request)
 
@@ -347,6 +349,13 @@ class AgentServices:
 
 def _wants_text(request: Request) -> bool:
     return request.query.get("format") == "text" or request.headers.get("accept") == "text/plain"
+
+
+def _refuse_filter(request: Request) -> None:
+    """An unfiltered answer to a filtered question would be a wrong one."""
+    if request.query.get("filter"):
+        text = "Failed to create boolean expression evaluator: filter expressions are not supported"
+        raise HTTPError(500, text)
 
 
 def _flag(request: Request, name: str) -> bool:
