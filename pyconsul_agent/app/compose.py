@@ -290,17 +290,19 @@ class Agent:
         self._reloader.request()
 
     def _take_over(self, fresh: Options) -> None:
-        """What may change while the agent runs and is not the registry's."""
+        """What may change while the agent runs and is not the registry's. Raises ConfigError, with nothing changed."""
+        options = reloaded(self.options, fresh)
+        dns = dns_config(options)
         level = parse_level(fresh.log_level)
         assert level is not None, "validated with the configuration"
         self._logs.set_level(level)
-        self.options = reloaded(self.options, fresh)
+        self.options = options
         self.state.set_discard_output(fresh.discard_check_output)
-        self.state.set_meta(node_info(self.options, self.node_id).meta)
+        self.state.set_meta(node_info(options, self.node_id).meta)
         self._self_endpoints.show(self._identity())
         self._http.set_connections_per_client(fresh.limits.http_max_conns_per_client)
         self._pipeline.set_response_headers(fresh.http_config.response_headers)
-        self._dns.reload(dns_config(self.options))
+        self._dns.reload(dns)
 
     def stats(self) -> Mapping[str, Mapping[str, str]]:
         """The sections of `consul info`."""

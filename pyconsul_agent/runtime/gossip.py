@@ -285,10 +285,10 @@ class GossipPool:
             except NetError as error:
                 self._log.warn("Snapshot has an unusable address", node=name, address=address, error=str(error))
                 continue
-            self._log.info(f"Attempting re-join to previously known node: {name}: {address}")
+            self._log.event("rejoin_attempt", pool=self._options.serf.pool, name=name, address=address)
             errors = await self._push_pull([(name, to) for _, to in targets])
             if None in errors:
-                self._log.info(f"Re-joined to previously known node: {name}: {address}")
+                self._log.event("rejoined", pool=self._options.serf.pool, name=name, address=address)
                 return
         if known:
             self._log.warn("Failed to re-join any previously known node")

@@ -137,7 +137,7 @@ class ServerNode:
         serf_dir = f"{config.data_dir}/serf" if config.data_dir else ""
         lan = GossipPool(
             self._env,
-            self._log,
+            self._log.named("serf.lan"),
             GossipOptions(
                 name=config.node_name,
                 tags=server_tags(tags),
@@ -157,7 +157,7 @@ class ServerNode:
             return lan, None
         wan = GossipPool(
             self._env,
-            self._log,
+            self._log.named("serf.wan"),
             GossipOptions(
                 name=wan_name(config.node_name, config.datacenter),
                 tags=server_tags(tags, wan=True),
