@@ -96,12 +96,17 @@ def flush(s: State, now: float) -> None:
     """Send every peer what is due."""
     wanted = s.verifies[-1][1] if s.verifies else -1
     for peer in list(s.peers.values()):
-        if peer.leaving_index and (peer.match >= peer.leaving_index or now >= peer.leaving_until):
+        if peer.leaving_index and (_knows_removal(peer) or now >= peer.leaving_until):
             _forget(s, peer)
             continue
         if not peer.leaving_index:
             _flush_heartbeat(s, peer, wanted, now)
         _flush_entries(s, peer, now)
+
+
+def _knows_removal(peer: Peer) -> bool:
+    """Whether a removed server has its removal and was told that it is committed, so that it stays silent."""
+    return peer.match >= peer.leaving_index and peer.commit_sent >= peer.leaving_index
 
 
 def _flush_heartbeat(s: State, peer: Peer, wanted: int, now: float) -> None:

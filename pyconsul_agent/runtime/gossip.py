@@ -301,8 +301,13 @@ class GossipPool:
 
     async def leave(self) -> None:
         """Leave in order: intent, then memberlist's word, then time for both to spread. The pool keeps answering."""
+        if await self.begin_leave():
+            await self.finish_leave()
+
+    async def begin_leave(self) -> bool:
+        """Say that we leave, to as many as the protocol asks for; False if that was done already."""
         if self._has_left:
-            return
+            return False
         self._has_left = True
         serf = self._options.serf
         if await self._intent_sent(self._serf.begin_leave(self._now())):
@@ -310,7 +315,11 @@ class GossipPool:
         ticket = self._swim.leave(self._now(), serf.broadcast_timeout_s)
         if await self._outcome(self._broadcasts, ticket):
             self._log.warn("timeout waiting for leave broadcast")
-        await asyncio.sleep(serf.leave_propagate_delay_s)
+        return True
+
+    async def finish_leave(self) -> None:
+        """Give the word time to reach everybody; follows `begin_leave`."""
+        await asyncio.sleep(self._options.serf.leave_propagate_delay_s)
         self._serf.finish_leave()
         self._perform(self._now())
 

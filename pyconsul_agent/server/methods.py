@@ -15,6 +15,7 @@ from pyconsul_agent.server.endpoints.health import Health
 from pyconsul_agent.server.endpoints.internal import Internal
 from pyconsul_agent.server.endpoints.kvs import KeyValues
 from pyconsul_agent.server.endpoints.operator import Autopilot, RaftOperator
+from pyconsul_agent.server.endpoints.prepared_query import PreparedQueries
 from pyconsul_agent.server.endpoints.session import Sessions
 from pyconsul_agent.server.endpoints.shared import Near
 from pyconsul_agent.server.endpoints.status import Status
@@ -69,6 +70,15 @@ def offered(parts: Parts) -> Offered:
         Internal(parts.store, blocking, parts.user_event),
         coordinates,
         Autopilot(parts.store, parts.proposer, blocking),
+        PreparedQueries(
+            parts.store,
+            parts.proposer,
+            blocking,
+            near,
+            datacenter=parts.datacenter,
+            draw=parts.random,
+            uuid=parts.uuid,
+        ),
         RaftOperator(parts.leadership, parts.membership, parts.members),
     )
     return Offered([endpoint for family in families for endpoint in family.endpoints()], coordinates)

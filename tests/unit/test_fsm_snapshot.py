@@ -26,7 +26,7 @@ def stream_of(name):
 def machine(stream=None):
     fsm = StateMachine(Store(), lambda: 0.0)
     if stream is not None:
-        fsm.restore([stream])
+        fsm.restore([stream])()
     return fsm
 
 
@@ -64,7 +64,7 @@ def test_a_round_trip_keeps_the_whole_state(name):
 def test_the_stream_may_arrive_in_any_pieces():
     stream = stream_of("snapB")
     fsm = machine()
-    fsm.restore(stream[at : at + 7] for at in range(0, len(stream), 7))
+    fsm.restore(stream[at : at + 7] for at in range(0, len(stream), 7))()
     assert fsm.state_digest() == machine(stream).state_digest()
 
 
@@ -89,7 +89,7 @@ def test_a_bad_snapshot_is_refused_and_changes_nothing(stream):
     fsm = machine(stream_of("snapA"))
     before = fsm.state_digest()
     with pytest.raises(DecodeError):
-        fsm.restore([stream])
+        fsm.restore([stream])()
     assert fsm.state_digest() == before
 
 
@@ -106,7 +106,7 @@ def test_a_restore_wakes_every_watcher():
     fsm, woken, watch = machine(), [], WatchSet()
     watch.row("kvs", b"never written")
     fsm.store.watchers.register(watch, lambda: woken.append(1))
-    fsm.restore([stream_of("snapB")])
+    fsm.restore([stream_of("snapB")])()
     assert woken == [1]
 
 
