@@ -147,13 +147,6 @@ def test_announcement_that_nobody_fetches_times_out():
     assert IntentSent(ticket, timed_out=True) in serf.take()
 
 
-def test_a_leaving_node_does_not_deny_its_leave():
-    serf = with_members("b")
-    serf.begin_leave(0.0)
-    tell(serf, LeaveIntent(ltime=50, node="me"))
-    assert serf.member("me").status is MemberStatus.LEAVING
-
-
 def test_force_leave_of_a_failed_member_makes_it_left():
     serf = with_members("b", "c")
     serf.handle(NotifyLeave(node("b")), 0.0)
@@ -434,3 +427,58 @@ def test_addresses_outside_the_allowed_networks_are_refused():
     assert serf.address_allowed("10.1.2.3")
     assert not serf.address_allowed("192.168.0.1")
     assert not serf.address_allowed("fd00::1")
+
+
+# --- a leave of ours that somebody else announced -----------------------------------------------------------------
+
+
+def announced(ltime):
+    """A node that has said at `ltime` that it is here."""
+    serf = with_members("other")
+    serf._table.clock.witness(ltime - 1)
+    serf.announce_join(0.0)
+    sent(serf)
+    return serf
+
+
+def joins_of(serf):
+    return [message.ltime for message in sent(serf) if isinstance(message, JoinIntent) and message.node == "me"]
+
+
+def test_a_leave_of_the_same_time_as_our_join_is_denied_with_a_newer_join():
+    serf = announced(7)
+    tell(serf, LeaveIntent(ltime=7, node="me"))
+    assert max(joins_of(serf)) > 7
+    tell(serf, LeaveIntent(ltime=7, node="me"))
+    assert len(joins_of(serf)) <= 2  # the old one may still be queued; no third is made
+
+
+def test_a_newer_state_of_ours_than_we_announced_is_denied_too():
+    serf = announced(7)
+    state = PushPullState(ltime=9, status_ltimes={"me": 8, "other": 1})
+    serf.handle(MergeRemoteState(encode(state), False), 0.0)
+    assert max(joins_of(serf)) > 8
+    before = serf.stats()["intent_queue"]
+    serf.handle(MergeRemoteState(encode(state), False), 0.0)
+    assert serf.stats()["intent_queue"] == before
+
+
+def test_a_denial_is_newer_than_the_leave_that_push_pulls_make_of_the_one_denied():
+    serf, witness = announced(3), new_serf("witness")
+    witness.handle(NotifyJoin(node("me", 1)), 0.0)
+    tell(serf, LeaveIntent(ltime=7, node="me"))
+    state = PushPullState(ltime=9, status_ltimes={"me": 7}, left_members=("me",))
+    witness.handle(MergeRemoteState(encode(state), False), 0.0)
+    assert witness.member("me").status is MemberStatus.LEAVING
+    for message in sent(serf):
+        tell(witness, message)
+    assert witness.member("me").status is MemberStatus.ALIVE
+
+
+def test_a_leaving_node_does_not_deny_its_leave():
+    serf = announced(7)
+    serf.begin_leave(0.0)
+    state = PushPullState(ltime=20, status_ltimes={"me": 19})
+    before = serf.stats()["intent_queue"]
+    serf.handle(MergeRemoteState(encode(state), False), 0.0)
+    assert serf.stats()["intent_queue"] == before
