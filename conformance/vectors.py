@@ -1,4 +1,4 @@
-"""Replays every recorded vector of gossip, RPC and raft, both directions: what we decode and what we encode.
+"""Replays every recorded vector of gossip, RPC, raft and the legacy RPC, in both directions.
 
 Run as `python -m conformance.vectors [FOLDER]`; FOLDER has the layout of conformance/vectors, which is the default.
 Closes with 'N passed, N failed, N skipped'; a skip names the message that has no code yet. Exit code 1 on a failure.
@@ -12,15 +12,15 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from conformance import vectors_gossip, vectors_raft, vectors_rpc, vectors_serf, vectors_swim
+from conformance import vectors_gossip, vectors_ipc, vectors_raft, vectors_rpc, vectors_serf, vectors_swim
 from conformance.case import DEFAULT_FOLDER, Case, Mismatch, Skip
 
 AREAS = {
     "gossip": (vectors_gossip.cases, vectors_serf.cases, vectors_swim.cases),
     "rpc": (vectors_rpc.cases,),
     "raft": (vectors_raft.cases,),
+    "ipc": (vectors_ipc.cases,),
 }
-NO_CODE = {"ipc": "the CLI RPC of port 8400 (interfaces/ipc)"}
 
 
 def all_cases(folder: Path = DEFAULT_FOLDER) -> Iterator[tuple[str, Case | Skip]]:
@@ -30,9 +30,6 @@ def all_cases(folder: Path = DEFAULT_FOLDER) -> Iterator[tuple[str, Case | Skip]
             for source in sources:
                 for case in source(folder / area):
                     yield area, case
-    for area, message in NO_CODE.items():
-        for file in sorted((folder / area).glob("*.json")):
-            yield area, Skip(file.stem, message)
 
 
 def main(arguments: list[str]) -> int:
