@@ -107,6 +107,7 @@ class GossipPool:
         self._answers: dict[int, asyncio.Queue[tuple[str, bytes] | None]] = {}
         self._packets: list[tuple[bytes, Address]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0  # uvloop gives a handle without `when()` for a time that has come
         self._tasks: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup | None = None
         self._owner: asyncio.Task[None] | None = None
@@ -284,10 +285,10 @@ class GossipPool:
             except NetError as error:
                 self._log.warn("Snapshot has an unusable address", node=name, address=address, error=str(error))
                 continue
-            self._log.info("Attempting re-join to previously known node", node=f"{name}: {address}")
+            self._log.info(f"Attempting re-join to previously known node: {name}: {address}")
             errors = await self._push_pull([(name, to) for _, to in targets])
             if None in errors:
-                self._log.info("Re-joined to previously known node", node=f"{name}: {address}")
+                self._log.info(f"Re-joined to previously known node: {name}: {address}")
                 return
         if known:
             self._log.warn("Failed to re-join any previously known node")
@@ -589,9 +590,10 @@ class GossipPool:
 
     def _arm(self, due: float) -> None:
         if self._timer is not None:
-            if self._timer.when() == due:
+            if self._timer_due == due:
                 return
             self._timer.cancel()
+        self._timer_due = due
         self._timer = asyncio.get_running_loop().call_at(due, self._on_timer, due)
 
 

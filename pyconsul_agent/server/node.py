@@ -223,11 +223,6 @@ class ServerNode:
         """Load what is on disk, listen, become a member of the pools. Raises NetError or StorageError."""
         config = self._config
         await self._raft.start()
-        if (config.bootstrap or config.expect == 1) and self._raft.last_index == 0 and self._raft.term == 0:
-            me = Server(
-                suffrage=int(Suffrage.VOTER), id=config.node_id, address=_join(config.advertise, config.rpc_port)
-            )
-            await self._raft.bootstrap(Configuration(servers=(me,)))
         await self._rpc.start(config.bind, config.rpc_port)
         if self._wan is not None:
             await self._wan.start()
@@ -237,6 +232,12 @@ class ServerNode:
         if self._raft.is_leader:
             # Elected before there was a pool to lead in: the duties begin now.
             self._leader.leadership(True, self._raft.term)
+        # Last, so that a lone server knows itself as a member before it elects itself.
+        if (config.bootstrap or config.expect == 1) and self._raft.last_index == 0 and self._raft.term == 0:
+            me = Server(
+                suffrage=int(Suffrage.VOTER), id=config.node_id, address=_join(config.advertise, config.rpc_port)
+            )
+            await self._raft.bootstrap(Configuration(servers=(me,)))
 
     async def shutdown(self) -> None:
         """Stop everything, without leaving. Idempotent."""

@@ -172,6 +172,7 @@ class _Connection(asyncio.Protocol):
         self._writable.set()
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0  # uvloop gives a handle without `when()` for a time that has come
 
     # --- asyncio ----------------------------------------------------------------------------------------------
 
@@ -462,9 +463,11 @@ class _Connection(asyncio.Protocol):
         self._deadline = self._loop.time() + timeout_s
         if self._timer is None:
             self._timer = self._loop.call_at(self._deadline, self._late)
-        elif self._timer.when() > self._deadline:
+            self._timer_due = self._deadline
+        elif self._timer_due > self._deadline:
             self._timer.cancel()
             self._timer = self._loop.call_at(self._deadline, self._late)
+            self._timer_due = self._deadline
 
     def _stop_timer(self) -> None:
         self._deadline = float("inf")
@@ -477,6 +480,7 @@ class _Connection(asyncio.Protocol):
         if now < self._deadline:
             if self._deadline != float("inf"):
                 self._timer = self._loop.call_at(self._deadline, self._late)
+                self._timer_due = self._deadline
             return
         if self._reading_body or self._head_bytes:
             self._refuse(Response(408, b"408 Request Timeout", TEXT, close=True))
