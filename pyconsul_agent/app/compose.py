@@ -12,7 +12,7 @@ from pyconsul_agent.agent.coordinates import send_coordinates
 from pyconsul_agent.agent.definitions import check_of, service_of
 from pyconsul_agent.agent.joining import JoinFailed, RetryRules, join_once, join_until_done
 from pyconsul_agent.agent.local import LocalState, Tokens
-from pyconsul_agent.agent.persist import Persistence, node_id
+from pyconsul_agent.agent.persist import Persistence, lock_data_dir, node_id
 from pyconsul_agent.agent.registry import CheckSettings, Registry, Tools
 from pyconsul_agent.app.settings import (
     client_config,
@@ -60,9 +60,11 @@ class Agent:
         self._env = env
         self._logs = logs
         self._log = logs.logger()
+        self._unlock = lock_data_dir(env.files, options.data_dir) if options.data_dir else None
         self.node_id = node_id(env, options.data_dir, options.node_id)
         self._tasks = TaskOwner(self._log)
-        self._fatal_error: BaseException | None = None
+        self.failure = ""
+        """Why the agent ended by itself and badly, one line."""
         listeners = Listeners(self._user_event, lambda: self._sync.server_appeared())
         if options.server:
             self.delegate: ServerNode | ClientNode = ServerNode(
@@ -206,6 +208,7 @@ class Agent:
             await join_until_done(join, addresses, rules, self._log, pool=pool)
         except JoinFailed as error:
             self._log.error("Retry join failed", error=str(error))
+            self.failure = f"Retry join failed: {error}"
             self.exit_code = 1
             self.finished.set()
 
@@ -222,6 +225,9 @@ class Agent:
         await self.delegate.shutdown()
         self._log.event("shutdown_complete")
         await self._http.stop()
+        if self._unlock is not None:
+            self._unlock()
+            self._unlock = None
 
     # --- what the interfaces may ask --------------------------------------------------------------------------
 
@@ -276,6 +282,6 @@ class Agent:
     def _fatal(self, error: BaseException) -> None:
         """Consensus cannot go on (the disk failed): the process must end."""
         self._log.error("fatal error, stopping", error=str(error))
-        self._fatal_error = error
+        self.failure = str(error)
         self.exit_code = 1
         self.finished.set()
