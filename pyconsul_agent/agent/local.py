@@ -202,6 +202,26 @@ class LocalState:
         self._notify(entry.check.service_id)
         return False
 
+    def carry_over(self, identity: str, status: str, output: str, critical_since: float | None) -> None:
+        """Give a live check the status that it had before a reload."""
+        entry = self.checks.get(identity)
+        if entry is None or entry.deleted:
+            return
+        entry.check = replace(entry.check, status=status, output="" if self._discard_output else output)
+        entry.critical_since = critical_since
+        self._notify(entry.check.service_id)
+
+    def set_meta(self, meta: Mapping[str, str]) -> None:
+        """Exchange the node's metadata."""
+        if dict(meta) != dict(self.node.meta):
+            self.node = replace(self.node, meta=meta)
+            self.node_in_sync = False
+            self._changed()
+
+    def set_discard_output(self, discard: bool) -> None:
+        """Whether outputs of checks are kept from now on."""
+        self._discard_output = discard
+
     def end_deferral(self, identity: str) -> None:
         """The timer of a deferred output has ended: send it now."""
         entry = self.checks.get(identity)
@@ -338,12 +358,15 @@ class LocalState:
     def done(self, write: Write) -> None:
         """The servers took `write`. An entry that changed while it was under way stays out of sync."""
         if write.removes:
+            # What was registered again while its removal was under way stays.
             for identity in write.services:
-                self.services.pop(identity, None)
+                if (gone := self.services.get(identity)) is not None and gone.deleted:
+                    del self.services[identity]
                 for check_id in [k for k, e in self.checks.items() if e.deleted and e.check.service_id == identity]:
                     del self.checks[check_id]
             for identity in write.checks:
-                self.checks.pop(identity, None)
+                if (gone_check := self.checks.get(identity)) is not None and gone_check.deleted:
+                    del self.checks[identity]
             return
         self.node_in_sync = True
         request = write.request

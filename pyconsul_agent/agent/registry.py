@@ -63,6 +63,17 @@ class Tools:
     http: HTTPClient
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What a check had before a reload."""
+
+    identity: str
+    status: str
+    output: str
+    critical_since: float | None
+    last_said: str
+
+
 class Registry:
     """Services and checks of this agent. Runners live in a task group between `start` and `stop`."""
 
@@ -232,6 +243,41 @@ class Registry:
             type="maintenance",
         )
         self._put_check(row, None, token, from_config=False, persist=True)
+
+    # --- reload -----------------------------------------------------------------------------------------------
+
+    def admit_all(self, checks: Iterable[CheckType]) -> None:
+        """Raise ValueError if one of these checks of the configuration may not run here."""
+        for check in checks:
+            self._admit(check, from_config=True)
+
+    def unload(self) -> list[Before]:
+        """Take everything out, but not from disk. Gives what `carry_over` wants."""
+        before = [
+            Before(
+                identity,
+                entry.check.status,
+                entry.check.output,
+                entry.critical_since,
+                self._ttl[identity].last_output if identity in self._ttl else "",
+            )
+            for identity, entry in self.state.checks.items()
+            if not entry.deleted
+        ]
+        for identity in list(self._runners):
+            self._stop_runner(identity)
+        for identity in self.state.live_services():
+            self.state.remove_service(identity)
+        for identity in self.state.live_checks():
+            self.state.remove_check(identity)
+        return before
+
+    def carry_over(self, before: Iterable[Before]) -> None:
+        """Give checks that are here again the status and output that they had."""
+        for each in before:
+            self.state.carry_over(each.identity, each.status, each.output, each.critical_since)
+            if (timer := self._ttl.get(each.identity)) is not None:
+                timer.restore(each.last_said)
 
     # --- restore ----------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from pyconsul_agent.app.compose import Agent
+from pyconsul_agent.app.reload import Reread
 from pyconsul_agent.config.banner import banner, opening
 from pyconsul_agent.config.options import Options
 from pyconsul_agent.env.base import Env
@@ -23,10 +24,10 @@ LEAVE_TIMEOUT_S = 15.0
 INTERRUPT, TERMINATED, HANGUP = "interrupt", "terminated", "hangup"
 
 
-def run(options: Options, env: Env) -> int:
-    """Run an agent until it is told to stop; the process's exit code."""
+def run(options: Options, env: Env, *, reread: Reread | None = None) -> int:
+    """Run an agent until it is told to stop; the process's exit code. `reread` gives the options anew on reload."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_main(options, env))
+        return runner.run(_main(options, env, reread))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -87,12 +88,12 @@ def storage(env: Env, logs: LogStream, scratch: str) -> Callable[[Options], Raft
     return make
 
 
-async def _main(options: Options, env: Env) -> int:
+async def _main(options: Options, env: Env, reread: Reread | None) -> int:
     with tempfile.TemporaryDirectory(prefix="pyconsul-dev-") as scratch:
-        return await _run(options, env, scratch)
+        return await _run(options, env, scratch, reread)
 
 
-async def _run(options: Options, env: Env, scratch: str) -> int:
+async def _run(options: Options, env: Env, scratch: str, reread: Reread | None) -> int:
     logs = log_stream(options, env)
     log = logs.logger()
     signals: asyncio.Queue[str] = asyncio.Queue(16)
@@ -101,7 +102,7 @@ async def _run(options: Options, env: Env, scratch: str) -> int:
     code = 1
     try:
         _warnings(options, log)
-        agent = Agent(options, env, logs, storage(env, logs, scratch))
+        agent = Agent(options, env, logs, storage(env, logs, scratch), reread=reread)
         if logs.format == "classic":
             _write(opening(options))
         else:
@@ -183,7 +184,7 @@ async def _until_told(agent: Agent, signals: asyncio.Queue[str], logs: LogStream
             return agent.exit_code
         log.event("signal", name=word)
         if word == HANGUP:
-            log.warn("reload is not supported yet, signal ignored")
+            agent.request_reload()
             continue
         options = agent.options
         graceful = (word == INTERRUPT and not options.skip_leave_on_interrupt) or (

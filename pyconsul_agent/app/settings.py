@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -10,6 +11,8 @@ from pyconsul_agent.client.node import ClientConfig
 from pyconsul_agent.config.options import Gossip, Options
 from pyconsul_agent.config.validate import decode_key
 from pyconsul_agent.errors import ConfigError
+from pyconsul_agent.interfaces.dns.config import DNSConfig
+from pyconsul_agent.interfaces.dns.recursor import DNS_PORT
 from pyconsul_agent.interfaces.http.params import Defaults
 from pyconsul_agent.interfaces.http.pipeline import Rules
 from pyconsul_agent.serf.config import SerfConfig
@@ -148,6 +151,20 @@ def node_info(options: Options, node_id: str) -> NodeInfo:
     )
 
 
+def reloaded(old: Options, fresh: Options) -> Options:
+    """`old` with what may change while the agent runs; the rest of `fresh` waits for the next start."""
+    return replace(
+        old,
+        log_level=fresh.log_level,
+        services=fresh.services,
+        checks=fresh.checks,
+        node_meta=fresh.node_meta,
+        discard_check_output=fresh.discard_check_output,
+        limits=replace(old.limits, http_max_conns_per_client=fresh.limits.http_max_conns_per_client),
+        http_config=replace(old.http_config, response_headers=fresh.http_config.response_headers),
+    )
+
+
 def _family(ip: str) -> int:
     return 6 if ":" in ip else 4
 
@@ -174,6 +191,49 @@ def http_rules(options: Options) -> Rules:
         default_policy=options.acl.default_policy,
         translate_addresses=options.translate_wan_addrs,
     )
+
+
+def dns_config(options: Options) -> DNSConfig:
+    """For the DNS interface. Raises ConfigError for a recursor that is no address."""
+    dns = options.dns_config
+    return DNSConfig(
+        node_name=options.node_name,
+        datacenter=options.datacenter,
+        domain=options.domain,
+        alt_domain=options.alt_domain,
+        token=options.acl.tokens.default,
+        recursors=tuple(dict.fromkeys(_recursor(text) for text in options.recursors)),
+        recursor_timeout_s=dns.recursor_timeout,
+        allow_stale=dns.allow_stale,
+        max_stale_s=dns.max_stale,
+        node_ttl_s=int(dns.node_ttl),
+        service_ttl_s={name: int(ttl) for name, ttl in dns.service_ttl.items()},
+        enable_truncate=dns.enable_truncate,
+        only_passing=dns.only_passing,
+        udp_answer_limit=dns.udp_answer_limit,
+        a_record_limit=dns.a_record_limit,
+        disable_compression=dns.disable_compression,
+        node_meta_txt=dns.enable_additional_node_meta_txt,
+        soa_refresh_s=dns.soa.refresh,
+        soa_retry_s=dns.soa.retry,
+        soa_expire_s=dns.soa.expire,
+        soa_min_ttl_s=dns.soa.min_ttl,
+        translate_wan_addresses=options.translate_wan_addrs,
+    )
+
+
+def _recursor(text: str) -> tuple[str, int]:
+    """`ip`, `ip:port` or `[ip]:port`."""
+    host, port = text, str(DNS_PORT)
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        port = rest.removeprefix(":") or port
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    try:
+        return str(ipaddress.ip_address(host)), int(port)
+    except ValueError:
+        raise ConfigError(f"Invalid recursor address: {text}") from None
 
 
 def debug_config(options: Options, node_id: str) -> Mapping[str, object]:

@@ -143,8 +143,6 @@ def _run(context: Context, command: Command, arguments: Sequence[str]) -> int:
         context.err.write(f"{error}\n{context.usage}")
         return 1
     context.values = with_defaults(flags, context.given)
-    if context.given.get("rpc-addr"):
-        context.complain("-rpc-addr is ignored: the legacy RPC is not used by this command line, see -http-addr")
     try:
         return command.run(context, rest)
     except SetupError as error:

@@ -20,6 +20,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from pyconsul_agent.errors import NetError
+
 T = TypeVar("T")
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
 
@@ -83,8 +85,19 @@ class Net(Protocol):
     ) -> tuple[asyncio.Transport, ProtocolT]:
         """Dial TCP (no-delay and keep-alive on). Raises DialRefused, NetTimeout or DialError."""
 
-    async def datagrams(self, receive: Callable[[bytes, Address], None], host: str, port: int) -> Datagrams:
-        """Bind UDP; `receive(data, from_)` is called from a drain loop. Raises NetError when the port cannot be had."""
+    async def datagrams(
+        self,
+        receive: Callable[[bytes, Address], None],
+        host: str,
+        port: int,
+        *,
+        connected: tuple[Address, Callable[[NetError], None]] | None = None,
+    ) -> Datagrams:
+        """Bind UDP; `receive(data, from_)` is called from a drain loop. Raises NetError when the port cannot be had.
+
+        `connected=(peer, failed)` hears that peer only, and calls `failed` when the peer's host says that nobody
+        listens there.
+        """
 
     async def listen_unix(self, factory: Callable[[], asyncio.BaseProtocol], path: str, *, mode: int) -> Listener: ...
 

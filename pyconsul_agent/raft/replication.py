@@ -336,7 +336,8 @@ def quorum_contact(s: State, now: float) -> float:
 
 def check_quorum(s: State, now: float) -> None:
     """Step down when no quorum answered within the leader lease timeout."""
-    if now - quorum_contact(s, now) >= s.config.leader_lease_timeout_s:
+    # Compared as `Raft.deadline` computes it: rounded otherwise, a tick at the deadline could find nothing to do.
+    if now >= quorum_contact(s, now) + s.config.leader_lease_timeout_s:
         become_follower(s, now)
 
 

@@ -245,7 +245,7 @@ class Serf:
         if outcome is LeaveOutcome.REBROADCAST:
             self._intents.queue(data)
         elif outcome is LeaveOutcome.REFUTE:
-            self.announce_join(now)
+            self._deny_leave(now)
 
     def _leave_intent(self, message: LeaveIntent, now: float) -> LeaveOutcome:
         return self._table.leave_intent(message, now, local_is_staying=self.state is SerfState.ALIVE)
@@ -273,9 +273,13 @@ class Serf:
         for name in left:
             message = LeaveIntent(ltime=times.get(name, 0) + 1, node=name)
             if self._leave_intent(message, now) is LeaveOutcome.REFUTE:
-                self.announce_join(now)
+                self._deny_leave(now)
         for name in sorted(times.keys() - left.keys()):
-            self._table.join_intent(JoinIntent(ltime=times[name], node=name), now)
+            known = JoinIntent(ltime=times[name], node=name)
+            deny = self.state is SerfState.ALIVE and self._table.is_foreign_word(known)
+            self._table.join_intent(known, now)
+            if deny:
+                self._deny_leave(now)
         if join and self._joins_ignoring_old:
             self._events.min_time = max(self._events.min_time, state.event_ltime)
         for slot in state.events or ():
@@ -326,10 +330,15 @@ class Serf:
             self.announce_join(now)
 
     def announce_join(self, now: float) -> None:
-        """Tell all that this node is here (also to deny its leave)."""
+        """Tell all that this node is here."""
         message = JoinIntent(ltime=self._table.clock.time, node=self.name)
         self._table.join_intent(message, now)
         self._intents.queue(encode(message))
+
+    def _deny_leave(self, now: float) -> None:
+        """Somebody believes that this node has left. A push/pull passes that on with a time one higher: top that too."""
+        self._table.clock.increment()
+        self.announce_join(now)
 
     def begin_leave(self, now: float) -> int:
         """Announce the leave; `IntentSent` with the ticket returned follows. Then let Swim leave."""

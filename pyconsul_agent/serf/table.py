@@ -143,6 +143,16 @@ class MemberTable:
 
     # --- intents ----------------------------------------------------------------------------------------------
 
+    def is_foreign_word(self, message: JoinIntent) -> bool:
+        """Whether others hold a state of this very node that it never announced.
+
+        Only this node announces its joins, so a newer time is a leave that somebody believed: one that still shows us
+        as leaving passes it on in its push/pulls, where it looks like a join. (Before our first announcement it may
+        also be one of an earlier life.)
+        """
+        record = self.records.get(self.local_name)
+        return message.node == self.local_name and record is not None and 0 < record.status_ltime < message.ltime
+
     def join_intent(self, message: JoinIntent, now: float) -> bool:
         """A node says that it is here. True if that is news worth spreading."""
         self.clock.witness(message.ltime)
@@ -163,9 +173,11 @@ class MemberTable:
         if record is None:
             news = self._buffer(IntentKind.LEAVE, message.node, message.ltime, now)
             return LeaveOutcome.REBROADCAST if news else LeaveOutcome.IGNORE
-        if message.ltime <= record.status_ltime:
+        is_about_us = message.node == self.local_name and local_is_staying
+        # A tie is no tie for those who heard of the leave first: to them our join of the same time is old.
+        if message.ltime < record.status_ltime or (message.ltime == record.status_ltime and not is_about_us):
             return LeaveOutcome.IGNORE
-        if message.node == self.local_name and local_is_staying:
+        if is_about_us:
             return LeaveOutcome.REFUTE
         record.status_ltime = message.ltime
         if record.status is MemberStatus.ALIVE:

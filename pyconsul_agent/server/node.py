@@ -71,6 +71,7 @@ class ServerNode:
         self._env = env
         self._log = log
         self._leaving = False
+        self._gossiping = False
         self._stopped = False
         self._store = Store()
         self.machine = StateMachine(self._store, env.clock.monotonic, warn=lambda text: log.warn(text))
@@ -232,6 +233,10 @@ class ServerNode:
             await self._wan.start()
         await self._lan.start()
         self._watcher.start(self._lan)
+        self._gossiping = True
+        if self._raft.is_leader:
+            # Elected before there was a pool to lead in: the duties begin now.
+            self._leader.leadership(True, self._raft.term)
 
     async def shutdown(self) -> None:
         """Stop everything, without leaving. Idempotent."""
@@ -350,7 +355,8 @@ class ServerNode:
     def _leadership(self, is_leader: bool, term: int) -> None:
         if not is_leader:
             self._timers.stop()
-        self._leader.leadership(is_leader, term)
+        if self._gossiping:
+            self._leader.leadership(is_leader, term)
 
     def _server_moved(self, info: ServerInfo) -> None:
         """Gossip knows a (new) address of a server: old sessions to it are dropped."""

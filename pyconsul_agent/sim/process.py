@@ -46,6 +46,11 @@ class SimProcess:
         self._ended: asyncio.Future[None]
         self._error: BaseException | None = None
         self._calls: dict[asyncio.Future[Any], None] = {}
+        self._well: list[Owner] = []
+
+    def ended_well(self, life: Owner) -> bool:
+        """Whether this life of the process ended by itself, so that it had time to clean up."""
+        return life in self._well
 
     @property
     def running(self) -> bool:
@@ -85,6 +90,7 @@ class SimProcess:
                 self._world.report(f"process {owner.name} ended by {self._error!r}", self._error)
         self.leftovers += [f"{owner.name}: task {left!r}" for left in owner.pending_tasks()]
         self.leftovers += [f"{owner.name}: {left!r}" for left in self._world.network.sockets_of(owner)]
+        self._well.append(owner)
         self._end(power_loss=False)
 
     def kill(self, *, power_loss: bool = False) -> None:

@@ -71,9 +71,9 @@ def wire(name: str, default: Any, **more: Any) -> Any:
 def struct(cls: type[ClassT]) -> type[ClassT]:
     """A frozen, slotted, keyword-only dataclass.
 
-    That it is frozen is checked by the type checker, not at run time: an instance of a real frozen dataclass costs twice
-    as much (every field goes through `object.__setattr__`), and its class two more compilations at an agent's start.
-    Structs are hashable because they never change.
+    That it is frozen is checked by the type checker, not at run time: an instance of a real frozen dataclass costs
+    twice as much (every field goes through `object.__setattr__`), and its class two more compilations at an agent's
+    start. Structs are hashable because they never change.
     """
     made = dataclass(slots=True, kw_only=True, repr=False, unsafe_hash=True)(cls)
     made.__repr__ = _shown  # type: ignore[method-assign]

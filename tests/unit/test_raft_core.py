@@ -349,6 +349,23 @@ def test_leader_without_quorum_steps_down_after_its_lease_timeout():
     assert (one.raft.role, one.raft.leader_address) == (Role.FOLLOWER, "")
 
 
+def test_tick_at_the_deadline_of_a_leader_without_quorum_always_deposes_it():
+    """`contact + timeout` and `now - contact` round differently where a power of two lies between."""
+    rng = random.Random(3)
+    for _ in range(50):
+        one = One()
+        one.now = 1024 - rng.random() * 0.1
+        one.lead().follow_up()
+        one.raft.tick(one.now)
+        for peer in one.raft._s.peers.values():  # nothing else is to come before the lease ends
+            peer.heartbeat_at = peer.retry_at = one.now + 10
+            peer.commit_at = None
+            peer.contact = one.now - rng.random() * 0.3
+        due = max(peer.contact for peer in one.raft._s.peers.values()) + CONFIG.leader_lease_timeout_s
+        one.raft.tick(due)
+        assert one.raft.role is Role.FOLLOWER
+
+
 def test_read_lease_counts_from_the_send_of_the_heartbeat():
     one = One().lead().follow_up()
     one.now += 0.1

@@ -140,6 +140,11 @@ class TTLTimer:
         """Seconds until silence is critical."""
         return seconds(self._check.ttl)
 
+    @property
+    def last_output(self) -> str:
+        """What was said last."""
+        return self._last_output
+
     def update(self, status: str, output: str) -> str:
         """Somebody spoke: report it and restart the timer. Returns the output as it was kept."""
         output = cut_head(output, self._limit)

@@ -30,6 +30,7 @@ class Actions:
     leave: Callable[[], Awaitable[None]]
     stats: Callable[[], Mapping[str, Mapping[str, str]]]
     monitor: LogStream
+    reload: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +54,16 @@ class AgentEndpoints:
         self._actions = actions
         self._defaults = defaults
 
+    def show(self, identity: Identity) -> None:
+        """Show this from now on (reload)."""
+        self._identity = identity
+
     def routes(self) -> list[Route]:
         return [
             Route("/v1/agent/self", (("GET", self.self_),), "agent:read"),
             Route("/v1/agent/members", (("GET", self.members),), "node:read"),
             Route("/v1/agent/join/", (("PUT", self.join),), "agent:write"),
+            Route("/v1/agent/reload", (("PUT", self.reload),), "agent:write"),
             Route("/v1/agent/leave", (("PUT", self.leave),), "agent:write"),
             Route("/v1/agent/force-leave/", (("PUT", self.force_leave),), "operator:write"),
             Route("/v1/agent/monitor", (("GET", self.monitor),), "agent:read"),
@@ -109,6 +115,13 @@ class AgentEndpoints:
     async def leave(self, request: Request) -> Response:
         """Leave in order; the process ends after the answer."""
         await self._actions.leave()
+        return Response()
+
+    async def reload(self, request: Request) -> Response:
+        """Read the configuration again; an error is the answer."""
+        if self._actions.reload is None:
+            raise HTTPError(500, "this agent has no configuration to read again")
+        await self._actions.reload()
         return Response()
 
     async def force_leave(self, request: Request) -> Response:

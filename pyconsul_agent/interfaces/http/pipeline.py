@@ -61,6 +61,10 @@ class Pipeline:
         self._write_networks = [ipaddress.ip_network(text, strict=False) for text in rules.allow_write_from]
         self._common = dict(rules.response_headers)
 
+    def set_response_headers(self, headers: Mapping[str, str]) -> None:
+        """Send these with every answer from now on (reload)."""
+        self._common = dict(headers)
+
     def locate(self, raw_target: str, method: str) -> Target | Response:
         """Decode, clean and route a raw target before its body is read; a Response ends the matter."""
         raw_path, _, raw_query = raw_target.partition("?")

@@ -48,6 +48,7 @@ class RouteTable:
         self._exact = {route.pattern: route for route in routes if not route.pattern.endswith("/")}
         prefixes = [route for route in routes if route.pattern.endswith("/")]
         self._prefixes = sorted(prefixes, key=lambda route: -len(route.pattern))
+        self._without_slash = {route.pattern[:-1] for route in prefixes} - self._exact.keys()
         assert len({route.pattern for route in routes}) == len(routes), "two routes share a pattern"
 
     def find(self, path: str) -> Route | None:
@@ -62,6 +63,4 @@ class RouteTable:
 
     def redirect(self, path: str) -> str | None:
         """Where a path that misses only its final slash should go."""
-        if path not in self._exact and any(route.pattern == path + "/" for route in self._prefixes):
-            return path + "/"
-        return None
+        return path + "/" if path in self._without_slash else None
