@@ -212,7 +212,7 @@ class _Connection(asyncio.Protocol):
             self._transport.write(TOO_MANY)
             self._transport.close()
             return
-        self._expect(HEAD_TIMEOUT_S)
+        self._expect(IDLE_TIMEOUT_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._admitted:
