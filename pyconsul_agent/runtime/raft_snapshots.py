@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import BinaryIO, Protocol
 
-from pyconsul_agent.env.base import Blocking
+from pyconsul_agent.env.base import Worker
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import DecodeError, StorageError
 from pyconsul_agent.structs.raft import SnapshotMeta
@@ -78,7 +78,7 @@ class SnapshotFiles:
     """The snapshots in one directory."""
 
     def __init__(
-        self, directory: str, *, blocking: Blocking, wall_ns: Callable[[], int], log: Log, retain: int = RETAIN
+        self, directory: str, *, blocking: Worker, wall_ns: Callable[[], int], log: Log, retain: int = RETAIN
     ) -> None:
         self._directory = directory
         self._blocking = blocking
@@ -179,9 +179,7 @@ class SnapshotFiles:
 class FileSink:
     """`SnapshotSink` in a directory. The `_now` methods block."""
 
-    def __init__(
-        self, directory: str, meta: SnapshotMeta, *, blocking: Blocking, published: Callable[[], None]
-    ) -> None:
+    def __init__(self, directory: str, meta: SnapshotMeta, *, blocking: Worker, published: Callable[[], None]) -> None:
         self._directory = directory
         self._meta = meta
         self._path = os.path.join(directory, meta.id)
@@ -271,7 +269,7 @@ class FileSink:
 class FileSource:
     """`SnapshotSource` on an open file."""
 
-    def __init__(self, path: str, meta: SnapshotMeta, blocking: Blocking) -> None:
+    def __init__(self, path: str, meta: SnapshotMeta, blocking: Worker) -> None:
         self._file = open(path, "rb")  # noqa: SIM115 -- closed by close()
         self._meta = meta
         self._blocking = blocking

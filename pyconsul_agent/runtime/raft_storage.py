@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-from pyconsul_agent.env.base import Blocking
+from pyconsul_agent.env.base import Worker
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import DecodeError, StorageError
 from pyconsul_agent.raft.types import HardState, InitialState, LogReader
@@ -93,7 +93,7 @@ def _storage_errors(what: str) -> Iterator[None]:
 class SqliteRaftStorage:
     """`RaftStorage` in `directory` (`<data>/raft`)."""
 
-    def __init__(self, directory: str, *, blocking: Blocking, wall_ns: Callable[[], int], log: Log) -> None:
+    def __init__(self, directory: str, *, blocking: Worker, wall_ns: Callable[[], int], log: Log) -> None:
         self._directory = directory
         self._path = os.path.join(directory, LOG_FILE)
         self._blocking = blocking

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from pyconsul_agent.env.base import Blocking
+from pyconsul_agent.env.base import Worker
 from pyconsul_agent.errors import StorageError
 from pyconsul_agent.raft.types import HardState, InitialState, LogReader
 from pyconsul_agent.structs.raft import Configuration, EntryType, LogEntry, SnapshotMeta
@@ -46,7 +46,7 @@ class RaftDisk:
 class SimRaftStorage:
     """`runtime.raft_storage.RaftStorage` on a RaftDisk."""
 
-    def __init__(self, disk: RaftDisk, *, blocking: Blocking) -> None:
+    def __init__(self, disk: RaftDisk, *, blocking: Worker) -> None:
         self._disk = disk
         self._blocking = blocking
         self._closed = False
@@ -174,7 +174,7 @@ class _Reader:
 class SimSink:
     """`SnapshotSink` in memory: a crash before publish leaves nothing."""
 
-    def __init__(self, disk: RaftDisk, meta: SnapshotMeta, blocking: Blocking) -> None:
+    def __init__(self, disk: RaftDisk, meta: SnapshotMeta, blocking: Worker) -> None:
         self._disk = disk
         self._meta = meta
         self._blocking = blocking

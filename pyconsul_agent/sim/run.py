@@ -12,7 +12,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pyconsul_agent.sim.checkers import agreement, blocking, leftovers, linearizable, locks, monotone_index, no_lost_write, same_state
+from pyconsul_agent.sim.checkers import (
+    agreement,
+    blocking,
+    leftovers,
+    linearizable,
+    locks,
+    monotone_index,
+    no_lost_write,
+    same_state,
+)
 from pyconsul_agent.sim.checkers.one_leader import OneLeader
 from pyconsul_agent.sim.checkers.same_sequence import SameSequence
 from pyconsul_agent.sim.cluster import Cluster, Node, Unmet
@@ -129,7 +138,7 @@ def draw(seed: int, profile: Profile) -> Drawn:
 def run_seed(seed: int, profile: Profile, *, say: Callable[[str], None] | None = None) -> Outcome:
     """Run one seed to its end. Never raises for what the simulated cluster does wrong."""
     drawn = draw(seed, profile)
-    began = time.perf_counter()  # noqa: TID251 - how long the simulation itself took
+    began = time.perf_counter()
     with World(seed, link=drawn.link, steps_max=STEPS_MAX, time_max_s=TIME_MAX_S) as world:
         run = SeedRun(world, drawn, say)
         failure = ""
@@ -290,7 +299,9 @@ class SeedRun:
         leader = self.cluster.leader
         if leader is None:
             return False
-        voters = [server for server in leader.raft.configuration()[0].servers or () if server.suffrage == Suffrage.VOTER]
+        voters = [
+            server for server in leader.raft.configuration()[0].servers or () if server.suffrage == Suffrage.VOTER
+        ]
         return len(voters) == len(self.cluster.servers)
 
     def _equal(self) -> bool:
@@ -301,7 +312,9 @@ class SeedRun:
         )
 
     def _states(self) -> dict[str, tuple[int, bytes]]:
-        return {node.name: (node.raft.applied_index, node.server.machine.state_digest()) for node in self.cluster.servers}
+        return {
+            node.name: (node.raft.applied_index, node.server.machine.state_digest()) for node in self.cluster.servers
+        }
 
     def _disagreements(self) -> list[str]:
         if not all(node.running for node in self.cluster.nodes.values()):
@@ -322,5 +335,3 @@ class SeedRun:
 def run_profile(name: str, seeds: range) -> list[Outcome]:
     """Some seeds one after the other."""
     return [run_seed(seed, PROFILES[name]) for seed in seeds]
-
-

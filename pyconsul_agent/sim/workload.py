@@ -114,9 +114,7 @@ class Workload:
                 return
             await mine.do(rng.choices(names, weights)[0])
 
-    async def ask(
-        self, operation: Operation, node: Node, method: str, path: str, body: bytes = b""
-    ) -> Answer | None:
+    async def ask(self, operation: Operation, node: Node, method: str, path: str, body: bytes = b"") -> Answer | None:
         """Send it and note the outcome as far as the status tells it: None unless it was answered well (or 404)."""
         operation.number = len(self.history.operations)
         operation.begin = self._env.clock.monotonic()

@@ -231,18 +231,6 @@ def test_announcement_that_nobody_fetches_times_out():
     assert IntentSent(ticket, timed_out=True) in serf.take()
 
 
-def test_a_denial_is_newer_than_the_leave_that_push_pulls_make_of_the_one_denied():
-    serf, witness = announced(3), new_serf("witness")
-    witness.handle(NotifyJoin(node("me", 1)), 0.0)
-    tell(serf, LeaveIntent(ltime=7, node="me"))
-    state = PushPullState(ltime=9, status_ltimes={"me": 7}, left_members=("me",))
-    witness.handle(MergeRemoteState(encode(state), False), 0.0)
-    assert witness.member("me").status is MemberStatus.LEAVING
-    for message in sent(serf):
-        tell(witness, message)
-    assert witness.member("me").status is MemberStatus.ALIVE
-
-
 def test_a_leaving_node_does_not_deny_its_leave():
     serf = with_members("b")
     serf.begin_leave(0.0)
@@ -607,7 +595,7 @@ def test_a_denial_is_newer_than_the_leave_that_push_pulls_make_of_the_one_denied
     assert witness.member("me").status is MemberStatus.ALIVE
 
 
-def test_a_leaving_node_does_not_deny_its_leave():
+def test_a_leaving_node_lets_a_newer_state_of_it_stand():
     serf = announced(7)
     serf.begin_leave(0.0)
     state = PushPullState(ltime=20, status_ltimes={"me": 19})

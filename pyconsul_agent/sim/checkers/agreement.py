@@ -17,7 +17,9 @@ def disagreements(views: Mapping[str, Mapping[str, str]]) -> list[str]:
     ]
 
 
-def check_catalog(node: str, local: Iterable[tuple[str, tuple[str, ...]]], catalog: Iterable[tuple[str, tuple[str, ...]]]) -> None:
+def check_catalog(
+    node: str, local: Iterable[tuple[str, tuple[str, ...]]], catalog: Iterable[tuple[str, tuple[str, ...]]]
+) -> None:
     """Pairs of service ID and tags, in the agent and in the catalog. Raises Violation."""
     here, there = dict(local), dict(catalog)
     if here != there:
