@@ -161,7 +161,9 @@ def pack_int(name: str, value: int) -> bytes:
 
 
 def push_pull(nodes: int, user_bytes: int, join: bool = True) -> bytes:
-    fields = pack_int("Nodes", nodes) + pack_int("UserStateLen", user_bytes) + b"\xa4Join" + (b"\xc3" if join else b"\xc2")
+    fields = (
+        pack_int("Nodes", nodes) + pack_int("UserStateLen", user_bytes) + b"\xa4Join" + (b"\xc3" if join else b"\xc2")
+    )
     return b"\x06\x83" + fields
 
 
@@ -304,7 +306,10 @@ HTTP_CASES = {
     "huge headers": (HEAD + b"X-A: " + b"a" * 200_000 + b"\r\n\r\n", 431),
     "many headers": (HEAD + b"".join(b"X-%d: a\r\n" % number for number in range(5000)) + b"\r\n", 431),
     "bad chunk": (b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\nabc\r\n", 400),
-    "chunk of 2^64": (b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 17 + b"\r\n", 400),
+    "chunk of 2^64": (
+        b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 17 + b"\r\n",
+        400,
+    ),
     "10 GB declared": (b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000000\r\n\r\nabc", 413),
     "zero in the path": (b"GET /v1/kv/%00 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 400),
     "HTTP/3.9": (b"GET / HTTP/3.9\r\nHost: x\r\n\r\n", 505),
