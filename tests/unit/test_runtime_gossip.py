@@ -335,7 +335,7 @@ def test_restarted_node_finds_its_peers_by_its_snapshot():
         await cluster.start("b", 2, snapshot_path="/data/serf/local.snapshot")
         await asyncio.sleep(3)
         assert cluster.statuses("b") == {"a": "alive", "b": "alive"}
-        assert cluster.logs["b"].said("Re-joined to previously known node: a: 10.0.0.1:8301")
+        assert cluster.logs["b"].said("rejoined") == [{"pool": "lan", "name": "a", "address": "10.0.0.1:8301"}]
 
     run(scenario)
 
