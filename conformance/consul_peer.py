@@ -191,7 +191,8 @@ def real_cli(checks: Checks, real: Program) -> None:
             says("event", ["event", "-name=deploy", "v1"], "Event ID:")
         says("lock", ["lock", "locks/one", "echo held"], "held")
         if checks.serves(agent, "/v1/coordinate/nodes"):
-            says("rtt", ["rtt", "ours1", "ours1"], "Estimated")
+            checks.until("a coordinate is known", lambda: agent.get("/v1/coordinate/node/ours2"), 40)
+            says("rtt", ["rtt", "ours1", "ours2"], "Estimated")
         if checks.serves(agent, "/v1/snapshot"):
             says("snapshot save", ["snapshot", "save", str(agent.log_path.parent / "x.snap")], "Saved and verified")
             says(

@@ -1,10 +1,5 @@
 """Serf's rules: the replay of what the original did, and what the vectors leave open."""
 
-<<<<<<< HEAD
-=======
-import copy
-import json
->>>>>>> compose
 import random
 
 import pytest
@@ -65,55 +60,6 @@ def sent(serf, limit=100_000):
 # --- replay -----------------------------------------------------------------------------------------------------
 
 
-<<<<<<< HEAD
-=======
-def apply(serf, step):
-    match step["op"]:
-        case "memberlist_join":
-            serf.handle(NotifyJoin(node(step["node"])), 0.0)
-        case "memberlist_leave":
-            serf.handle(NotifyLeave(node(step["node"])), 0.0)
-        case "msg":
-            serf.handle(Deliver(bytes.fromhex(step["hex"]), ("10.0.0.9", 8301)), 0.0)
-        case "pushpull_user_state":
-            if step["join_ignores_old_events"]:
-                serf.begin_join()
-            serf.handle(MergeRemoteState(bytes.fromhex(step["hex"]), step["is_join"]), 0.0)
-            if step["join_ignores_old_events"]:
-                serf.finish_join(0, 0.0)
-        case "set_event_min_time":
-            serf._events.min_time = step["value"]
-        case other:
-            raise AssertionError(other)
-
-
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s["name"])
-def test_scenario_of_the_original_is_followed(scenario):
-    serf = new_serf(scenario["local"])
-    for step in copy.deepcopy(scenario["steps"]):
-        before = serf.stats()
-        apply(serf, step)
-        after = serf.stats()
-        assert said(serf.take()) == step["events"]
-        assert {k: after[f"{k}_queue"] - before[f"{k}_queue"] for k in ("intent", "event", "query")} == step[
-            "rebroadcast"
-        ]
-        # Deliberate: our denial is one later than the original's, see Serf._deny_leave.
-        later = int(scenario["name"] == "leave-intent-about-self-is-refuted")
-        step["clocks"]["member"] += later
-        step["members"]["me"]["LTime"] += later
-        assert {k: after[f"{k}_time"] for k in ("member", "event", "query")} == step["clocks"]
-        table = serf._table
-        assert step["members"] == {
-            name: {"Status": record.status.word, "LTime": record.status_ltime} for name, record in table.records.items()
-        }
-        assert step["intents"] == {
-            name: {"ltime": intent.ltime, "type": intent.kind.value} for name, intent in table.intents.items()
-        }
-        assert (after["failed"], after["left"]) == (step["failed"], step["left"])
-
-
->>>>>>> compose
 # --- members ----------------------------------------------------------------------------------------------------
 
 
