@@ -273,7 +273,8 @@ class ServerNode:
     async def leave(self) -> None:
         """Leave in Consul's order: hand over, leave WAN, leave LAN, drain, wait to be removed.
 
-        The word of both leaves spreads while we drain, which halves the time that the original takes.
+        The word of both leaves spreads while we drain, which halves the time that the original takes; so does the wait
+        for the removal, which can be in vain when those who stay have no quorum: `docker stop` gives 10 s in all.
         """
         self._log.event("leave_start", mode="server")
         if self._raft.is_leader and self._voters() > 1:
@@ -281,9 +282,10 @@ class ServerNode:
         pools = [pool for pool in (self._wan, self._lan) if pool is not None]
         begun = [pool for pool in pools if await pool.begin_leave()]
         self._leaving = True
-        await asyncio.gather(asyncio.sleep(self._config.leave_drain_s), *(pool.finish_leave() for pool in begun))
+        waits = [pool.finish_leave() for pool in begun]
         if not self._raft.is_leader:
-            await self._removed()
+            waits.append(self._removed())
+        await asyncio.gather(asyncio.sleep(self._config.leave_drain_s), *waits)
 
     async def _hand_over(self) -> None:
         try:

@@ -138,7 +138,7 @@ def draw(seed: int, profile: Profile) -> Drawn:
 def run_seed(seed: int, profile: Profile, *, say: Callable[[str], None] | None = None) -> Outcome:
     """Run one seed to its end. Never raises for what the simulated cluster does wrong."""
     drawn = draw(seed, profile)
-    began = time.perf_counter()  # noqa: TID251 - how long the simulation itself took
+    began = time.perf_counter()
     with World(seed, link=drawn.link, steps_max=STEPS_MAX, time_max_s=TIME_MAX_S) as world:
         run = SeedRun(world, drawn, say)
         failure = ""

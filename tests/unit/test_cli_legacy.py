@@ -8,8 +8,8 @@ import threading
 from contextlib import contextmanager
 
 import pytest
-from conformance.ipc_conversations import recordings
 
+from conformance.ipc_conversations import recordings
 from pyconsul_agent.cli.main import main
 from pyconsul_agent.env.real import real_env
 from pyconsul_agent.interfaces.ipc.handlers import Handlers

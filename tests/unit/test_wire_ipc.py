@@ -2,10 +2,10 @@
 
 import msgpack
 import pytest
-from conformance.ipc_conversations import replay
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conformance.ipc_conversations import replay
 from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.wire import ipc
 
