@@ -34,7 +34,7 @@ def servers_understand(members: Sequence[Member]) -> bool:
 async def send_coordinates(
     delegate: Delegate,
     log: Log,
-    random: random.Random,
+    rng: random.Random,
     *,
     datacenter: str,
     node: str,
@@ -44,7 +44,7 @@ async def send_coordinates(
     while True:
         members = delegate.lan_members()
         pause = interval_s(len(members))
-        await asyncio.sleep(pause + random.uniform(0, pause))
+        await asyncio.sleep(pause + rng.uniform(0, pause))
         if not servers_understand(delegate.lan_members()):
             continue
         request = CoordinateUpdateRequest(

@@ -122,8 +122,12 @@ class LocalState:
         """Call `notify(service_id)` whenever a service or one of its checks changes ("" for node checks)."""
         self._watchers.append(notify)
 
+    def unwatch(self, notify: Callable[[str], None]) -> None:
+        """End a `watch`."""
+        self._watchers.remove(notify)
+
     def _notify(self, service_id: str) -> None:
-        for notify in self._watchers:
+        for notify in tuple(self._watchers):
             notify(service_id)
         self._changed()
 
@@ -201,6 +205,40 @@ class LocalState:
         entry.in_sync = False
         self._notify(entry.check.service_id)
         return False
+
+    def entries(self) -> tuple[dict[str, ServiceEntry], dict[str, CheckEntry]]:
+        """Copies of everything that is not on its way out."""
+        services = {key: replace(entry) for key, entry in self.services.items() if not entry.deleted}
+        return services, {key: replace(entry) for key, entry in self.checks.items() if not entry.deleted}
+
+    def carry_over(self, services: Mapping[str, ServiceEntry], checks: Mapping[str, CheckEntry]) -> None:
+        """After a reload: checks get the status that they had, and what equals what the servers have is in sync."""
+        for identity, before in services.items():
+            entry = self.services.get(identity)
+            if entry is not None and not entry.deleted and entry.token == before.token:
+                entry.in_sync = before.in_sync and same_service(entry.service, before.service)
+        for identity, old in checks.items():
+            check = self.checks.get(identity)
+            if check is None or check.deleted:
+                continue
+            output = "" if self._discard_output else old.check.output
+            check.check = replace(check.check, status=old.check.status, output=output)
+            check.critical_since = old.critical_since
+            # The timer of a deferred output is gone, so that output must be sent now.
+            known = old.in_sync and not old.deferred and check.token == old.token
+            check.in_sync = known and same_check(check.check, old.check, ignore_output=False)
+            self._notify(check.check.service_id)
+
+    def set_meta(self, meta: Mapping[str, str]) -> None:
+        """Exchange the node's metadata."""
+        if dict(meta) != dict(self.node.meta):
+            self.node = replace(self.node, meta=meta)
+            self.node_in_sync = False
+            self._changed()
+
+    def set_discard_output(self, discard: bool) -> None:
+        """Whether outputs of checks are kept from now on."""
+        self._discard_output = discard
 
     def end_deferral(self, identity: str) -> None:
         """The timer of a deferred output has ended: send it now."""
@@ -338,12 +376,15 @@ class LocalState:
     def done(self, write: Write) -> None:
         """The servers took `write`. An entry that changed while it was under way stays out of sync."""
         if write.removes:
+            # What was registered again while its removal was under way stays.
             for identity in write.services:
-                self.services.pop(identity, None)
+                if (gone := self.services.get(identity)) is not None and gone.deleted:
+                    del self.services[identity]
                 for check_id in [k for k, e in self.checks.items() if e.deleted and e.check.service_id == identity]:
                     del self.checks[check_id]
             for identity in write.checks:
-                self.checks.pop(identity, None)
+                if (gone_check := self.checks.get(identity)) is not None and gone_check.deleted:
+                    del self.checks[identity]
             return
         self.node_in_sync = True
         request = write.request

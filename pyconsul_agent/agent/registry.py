@@ -21,7 +21,7 @@ from pyconsul_agent.agent.checks.runners import (
     script_probe,
     tcp_probe,
 )
-from pyconsul_agent.agent.local import LocalState
+from pyconsul_agent.agent.local import CheckEntry, LocalState, ServiceEntry
 from pyconsul_agent.agent.persist import Persistence, TTLState
 from pyconsul_agent.env.base import Clock, Net, Process
 from pyconsul_agent.env.log import Log
@@ -61,6 +61,15 @@ class Tools:
     net: Net
     process: Process
     http: HTTPClient
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """How things stood before a reload. `said`: the last words of TTL checks."""
+
+    services: Mapping[str, ServiceEntry]
+    checks: Mapping[str, CheckEntry]
+    said: Mapping[str, str]
 
 
 class Registry:
@@ -232,6 +241,32 @@ class Registry:
             type="maintenance",
         )
         self._put_check(row, None, token, from_config=False, persist=True)
+
+    # --- reload -----------------------------------------------------------------------------------------------
+
+    def admit_all(self, checks: Iterable[CheckType]) -> None:
+        """Raise ValueError if one of these checks of the configuration may not run here."""
+        for check in checks:
+            self._admit(check, from_config=True)
+
+    def unload(self) -> Before:
+        """Take everything out, but not from disk. Gives what `carry_over` wants."""
+        services, checks = self.state.entries()
+        before = Before(services, checks, {identity: timer.last_output for identity, timer in self._ttl.items()})
+        for identity in list(self._runners):
+            self._stop_runner(identity)
+        for identity in self.state.live_services():
+            self.state.remove_service(identity)
+        for identity in self.state.live_checks():
+            self.state.remove_check(identity)
+        return before
+
+    def carry_over(self, before: Before) -> None:
+        """Give checks that are here again the status and output that they had; what is as it was needs no sync."""
+        self.state.carry_over(before.services, before.checks)
+        for identity, text in before.said.items():
+            if (timer := self._ttl.get(identity)) is not None:
+                timer.restore(text)
 
     # --- restore ----------------------------------------------------------------------------------------------
 

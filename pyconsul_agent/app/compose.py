@@ -9,35 +9,47 @@ from typing import Any
 from pyconsul_agent.agent.antientropy import AntiEntropy
 from pyconsul_agent.agent.checks.http import AiohttpChecks
 from pyconsul_agent.agent.coordinates import send_coordinates
-from pyconsul_agent.agent.definitions import check_of, service_of
+from pyconsul_agent.agent.events import Events
 from pyconsul_agent.agent.joining import JoinFailed, RetryRules, join_once, join_until_done
 from pyconsul_agent.agent.local import LocalState, Tokens
-from pyconsul_agent.agent.persist import Persistence, node_id
+from pyconsul_agent.agent.persist import Persistence, lock_data_dir, node_id
 from pyconsul_agent.agent.registry import CheckSettings, Registry, Tools
+from pyconsul_agent.agent.reload import definitions_of, load
+from pyconsul_agent.app.reload import Reloader, Reread
 from pyconsul_agent.app.settings import (
     client_config,
     debug_config,
+    dns_config,
     http_defaults,
     http_rules,
     node_info,
+    refuse_unsupported,
+    reloaded,
     server_config,
 )
 from pyconsul_agent.client.node import ClientNode
 from pyconsul_agent.config.options import Options
 from pyconsul_agent.env.base import Env
-from pyconsul_agent.errors import ConfigError
+from pyconsul_agent.errors import DecodeError
+from pyconsul_agent.interfaces.dns.server import DNSServer
 from pyconsul_agent.interfaces.http.agent import Actions, AgentEndpoints, Identity
 from pyconsul_agent.interfaces.http.agent_services import AgentServices
 from pyconsul_agent.interfaces.http.catalog import Catalog
+from pyconsul_agent.interfaces.http.coordinate import Coordinates
+from pyconsul_agent.interfaces.http.event import EventEndpoints
 from pyconsul_agent.interfaces.http.health import Health
 from pyconsul_agent.interfaces.http.kv import KV
 from pyconsul_agent.interfaces.http.message import Request, Response
+from pyconsul_agent.interfaces.http.operator import Operator
 from pyconsul_agent.interfaces.http.pipeline import Pipeline
 from pyconsul_agent.interfaces.http.routes import RouteTable
 from pyconsul_agent.interfaces.http.session import Sessions
 from pyconsul_agent.interfaces.http.status import Status
 from pyconsul_agent.interfaces.http.transport import HTTPServer
-from pyconsul_agent.runtime.listeners import Listeners
+from pyconsul_agent.interfaces.http.txn import Transactions
+from pyconsul_agent.interfaces.ipc import handlers as ipc
+from pyconsul_agent.interfaces.ipc.server import IPCServer
+from pyconsul_agent.runtime.listeners import USER_EVENT_PREFIX, Listeners
 from pyconsul_agent.runtime.raft_storage import RaftStorage
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.server.node import ServerNode
@@ -51,16 +63,21 @@ StorageFactory = Callable[[Options], RaftStorage]
 class Agent:
     """A whole agent. `finished` is set, with `exit_code`, when it wants its process to end."""
 
-    def __init__(self, options: Options, env: Env, logs: LogStream, storage: StorageFactory) -> None:
+    def __init__(
+        self, options: Options, env: Env, logs: LogStream, storage: StorageFactory, *, reread: Reread | None = None
+    ) -> None:
+        refuse_unsupported(options)
         self.options = options
         self.finished = asyncio.Event()
         self.exit_code = 0
         self._env = env
         self._logs = logs
         self._log = logs.logger()
+        self._unlock = lock_data_dir(env.files, options.data_dir) if options.data_dir else None
         self.node_id = node_id(env, options.data_dir, options.node_id)
         self._tasks = TaskOwner(self._log)
-        self._fatal_error: BaseException | None = None
+        self.failure = ""
+        """Why the agent ended by itself and badly, one line."""
         listeners = Listeners(self._user_event, lambda: self._sync.server_appeared())
         if options.server:
             self.delegate: ServerNode | ClientNode = ServerNode(
@@ -80,6 +97,7 @@ class Agent:
             discard_output=options.discard_check_output,
             tokens=Tokens(tokens.default, tokens.agent),
         )
+        self._events = Events(options.node_name, self.state.live_services)
         self._sync = AntiEntropy(
             self.state,
             self.delegate,
@@ -101,19 +119,50 @@ class Agent:
             Tools(env.clock, env.random, env.net, env.process, self._check_client),
             self._log,
         )
+        self._pipeline = Pipeline(
+            RouteTable(self._routes()), http_rules(options), self._log.named("http"), fallback=self._outside_v1
+        )
         self._http = HTTPServer(
             env.net,
             env.clock,
-            Pipeline(
-                RouteTable(self._routes()), http_rules(options), self._log.named("http"), fallback=self._outside_v1
-            ),
+            self._pipeline,
             self._log.named("http"),
             connections_per_client=options.limits.http_max_conns_per_client,
         )
+        self._dns = DNSServer(
+            env.net,
+            self.delegate,
+            dns_config(options),
+            env.clock,
+            env.random,
+            self._log.named("dns"),
+            token_bytes=env.token_bytes,
+        )
+        self._ipc = self._make_ipc()
+        self._reloader = Reloader(reread, env.blocking, self._registry, self._log, self._take_over)
 
-    def _routes(self) -> list[Any]:
-        defaults, options = http_defaults(self.options), self.options
-        identity = Identity(
+    def _make_ipc(self) -> IPCServer:
+        options, logs = self.options, self._logs
+        actions = ipc.Actions(
+            leave=self.request_leave,
+            reload=self.request_reload,
+            stats=self.stats,
+            open_tap=lambda level, wake: logs.monitor(
+                format="classic", level=parse_level(level) or 0, wake=wake, with_backlog=True
+            ),
+            close_tap=logs.unmonitor,
+        )
+        return IPCServer(
+            self._env.net,
+            ipc.Handlers(self.delegate, actions, datacenter=options.datacenter),
+            actions,
+            self._log.named("rpc"),
+            local_only=options.acl.enabled and options.acl.default_policy == "deny",
+        )
+
+    def _identity(self) -> Identity:
+        options = self.options
+        return Identity(
             options.node_name,
             self.node_id,
             options.datacenter,
@@ -121,7 +170,11 @@ class Agent:
             self.state.node.meta,
             debug_config(options, self.node_id),
         )
-        actions = Actions(self.request_leave, self.stats, self.monitor)
+
+    def _routes(self) -> list[Any]:
+        defaults, options = http_defaults(self.options), self.options
+        actions = Actions(self.request_leave, self.stats, self.monitor, self.reload)
+        self._self_endpoints = AgentEndpoints(self._identity(), self.delegate, actions, defaults)
         families = (
             Status(self.delegate, defaults),
             KV(self.delegate, defaults, value_bytes_max=options.limits.kv_max_value_size),
@@ -129,7 +182,16 @@ class Agent:
             Catalog(self.delegate, defaults),
             Health(self.delegate, defaults),
             AgentServices(self._registry, defaults),
-            AgentEndpoints(identity, self.delegate, actions, defaults),
+            self._self_endpoints,
+            Transactions(
+                self.delegate,
+                defaults,
+                value_bytes_max=options.limits.kv_max_value_size,
+                body_bytes_max=options.limits.txn_max_req_len,
+            ),
+            Coordinates(self.delegate, defaults, enabled=not options.disable_coordinates),
+            EventEndpoints(self.delegate, self._events, self._env.uuid, defaults),
+            Operator(self.delegate, defaults),
         )
         return [route for family in families for route in family.routes()]
 
@@ -138,7 +200,7 @@ class Agent:
     async def start(self) -> None:
         """Start everything, join. Raises ConsulError when the agent cannot run; call `stop` then."""
         options = self.options
-        self._load_definitions()
+        load(self._registry, definitions_of(options.services, options.checks))
         await self.delegate.start()
         self._tasks.start(self._registry.run(), "check reaper")
         if not options.disable_coordinates:
@@ -155,24 +217,13 @@ class Agent:
             )
         if options.ports.http > 0:
             await self._http.start([(host, options.ports.http) for host in options.resolved.http])
+        if options.ports.dns > 0:
+            await self._dns.start([(host, options.ports.dns) for host in options.resolved.dns])
+        if options.ports.rpc > 0:
+            await self._ipc.start([(host, options.ports.rpc) for host in options.resolved.rpc])
+        self._tasks.start(self._reloader.run(), "reload")
         await self._join()
         self._tasks.start(self._sync.run(), "anti-entropy")
-
-    def _load_definitions(self) -> None:
-        """Services and checks of the configuration, then those kept from before."""
-        for block in self.options.services:
-            service = service_of(block)
-            try:
-                self._registry.add_service(service.service, service.checks, token=service.token, from_config=True)
-            except ValueError as error:
-                raise ConfigError(str(error)) from None
-        for block in self.options.checks:
-            check = check_of(block)
-            try:
-                self._registry.add_check(check.check, service_id=check.service_id, token=check.token, from_config=True)
-            except ValueError as error:
-                raise ConfigError(str(error)) from None
-        self._registry.restore()
 
     async def _join(self) -> None:
         options, delegate, log = self.options, self.delegate, self._log
@@ -205,6 +256,7 @@ class Agent:
             await join_until_done(join, addresses, rules, self._log, pool=pool)
         except JoinFailed as error:
             self._log.error("Retry join failed", error=str(error))
+            self.failure = f"Retry join failed: {error}"
             self.exit_code = 1
             self.finished.set()
 
@@ -216,11 +268,16 @@ class Agent:
         """Stop everything in order; nothing is left afterwards. Idempotent."""
         self._log.event("shutdown_requested")
         await self._tasks.close()
+        await self._ipc.stop()
         await self._registry.stop()
         await self._check_client.close()
         await self.delegate.shutdown()
         self._log.event("shutdown_complete")
+        await self._dns.stop()
         await self._http.stop()
+        if self._unlock is not None:
+            self._unlock()
+            self._unlock = None
 
     # --- what the interfaces may ask --------------------------------------------------------------------------
 
@@ -229,6 +286,29 @@ class Agent:
         await self.leave()
         self.exit_code = 0
         asyncio.get_running_loop().call_soon(self.finished.set)
+
+    async def reload(self) -> None:
+        """`/v1/agent/reload`: read the configuration again. Raises ConfigError, with nothing changed."""
+        await self._reloader.reload()
+
+    def request_reload(self) -> None:
+        """SIGHUP and the legacy RPC: reload soon; an error is logged."""
+        self._reloader.request()
+
+    def _take_over(self, fresh: Options) -> None:
+        """What may change while the agent runs and is not the registry's. Raises ConfigError, with nothing changed."""
+        options = reloaded(self.options, fresh)
+        dns = dns_config(options)
+        level = parse_level(fresh.log_level)
+        assert level is not None, "validated with the configuration"
+        self._logs.set_level(level)
+        self.options = options
+        self.state.set_discard_output(fresh.discard_check_output)
+        self.state.set_meta(node_info(options, self.node_id).meta)
+        self._self_endpoints.show(self._identity())
+        self._http.set_connections_per_client(fresh.limits.http_max_conns_per_client)
+        self._pipeline.set_response_headers(fresh.http_config.response_headers)
+        self._dns.reload(dns)
 
     def stats(self) -> Mapping[str, Mapping[str, str]]:
         """The sections of `consul info`."""
@@ -270,11 +350,19 @@ class Agent:
     # --- callbacks --------------------------------------------------------------------------------------------
 
     def _user_event(self, event: UserEvent) -> None:
-        self._log.debug("user event received", name=event.name)
+        if not event.name.startswith(USER_EVENT_PREFIX):
+            return
+        try:
+            taken = self._events.take(event)
+        except DecodeError as error:
+            self._log.warn("user event ignored", name=event.name, error=str(error))
+            return
+        if taken is not None:
+            self._log.debug("new event", event_name=taken.name, event_id=taken.id)
 
     def _fatal(self, error: BaseException) -> None:
         """Consensus cannot go on (the disk failed): the process must end."""
         self._log.error("fatal error, stopping", error=str(error))
-        self._fatal_error = error
+        self.failure = str(error)
         self.exit_code = 1
         self.finished.set()

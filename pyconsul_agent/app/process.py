@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import tempfile
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from pyconsul_agent.app.compose import Agent
-from pyconsul_agent.config.banner import banner
+from pyconsul_agent.app.reload import Reread
+from pyconsul_agent.config.banner import banner, opening
 from pyconsul_agent.config.options import Options
 from pyconsul_agent.env.base import Env
-from pyconsul_agent.env.real import RealBlocking
 from pyconsul_agent.env.signals import on_signals
 from pyconsul_agent.errors import ConsulError
 from pyconsul_agent.runtime.raft_storage import RaftStorage, SqliteRaftStorage
@@ -23,10 +24,10 @@ LEAVE_TIMEOUT_S = 15.0
 INTERRUPT, TERMINATED, HANGUP = "interrupt", "terminated", "hangup"
 
 
-def run(options: Options, env: Env) -> int:
-    """Run an agent until it is told to stop; the process's exit code."""
+def run(options: Options, env: Env, *, reread: Reread | None = None) -> int:
+    """Run an agent until it is told to stop; the process's exit code. `reread` gives the options anew on reload."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_main(options, env))
+        return runner.run(_main(options, env, reread))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -69,56 +70,80 @@ def log_stream(options: Options, env: Env) -> LogStream:
     )
 
 
-def storage(env: Env, logs: LogStream) -> Callable[[Options], RaftStorage]:
-    """Where raft keeps its log: files in the data directory, written by a thread of their own."""
+def storage(env: Env, logs: LogStream, scratch: str) -> Callable[[Options], RaftStorage]:
+    """Where raft keeps its log: files in the data directory, or, for `-dev`, in the folder `scratch`.
+
+    Log and snapshots are written by threads of their own, because a snapshot takes seconds.
+    """
 
     def make(options: Options) -> RaftStorage:
-        assert isinstance(env.blocking, RealBlocking)
-        log = logs.logger("agent.server.raft")
-        directory = f"{options.data_dir}/raft"
-        return SqliteRaftStorage(directory, blocking=env.blocking.worker("raft"), wall_ns=env.clock.wall_ns, log=log)
+        return SqliteRaftStorage(
+            f"{options.data_dir or scratch}/raft",
+            blocking=env.blocking.worker("raft log"),
+            snapshot_blocking=env.blocking.worker("raft snapshots"),
+            wall_ns=env.clock.wall_ns,
+            log=logs.logger("agent.server.raft"),
+        )
 
     return make
 
 
-async def _main(options: Options, env: Env) -> int:
+async def _main(options: Options, env: Env, reread: Reread | None) -> int:
+    with tempfile.TemporaryDirectory(prefix="pyconsul-dev-") as scratch:
+        return await _run(options, env, scratch, reread)
+
+
+async def _run(options: Options, env: Env, scratch: str, reread: Reread | None) -> int:
     logs = log_stream(options, env)
     log = logs.logger()
     signals: asyncio.Queue[str] = asyncio.Queue(16)
     undo = on_signals(lambda word: None if signals.full() else signals.put_nowait(word))
     agent: Agent | None = None
+    code = 1
     try:
         _warnings(options, log)
-        agent = Agent(options, env, logs, storage(env, logs))
-        if logs.format != "classic":
+        agent = Agent(options, env, logs, storage(env, logs, scratch), reread=reread)
+        if logs.format == "classic":
+            _write(opening(options))
+        else:
             _write(banner(options, node_id=agent.node_id))
             logs.release()
-        await _start(agent, logs)
-        # What start-up made lives as long as the process: keep the collector from walking it again and again.
-        gc.collect()
-        gc.freeze()
-        log.event("agent_running")
-        code = await _until_told(agent, signals, logs)
-    except (ConsulError, OSError) as error:
+        if await _start(agent, signals, logs):
+            # What start-up made lives as long as the process: keep the collector from walking it again and again.
+            gc.collect()
+            gc.freeze()
+            log.event("agent_running")
+            code = await _until_told(agent, signals, logs)
+            if agent.failure:
+                _warn(f"==> Error: {agent.failure}\n")
+    except Exception as error:  # the edge of the process: whatever it is, one line and an orderly end
         code = _failed(logs, error)
     finally:
-        if agent is not None:
-            await agent.stop()
         logs.release()
+        if agent is not None:
+            await _stop(agent, logs)
+        await env.blocking.close()
         undo()
     log.event("exit_code", code=code)
-    blocking = env.blocking
-    if isinstance(blocking, RealBlocking):
-        await blocking.close()
     return code
+
+
+async def _stop(agent: Agent, logs: LogStream) -> None:
+    try:
+        await agent.stop()
+    except Exception as error:  # the edge of the process
+        logs.logger().error("Error while stopping", error=f"{type(error).__name__}: {error}")
 
 
 def _failed(logs: LogStream, error: Exception) -> int:
     """One clear line: why the agent does not run."""
+    text = str(error) if isinstance(error, ConsulError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and not isinstance(error, ConsulError):
+        text = f"{error.filename or ''}: {(error.strerror or text).lower()}".removeprefix(": ")
     logs.release()
     if logs.format != "classic":
-        logs.logger().error("Error starting agent", error=str(error))
-    _warn(f"==> Error starting agent: {error}\n")
+        logs.logger().error("Error starting agent", error=text)
+    _warn(f"==> Error starting agent: {text}\n")
     return 1
 
 
@@ -131,12 +156,23 @@ def _warnings(options: Options, log: Any) -> None:
         log.warn(text)
 
 
-async def _start(agent: Agent, logs: LogStream) -> None:
-    """Start; the classic banner comes when that is done."""
-    await agent.start()
+async def _start(agent: Agent, signals: asyncio.Queue[str], logs: LogStream) -> bool:
+    """Start; the classic banner comes when that is done. False when a signal cut it short."""
+    if (word := await _first(_ending(signals), agent.start())) is not None:
+        logs.release()
+        logs.logger().event("signal", name=word)
+        return False
     if logs.format == "classic":
         _write(banner(agent.options, node_id=agent.node_id))
         logs.release()
+    return True
+
+
+async def _ending(signals: asyncio.Queue[str]) -> str:
+    """The next signal that ends a process; there is nothing to reload yet."""
+    while (word := await signals.get()) == HANGUP:
+        continue
+    return word
 
 
 async def _until_told(agent: Agent, signals: asyncio.Queue[str], logs: LogStream) -> int:
@@ -148,7 +184,7 @@ async def _until_told(agent: Agent, signals: asyncio.Queue[str], logs: LogStream
             return agent.exit_code
         log.event("signal", name=word)
         if word == HANGUP:
-            log.warn("reload is not supported yet, signal ignored")
+            agent.request_reload()
             continue
         options = agent.options
         graceful = (word == INTERRUPT and not options.skip_leave_on_interrupt) or (

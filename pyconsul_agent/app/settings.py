@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import replace
 
 from pyconsul_agent.agent.local import NodeInfo
 from pyconsul_agent.client.node import ClientConfig
 from pyconsul_agent.config.options import Gossip, Options
+from pyconsul_agent.config.validate import decode_key
+from pyconsul_agent.errors import ConfigError
+from pyconsul_agent.interfaces.dns.config import DNSConfig
+from pyconsul_agent.interfaces.dns.recursor import DNS_PORT
 from pyconsul_agent.interfaces.http.params import Defaults
 from pyconsul_agent.interfaces.http.pipeline import Rules
 from pyconsul_agent.serf.config import SerfConfig
@@ -15,6 +20,7 @@ from pyconsul_agent.server.config import ServerConfig
 from pyconsul_agent.structs.base import duration
 from pyconsul_agent.structs.operator import AutopilotConfig
 from pyconsul_agent.swim.config import LAN, WAN, SwimConfig
+from pyconsul_agent.swim.keyring import Keyring
 from pyconsul_agent.version import CONSUL_REVISION, CONSUL_VERSION
 
 BUILD = f"{CONSUL_VERSION}:{CONSUL_REVISION}"
@@ -47,6 +53,23 @@ def _serf(options: Options, pool: str) -> SerfConfig:
     )
 
 
+def keyring(options: Options) -> Keyring | None:
+    """The gossip keys that the configuration names."""
+    return Keyring(keys=(decode_key(options.encrypt),)) if options.encrypt else None
+
+
+def refuse_unsupported(options: Options) -> None:
+    """Security options that this version cannot honor must not be ignored. Raises ConfigError."""
+    tls = options.tls
+    if any((tls.ca_file, tls.ca_path, tls.cert_file, tls.key_file, tls.verify_incoming, tls.verify_incoming_rpc,
+            tls.verify_incoming_https, tls.verify_outgoing, tls.verify_server_hostname)):  # fmt: skip
+        raise ConfigError("TLS is configured, but this version does not support it yet")
+    if options.auto_encrypt.tls or options.auto_encrypt.allow_tls or options.ports.https > 0:
+        raise ConfigError("TLS is configured, but this version does not support it yet")
+    if options.acl.enabled:
+        raise ConfigError("ACLs are enabled, but this version does not support them yet")
+
+
 def server_config(options: Options, node_id: str) -> ServerConfig:
     """For server mode."""
     at = options.resolved
@@ -65,7 +88,7 @@ def server_config(options: Options, node_id: str) -> ServerConfig:
         rpc_port=options.ports.server,
         lan_port=options.ports.serf_lan,
         wan_port=max(options.ports.serf_wan, 0),
-        bootstrap=options.bootstrap,
+        bootstrap=options.bootstrap or options.dev_mode,
         expect=options.bootstrap_expect,
         raft_multiplier=options.performance.raft_multiplier,
         trailing_logs=options.raft_trailing_logs,
@@ -78,6 +101,9 @@ def server_config(options: Options, node_id: str) -> ServerConfig:
             min_quorum=pilot.min_quorum,
             server_stabilization_time=duration(pilot.server_stabilization_time),
         ),
+        keyring=keyring(options),
+        verify_incoming=options.encrypt_verify_incoming,
+        verify_outgoing=options.encrypt_verify_outgoing,
         lan=swim(LAN, options.gossip_lan),
         wan=swim(WAN, options.gossip_wan),
         lan_serf=_serf(options, "lan"),
@@ -101,6 +127,9 @@ def client_config(options: Options, node_id: str) -> ClientConfig:
         serf_lan_bind=options.resolved.serf_lan_bind,
         advertise=options.resolved.advertise,
         lan_port=options.ports.serf_lan,
+        keyring=keyring(options),
+        verify_incoming=options.encrypt_verify_incoming,
+        verify_outgoing=options.encrypt_verify_outgoing,
         lan=swim(LAN, options.gossip_lan),
         lan_serf=_serf(options, "lan"),
         hold_timeout_s=options.performance.rpc_hold_timeout,
@@ -119,6 +148,22 @@ def node_info(options: Options, node_id: str) -> NodeInfo:
         datacenter=options.datacenter,
         tagged_addresses=tagged,
         meta={**options.node_meta, "consul-network-segment": ""},
+    )
+
+
+def reloaded(old: Options, fresh: Options) -> Options:
+    """`old` with what may change while the agent runs; the rest of `fresh` waits for the next start."""
+    return replace(
+        old,
+        log_level=fresh.log_level,
+        services=fresh.services,
+        checks=fresh.checks,
+        node_meta=fresh.node_meta,
+        discard_check_output=fresh.discard_check_output,
+        dns_config=fresh.dns_config,
+        recursors=fresh.recursors,
+        limits=replace(old.limits, http_max_conns_per_client=fresh.limits.http_max_conns_per_client),
+        http_config=replace(old.http_config, response_headers=fresh.http_config.response_headers),
     )
 
 
@@ -148,6 +193,49 @@ def http_rules(options: Options) -> Rules:
         default_policy=options.acl.default_policy,
         translate_addresses=options.translate_wan_addrs,
     )
+
+
+def dns_config(options: Options) -> DNSConfig:
+    """For the DNS interface. Raises ConfigError for a recursor that is no address."""
+    dns = options.dns_config
+    return DNSConfig(
+        node_name=options.node_name,
+        datacenter=options.datacenter,
+        domain=options.domain,
+        alt_domain=options.alt_domain,
+        token=options.acl.tokens.default,
+        recursors=tuple(dict.fromkeys(_recursor(text) for text in options.recursors)),
+        recursor_timeout_s=dns.recursor_timeout,
+        allow_stale=dns.allow_stale,
+        max_stale_s=dns.max_stale,
+        node_ttl_s=int(dns.node_ttl),
+        service_ttl_s={name: int(ttl) for name, ttl in dns.service_ttl.items()},
+        enable_truncate=dns.enable_truncate,
+        only_passing=dns.only_passing,
+        udp_answer_limit=dns.udp_answer_limit,
+        a_record_limit=dns.a_record_limit,
+        disable_compression=dns.disable_compression,
+        node_meta_txt=dns.enable_additional_node_meta_txt,
+        soa_refresh_s=dns.soa.refresh,
+        soa_retry_s=dns.soa.retry,
+        soa_expire_s=dns.soa.expire,
+        soa_min_ttl_s=dns.soa.min_ttl,
+        translate_wan_addresses=options.translate_wan_addrs,
+    )
+
+
+def _recursor(text: str) -> tuple[str, int]:
+    """`ip`, `ip:port` or `[ip]:port`."""
+    host, port = text, str(DNS_PORT)
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        port = rest.removeprefix(":") or port
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    try:
+        return str(ipaddress.ip_address(host)), int(port)
+    except ValueError:
+        raise ConfigError(f"Invalid recursor address: {text}") from None
 
 
 def debug_config(options: Options, node_id: str) -> Mapping[str, object]:

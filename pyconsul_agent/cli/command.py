@@ -28,7 +28,15 @@ SERVER_FLAGS = (
     Flag("stale", "bool", "Let any server answer, not only the leader."),
 )
 NAMESPACE_FLAGS = (Flag("namespace", "string", "Namespace to ask (Consul Enterprise).", shown="string"),)
-LEGACY_FLAGS = (Flag("rpc-addr", "string", "Address of the legacy RPC of 0.5-0.7; ignored.", hidden=True),)
+LEGACY_FLAGS = (
+    Flag(
+        "rpc-addr",
+        "string",
+        "Address of the agent's legacy RPC of 0.5-0.7, which is "
+        "then spoken instead of HTTP. CONSUL_RPC_ADDR wins over it.",
+        shown="addr",
+    ),
+)
 
 GROUPS = {"C": CLIENT_FLAGS, "S": SERVER_FLAGS, "N": NAMESPACE_FLAGS, "L": LEGACY_FLAGS}
 
@@ -80,6 +88,10 @@ class Context:
         value = self.values[flag]
         assert isinstance(value, dict)
         return value
+
+    def rpc_address(self) -> str:
+        """Where the legacy RPC is wanted instead of HTTP; empty when it is not. The variable wins, as it always did."""
+        return self.environ.get("CONSUL_RPC_ADDR", "") or self.text("rpc-addr")
 
     def api(self) -> API:
         """The HTTP client that flags and environment ask for. Raises SetupError."""

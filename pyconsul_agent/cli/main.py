@@ -7,6 +7,7 @@ command's module is imported when the command runs.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Entry] = {
     "configtest": Entry("Checks configuration files (old name of validate)", "validate:CONFIGTEST"),
     "event": Entry("Fire a new event", "event:EVENT"),
     "force-leave": Entry('Forces a member of the cluster to enter the "left" state', "membership:FORCE_LEAVE"),
+    "healthcheck": Entry("Tells whether the agent answers", "healthcheck:HEALTHCHECK"),
     "info": Entry("Provides debugging information for operators", "info:INFO"),
     "join": Entry("Tell Consul agent to join cluster", "membership:JOIN"),
     "keygen": Entry("Generates a new encryption key", "keygen:KEYGEN"),
@@ -82,6 +84,10 @@ def main(
     make_env: Callable[[], Any] | None = None,
 ) -> int:
     """Run one command; gives the exit code. Everything it touches can be handed in (tests do)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A value may be any bytes; what came in undecodable goes out as it was, whatever the locale.
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     context = Context(
         out=out or sys.stdout,
         err=err or sys.stderr,
@@ -138,8 +144,6 @@ def _run(context: Context, command: Command, arguments: Sequence[str]) -> int:
         context.err.write(f"{error}\n{context.usage}")
         return 1
     context.values = with_defaults(flags, context.given)
-    if context.given.get("rpc-addr"):
-        context.complain("-rpc-addr is ignored: the legacy RPC is not used by this command line, see -http-addr")
     try:
         return command.run(context, rest)
     except SetupError as error:

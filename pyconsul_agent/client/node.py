@@ -20,6 +20,7 @@ from pyconsul_agent.structs.coordinate import VivaldiCoordinate
 from pyconsul_agent.structs.member import Member, MemberEvent, MemberEventKind, UserEvent
 from pyconsul_agent.structs.methods import Method
 from pyconsul_agent.swim.config import LAN, SwimConfig
+from pyconsul_agent.swim.keyring import Keyring
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
@@ -37,6 +38,10 @@ class ClientConfig:
     serf_lan_bind: str
     advertise: str
     lan_port: int = 8301
+    keyring: Keyring | None = None
+    """Gossip keys; None: gossip in the clear."""
+    verify_incoming: bool = True
+    verify_outgoing: bool = True
     lan: SwimConfig = LAN
     lan_serf: SerfConfig = field(default_factory=SerfConfig)
     hold_timeout_s: float = 7.0
@@ -63,7 +68,7 @@ class ClientNode:
         tags = AgentTags(datacenter=config.datacenter, node_id=config.node_id, build=config.build)
         self._lan = GossipPool(
             env,
-            log,
+            log.named("serf.lan"),
             GossipOptions(
                 name=config.node_name,
                 tags=client_tags(tags),
@@ -73,6 +78,9 @@ class ClientNode:
                 swim=config.lan,
                 serf=config.lan_serf,
                 veto=LanRules(config.node_name, config.node_id, config.datacenter),
+                keyring=config.keyring,
+                verify_incoming=config.verify_incoming,
+                verify_outgoing=config.verify_outgoing,
                 snapshot_path=f"{config.data_dir}/serf/local.snapshot" if config.data_dir else None,
             ),
         )

@@ -20,6 +20,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from pyconsul_agent.errors import NetError
+
 T = TypeVar("T")
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
 
@@ -83,8 +85,19 @@ class Net(Protocol):
     ) -> tuple[asyncio.Transport, ProtocolT]:
         """Dial TCP (no-delay and keep-alive on). Raises DialRefused, NetTimeout or DialError."""
 
-    async def datagrams(self, receive: Callable[[bytes, Address], None], host: str, port: int) -> Datagrams:
-        """Bind UDP; `receive(data, from_)` is called from a drain loop. Raises NetError when the port cannot be had."""
+    async def datagrams(
+        self,
+        receive: Callable[[bytes, Address], None],
+        host: str,
+        port: int,
+        *,
+        connected: tuple[Address, Callable[[NetError], None]] | None = None,
+    ) -> Datagrams:
+        """Bind UDP; `receive(data, from_)` is called from a drain loop. Raises NetError when the port cannot be had.
+
+        `connected=(peer, failed)` hears that peer only, and calls `failed` when the peer's host says that nobody
+        listens there.
+        """
 
     async def listen_unix(self, factory: Callable[[], asyncio.BaseProtocol], path: str, *, mode: int) -> Listener: ...
 
@@ -104,6 +117,12 @@ class Files(Protocol):
 
     def write_atomic(self, path: str, data: bytes, *, mode: int = 0o600) -> None:
         """Replace `path` by `data`: temporary file, fsync, rename, fsync of the directory."""
+
+    def lock(self, path: str) -> Callable[[], None]:
+        """Lock the file `path` (made when missing) for this process until the returned function is called.
+
+        The lock ends with the process, however that ends. Raises BlockingIOError while somebody else holds it.
+        """
 
     def append(self, path: str, data: bytes, *, sync: bool = False) -> None: ...
     def rename(self, old: str, new: str) -> None: ...

@@ -77,13 +77,18 @@ class RealDatagrams:
     """`Datagrams`: a bound UDP socket, read in a loop until it is empty."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, receive: Callable[[bytes, Address], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        receive: Callable[[bytes, Address], None],
+        failed: Callable[[NetError], None] | None = None,
     ) -> None:
         self.dropped = 0
         """Datagrams that the operating system did not take."""
         self._loop = loop
         self._socket = sock
         self._receive = receive
+        self._failed = failed
         self._v6 = sock.family == socket.AF_INET6
         self._local: Address = sock.getsockname()[:2]
         self._closed = False
@@ -111,7 +116,9 @@ class RealDatagrams:
                 data, from_ = self._socket.recvfrom(DATAGRAM_BYTES_MAX)
             except (BlockingIOError, InterruptedError):
                 return
-            except OSError:  # an ICMP answer to something sent earlier; the next read goes on
+            except OSError as error:  # an ICMP answer to something sent earlier; the next read goes on
+                if self._failed is not None:
+                    self._failed(dial_failure("udp", "", error, step="read"))
                 continue
             host: str = from_[0]
             if self._v6 and host.startswith(V4_IN_V6) and "." in host:
@@ -180,9 +187,26 @@ class RealNet:
             if sock is not None:
                 sock.close()
 
-    async def datagrams(self, receive: Callable[[bytes, Address], None], host: str, port: int) -> Datagrams:
+    async def datagrams(
+        self,
+        receive: Callable[[bytes, Address], None],
+        host: str,
+        port: int,
+        *,
+        connected: tuple[Address, Callable[[NetError], None]] | None = None,
+    ) -> Datagrams:
         sock = bind_socket(socket.SOCK_DGRAM, "udp", host, port)
-        return RealDatagrams(asyncio.get_running_loop(), sock, receive)
+        if connected is None:
+            return RealDatagrams(asyncio.get_running_loop(), sock, receive)
+        peer, failed = connected
+        try:
+            sock.connect(peer)
+        except (OSError, OverflowError) as error:
+            sock.close()
+            if isinstance(error, OverflowError):
+                raise DialError(f"dial udp {endpoint(*peer)}: invalid port") from error
+            raise dial_failure("udp", endpoint(*peer), error, step="connect") from error
+        return RealDatagrams(asyncio.get_running_loop(), sock, receive, failed)
 
     async def listen_unix(self, factory: Factory, path: str, *, mode: int) -> Listener:
         """Listen at `path`; a socket file that a crash left there is replaced, any other file is an error."""

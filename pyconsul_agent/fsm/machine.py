@@ -7,7 +7,7 @@ that only dates lock delays, which are local to a server.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ DIGEST_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """A rolling hash of every command since `base_index` (0, or the last restore, whose state `base` stands for).
+    """A rolling hash of every command since `base_index` (0, or the last restore, whose stream `base` stands for).
 
     Two servers with the same base and `base_index` must agree at the same `index`; others compare `state_digest`.
     """
@@ -89,12 +89,22 @@ class StateMachine:
         chunks = self._chunks.plain()
         return lambda: stream.write(image, chunks)
 
-    def restore(self, pieces: Iterable[bytes]) -> None:
-        """Replace the state by a snapshot stream; all blocked reads wake. Raises DecodeError, then nothing changed."""
-        fresh, chunks = stream.read(pieces)
-        self.store.restore(fresh)
-        self._chunks = chunks
-        self._digest = Digest(self.store.index(*_names(self.store)), self.state_digest(), 0, b"")
+    def restore(self, pieces: Iterable[bytes]) -> Callable[[], None]:
+        """Build the state that a snapshot stream tells, without touching what readers see; may run on any thread.
+
+        The returned function, called on the loop, puts it in place in one step and wakes all blocked reads.
+        Raises DecodeError, then nothing changed.
+        """
+        base = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        fresh, chunks = stream.read(_hashed(pieces, base.update))
+        digest = Digest(fresh.index(*_names(fresh)), base.digest(), 0, b"")
+
+        def switch() -> None:
+            self.store.restore(fresh)
+            self._chunks = chunks
+            self._digest = digest
+
+        return switch
 
     def digest(self) -> Digest:
         """The rolling hash, for comparing servers cheaply (invariant I4)."""
@@ -117,6 +127,12 @@ class StateMachine:
                 total.update(key)
                 total.update(_row_bytes(table.rows[key]))
         return total.digest()
+
+
+def _hashed(pieces: Iterable[bytes], update: Callable[[bytes], None]) -> Iterator[bytes]:
+    for piece in pieces:
+        update(piece)
+        yield piece
 
 
 def _names(store: Store) -> list[str]:

@@ -75,8 +75,8 @@ class Raft:
         if not s.config.protocol_version - 1 <= request.protocol_version <= PROTOCOL_VERSION_MAX:
             s.reply(token, None, "operation not supported with current protocol version")
             return
-        if s.role is Role.LEADER and request.id:
-            self.peer_reachable(request.id.decode("utf-8", "replace"), now)
+        if s.role is Role.LEADER:
+            replication.heard_from(s, request, now)
         match request:
             case AppendEntriesRequest():
                 follower.append_entries(s, token, request, now)

@@ -23,8 +23,9 @@ from pyconsul_agent.structs.raft import (
 )
 
 EVIDENCE_DELAY_S = (0.05, 0.15)
+QUICK_DELAY_S = 0.2
 BOOTSTRAP_DELAY_S = 0.3
-BOOTSTRAP_TRIES = 10
+QUICK_TRIES = 10
 
 
 def tick(s: State, now: float) -> None:
@@ -90,10 +91,12 @@ def _stand(s: State, now: float, *, last_leader: str = "", from_transfer: bool =
     s.vote_term, s.voted_for = s.term, s.address_bytes
     s.votes.clear()
     s.vote_requests.clear()
-    if s.bootstrap_tries > 0:
-        # Nobody can lead yet and some of the others may not even be up: knock often, for a while.
-        s.bootstrap_tries -= 1
-        s.timer_at = now + s.random_timeout(min(BOOTSTRAP_DELAY_S, s.config.election_timeout_s))
+    if not is_voter(s.latest, s.me.id):
+        s.timer_at = now + 2 * s.random_timeout(s.config.election_timeout_s)  # those who stay go first
+    elif s.quick_tries > 0:
+        # Nobody leads for certain, and some may not be up yet or the votes were split: knock often, for a while.
+        s.quick_tries -= 1
+        s.timer_at = now + s.random_timeout(min(QUICK_DELAY_S, s.config.election_timeout_s))
     else:
         s.timer_at = now + s.random_timeout(s.config.election_timeout_s)
     s.event("raft_election_start", last_leader=last_leader)
@@ -239,6 +242,7 @@ def refused(s: State, server_id: str, now: float) -> None:
         return
     safe = max(now, s.bound_until)
     s.forget_at = safe
+    s.quick_tries = QUICK_TRIES  # several who saw it may split the votes: do not wait a whole election timeout then
     s.timer_at = min(s.timer_at, safe + s.rng.uniform(*EVIDENCE_DELAY_S))
     if safe <= now:
         s.trusted_contact = None
@@ -250,6 +254,6 @@ def bootstrapped(s: State, now: float) -> None:
     s.timer_at = now + s.random_timeout(s.config.heartbeat_timeout_s)
     if not s.config.fast_bootstrap or not is_voter(s.latest, s.me.id):
         return
-    s.bootstrap_tries = BOOTSTRAP_TRIES
+    s.quick_tries = QUICK_TRIES
     lowest = min(server.id for server in voters(s.latest))
     s.timer_at = now if s.me.id == lowest else now + s.random_timeout(BOOTSTRAP_DELAY_S)

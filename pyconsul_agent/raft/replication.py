@@ -20,6 +20,7 @@ from pyconsul_agent.structs.raft import (
     EntryType,
     InstallSnapshotResponse,
     LogEntry,
+    RaftRequest,
     RaftResponse,
     Server,
 )
@@ -35,7 +36,7 @@ def start(s: State, now: float) -> None:
     assert s.role is Role.CANDIDATE and not s.hard_dirty, s.role
     s.role = Role.LEADER
     s.from_transfer = False
-    s.bootstrap_tries = 0
+    s.quick_tries = 0
     s.leader_address, s.leader_id = s.me.address, s.me.id
     s.term_start = s.log.last + 1
     s.peers.clear()
@@ -95,12 +96,17 @@ def flush(s: State, now: float) -> None:
     """Send every peer what is due."""
     wanted = s.verifies[-1][1] if s.verifies else -1
     for peer in list(s.peers.values()):
-        if peer.leaving_index and (peer.match >= peer.leaving_index or now >= peer.leaving_until):
+        if peer.leaving_index and (_knows_removal(peer) or now >= peer.leaving_until):
             _forget(s, peer)
             continue
         if not peer.leaving_index:
             _flush_heartbeat(s, peer, wanted, now)
         _flush_entries(s, peer, now)
+
+
+def _knows_removal(peer: Peer) -> bool:
+    """Whether a removed server has its removal and was told that it is committed, so that it stays silent."""
+    return peer.match >= peer.leaving_index and peer.commit_sent >= peer.leaving_index
 
 
 def _flush_heartbeat(s: State, peer: Peer, wanted: int, now: float) -> None:
@@ -148,6 +154,7 @@ def _send_entries(s: State, peer: Peer, now: float) -> bool:
     if peer.next <= log.last:
         high = min(log.last, previous + config.append_entries_max)
         entries = log.entries(peer.next, high, config.append_bytes_max)
+        assert entries, f"stored entry {peer.next} is missing"
     sequence = s.request(peer.server, messages.append(s, previous, previous_term, entries))
     sent = Sent(previous, previous + len(entries), s.commit_index, now, sum(size_of(entry) for entry in entries))
     peer.appends[sequence] = sent
@@ -279,6 +286,15 @@ def reachable(peer: Peer, now: float) -> None:
     peer.failures = 0
     peer.retry_at = min(peer.retry_at, now)
     _heartbeats_resume(peer, now)
+
+
+def heard_from(s: State, request: RaftRequest, now: float) -> None:
+    """A peer asks us something: it is back. Raft 1.3 tells no ID, only a candidate or leader its address."""
+    address = request.addr or getattr(request, "candidate", None) or getattr(request, "leader", None) or b""
+    for peer in s.peers.values():
+        same = peer.server.address.encode() == address or peer.server.id.encode() == request.id
+        if same and (peer.failures or peer.heartbeat_failures):
+            reachable(peer, now)
 
 
 def _heartbeats_resume(peer: Peer, now: float) -> None:

@@ -24,7 +24,7 @@ def taken(s: State, meta: SnapshotMeta) -> None:
 
 
 def begin_restore(s: State) -> SnapshotMeta:
-    """Where the restored snapshot goes: one index after everything, in our term, with our configuration."""
+    """Where the restored snapshot goes: one index after everything (or higher), in our term, with our configuration."""
     if s.role is not Role.LEADER or s.transfer is not None or not lease.own_entry_committed(s):
         raise NotLeader()
     if s.restoring:

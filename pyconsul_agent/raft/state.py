@@ -137,7 +137,7 @@ class State:
     timer_at: float = 0.0
     forget_at: float | None = None
     no_peers_told: bool = False
-    bootstrap_tries: int = 0
+    quick_tries: int = 0
     installing: Installing | None = None
     # candidate
     votes: set[str] = field(default_factory=set)

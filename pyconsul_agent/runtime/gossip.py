@@ -107,6 +107,7 @@ class GossipPool:
         self._answers: dict[int, asyncio.Queue[tuple[str, bytes] | None]] = {}
         self._packets: list[tuple[bytes, Address]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0  # uvloop gives a handle without `when()` for a time that has come
         self._tasks: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup | None = None
         self._owner: asyncio.Task[None] | None = None
@@ -292,10 +293,10 @@ class GossipPool:
             except NetError as error:
                 self._log.warn("Snapshot has an unusable address", node=name, address=address, error=str(error))
                 continue
-            self._log.info("Attempting re-join to previously known node", node=f"{name}: {address}")
+            self._log.event("rejoin_attempt", pool=self._options.serf.pool, name=name, address=address)
             errors = await self._push_pull([(name, to) for _, to in targets])
             if None in errors:
-                self._log.info("Re-joined to previously known node", node=f"{name}: {address}")
+                self._log.event("rejoined", pool=self._options.serf.pool, name=name, address=address)
                 return True
         return False
 
@@ -308,8 +309,13 @@ class GossipPool:
 
     async def leave(self) -> None:
         """Leave in order: intent, then memberlist's word, then time for both to spread. The pool keeps answering."""
+        if await self.begin_leave():
+            await self.finish_leave()
+
+    async def begin_leave(self) -> bool:
+        """Say that we leave, to as many as the protocol asks for; False if that was done already."""
         if self._has_left:
-            return
+            return False
         self._has_left = True
         serf = self._options.serf
         if await self._intent_sent(self._serf.begin_leave(self._now())):
@@ -317,7 +323,11 @@ class GossipPool:
         ticket = self._swim.leave(self._now(), serf.broadcast_timeout_s)
         if await self._outcome(self._broadcasts, ticket):
             self._log.warn("timeout waiting for leave broadcast")
-        await asyncio.sleep(serf.leave_propagate_delay_s)
+        return True
+
+    async def finish_leave(self) -> None:
+        """Give the word time to reach everybody; follows `begin_leave`."""
+        await asyncio.sleep(self._options.serf.leave_propagate_delay_s)
         self._serf.finish_leave()
         self._perform(self._now())
 
@@ -587,9 +597,10 @@ class GossipPool:
 
     def _arm(self, due: float) -> None:
         if self._timer is not None:
-            if self._timer.when() == due:
+            if self._timer_due == due:
                 return
             self._timer.cancel()
+        self._timer_due = due
         self._timer = asyncio.get_running_loop().call_at(due, self._on_timer, due)
 
 

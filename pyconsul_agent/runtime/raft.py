@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pyconsul_agent.env.base import Blocking, Clock, Net, open_stream
+from pyconsul_agent.env.base import Clock, Net, Worker, open_stream
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConsulError, DecodeError, LeadershipLost, RaftError, StorageError
 from pyconsul_agent.raft.config import RaftConfig
@@ -67,7 +67,7 @@ class RaftNode:
         machine: StateMachine,
         net: Net,
         clock: Clock,
-        blocking: Blocking,
+        blocking: Worker,
         rng: random.Random,
         log: Log,
         resolve: Callable[[Server], tuple[str, int]],
@@ -76,7 +76,9 @@ class RaftNode:
         policy: SnapshotPolicy = SnapshotPolicy(),
         dial: Dial | None = None,
     ) -> None:
-        """`me` is ID and advertised address; `resolve` tells where a server is dialed; `dial` replaces plain TCP."""
+        """`blocking` runs restores, which take seconds: not the log's worker. `me` is ID and advertised address,
+        `resolve` tells where a server is dialed, `dial` replaces plain TCP, `fatal` hears of the error that ended all.
+        """
         self._config = config
         self._me = me
         self._storage = storage
@@ -129,10 +131,10 @@ class RaftNode:
         self._raft = Raft(self._config, self._me, initial, self._storage.reader, self._random, self._clock.monotonic())
         self._running = True
         for name, work in (
-            ("raft pump", self._pump()),
-            ("raft storage", self._store_all()),
-            ("raft apply", self._applier.run()),
-            ("raft snapshots", self._snapshot_now_and_then()),
+            ("raft pump", self._pump),
+            ("raft storage", self._store_all),
+            ("raft apply", self._applier.run),
+            ("raft snapshots", self._snapshot_now_and_then),
         ):
             self._tasks.start(self._essential(work), name)
 
@@ -161,10 +163,13 @@ class RaftNode:
         self._sinks.clear()
         await self._storage.close()
 
-    async def _essential(self, work: Coroutine[Any, Any, None]) -> None:
-        """The edge of a task without which raft cannot go on."""
+    async def _essential(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """The edge of a task without which raft cannot go on.
+
+        Takes a function: of a server that is stopped before its tasks ran, no coroutine may be left that was not awaited.
+        """
         try:
-            await work
+            await work()
         except Exception as error:
             self._stop_for(error)
 

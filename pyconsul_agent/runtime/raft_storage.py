@@ -93,13 +93,22 @@ def _storage_errors(what: str) -> Iterator[None]:
 class SqliteRaftStorage:
     """`RaftStorage` in `directory` (`<data>/raft`)."""
 
-    def __init__(self, directory: str, *, blocking: Worker, wall_ns: Callable[[], int], log: Log) -> None:
+    def __init__(
+        self,
+        directory: str,
+        *,
+        blocking: Worker,
+        wall_ns: Callable[[], int],
+        log: Log,
+        snapshot_blocking: Worker | None = None,
+    ) -> None:
+        """Give snapshots a worker of their own: writing one takes seconds, for which no commit must wait."""
         self._directory = directory
         self._path = os.path.join(directory, LOG_FILE)
         self._blocking = blocking
         self._log = log
         self._snapshots = SnapshotFiles(
-            os.path.join(directory, "snapshots"), blocking=blocking, wall_ns=wall_ns, log=log
+            os.path.join(directory, "snapshots"), blocking=snapshot_blocking or blocking, wall_ns=wall_ns, log=log
         )
         self._writer: sqlite3.Connection | None = None
         self._reader: SqliteLogReader | None = None

@@ -79,7 +79,6 @@ class Bootstrapper:
                 Server(suffrage=int(Suffrage.VOTER), id=info.id, address=address_of(info)) for info in servers
             )
         )
-        self._log.event("raft_bootstrap", peers=[address_of(info) for info in servers])
         try:
             await self._raft.bootstrap(configuration)
         except ValueError as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pyconsul_agent.serf.config import SerfConfig
 from pyconsul_agent.structs.operator import AutopilotConfig
 from pyconsul_agent.swim.config import LAN, WAN, SwimConfig
+from pyconsul_agent.swim.keyring import Keyring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,11 @@ class ServerConfig:
     snapshot_threshold: int = 16384
     snapshot_interval_s: float = 30.0
     autopilot: AutopilotConfig = field(default_factory=AutopilotConfig)
+
+    keyring: Keyring | None = None
+    """Gossip keys; None: gossip in the clear."""
+    verify_incoming: bool = True
+    verify_outgoing: bool = True
 
     lan: SwimConfig = LAN
     wan: SwimConfig = WAN

@@ -15,6 +15,7 @@ from pyconsul_agent.server.endpoints.health import Health
 from pyconsul_agent.server.endpoints.internal import Internal
 from pyconsul_agent.server.endpoints.kvs import KeyValues
 from pyconsul_agent.server.endpoints.operator import Autopilot, RaftOperator
+from pyconsul_agent.server.endpoints.prepared_query import PreparedQueries
 from pyconsul_agent.server.endpoints.session import Sessions
 from pyconsul_agent.server.endpoints.shared import Near
 from pyconsul_agent.server.endpoints.status import Status
@@ -22,6 +23,7 @@ from pyconsul_agent.server.endpoints.txn import Txn
 from pyconsul_agent.server.leader.session_ttl import SessionTimers
 from pyconsul_agent.server.seams import Endpoint, Leadership, Membership, MemberView, Proposer
 from pyconsul_agent.state.store import Store
+from pyconsul_agent.structs.coordinate import DatacenterMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,9 @@ class Parts:
     uuid: Callable[[], str]
     last_log: Callable[[], tuple[int, int]]
     datacenters: Callable[[], list[str]]
+    wan_coordinates: Callable[[], list[DatacenterMap]]
     user_event: Callable[[str, bytes], None]
+    session_ttl_min_s: float
     datacenter: str
     log: Log
 
@@ -58,17 +62,34 @@ def offered(parts: Parts) -> Offered:
     # Routing, leadership checks and consistency are the dispatcher's; here reads only wait.
     blocking = Blocking(parts.store, parts.leadership, parts.random)
     now = parts.clock.monotonic
-    coordinates = Coordinates(parts.store, parts.proposer, blocking, list, parts.log)
+    coordinates = Coordinates(parts.store, parts.proposer, blocking, parts.wan_coordinates, parts.log)
     families = (
         Status(parts.leadership, parts.membership, parts.last_log),
         Catalog(parts.store, parts.proposer, blocking, near, parts.datacenters),
         Health(parts.store, blocking, near),
         KeyValues(parts.store, parts.proposer, blocking, now),
-        Sessions(parts.store, parts.proposer, blocking, parts.timers, now=now, uuid=parts.uuid),
+        Sessions(
+            parts.store,
+            parts.proposer,
+            blocking,
+            parts.timers,
+            now=now,
+            uuid=parts.uuid,
+            ttl_min_s=parts.session_ttl_min_s,
+        ),
         Txn(parts.store, parts.proposer, blocking, now),
         Internal(parts.store, blocking, parts.user_event),
         coordinates,
         Autopilot(parts.store, parts.proposer, blocking),
+        PreparedQueries(
+            parts.store,
+            parts.proposer,
+            blocking,
+            near,
+            datacenter=parts.datacenter,
+            draw=parts.random,
+            uuid=parts.uuid,
+        ),
         RaftOperator(parts.leadership, parts.membership, parts.members),
     )
     return Offered([endpoint for family in families for endpoint in family.endpoints()], coordinates)

@@ -77,9 +77,18 @@ class SimNet:
             if client.joined and client.protocol is None:
                 client.kill(reset=True)
 
-    async def datagrams(self, receive: Callable[[bytes, Address], None], host: str, port: int) -> Datagrams:
+    async def datagrams(
+        self,
+        receive: Callable[[bytes, Address], None],
+        host: str,
+        port: int,
+        *,
+        connected: tuple[Address, Callable[[NetError], None]] | None = None,
+    ) -> Datagrams:
         refuse_the_dead()
         local = self._host.take_port(list(self._host.datagrams), "udp", host, port)
+        if connected is not None:  # nothing refuses a datagram here: a peer that is not there is silent
+            receive = only_from(connected[0], receive)
         socket = SimDatagrams(self._network, self._host, local, receive)
         self._host.datagrams[local] = socket
         return socket
@@ -100,6 +109,16 @@ class SimNet:
         client = SimTransport(self._network, self._host, ("", UNIX_PORT), (path, UNIX_PORT), kind="unix")
         self._network.establish(client, listener)
         return client, introduce(client, factory())
+
+
+def only_from(peer: Address, receive: Callable[[bytes, Address], None]) -> Callable[[bytes, Address], None]:
+    """What a connected socket hears."""
+
+    def receive_peer(data: bytes, from_: Address) -> None:
+        if from_ == peer:
+            receive(data, from_)
+
+    return receive_peer
 
 
 def refuse_the_dead() -> None:

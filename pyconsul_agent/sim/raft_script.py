@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields, replace
 
 from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.raft.types import Answer, Change, Done, HardState, Outgoing, Ready, Reply, Request
-from pyconsul_agent.sim.raft_harness import Judge, Machine, Node
+from pyconsul_agent.sim.raft_judge import Judge, Machine, Node
 from pyconsul_agent.structs.raft import (
     AppendEntriesRequest,
     Configuration,

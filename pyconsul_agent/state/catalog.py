@@ -132,7 +132,7 @@ def has_tags(service: NodeService, wanted: Iterable[str]) -> bool:
 
 
 def service_node(store: Store, row: ServiceRow) -> ServiceNode:
-    """An instance joined with its node."""
+    """An instance joined with its node. Tags and metadata are never nil here, as in the original."""
     node = store.tables.nodes.get(fold(row.node)) or Node(node=row.node)
     service = row.service
     return ServiceNode(
@@ -145,11 +145,11 @@ def service_node(store: Store, row: ServiceRow) -> ServiceNode:
         service_kind=service.kind,
         service_id=service.id,
         service_name=service.service,
-        service_tags=service.tags,
+        service_tags=service.tags or (),
         service_address=service.address,
-        service_tagged_addresses=service.tagged_addresses,
+        service_tagged_addresses=service.tagged_addresses or None,
         service_weights=service.weights or ZERO_WEIGHTS,
-        service_meta=service.meta,
+        service_meta=service.meta or {},
         service_port=service.port,
         service_socket_path=service.socket_path,
         service_enable_tag_override=service.enable_tag_override,

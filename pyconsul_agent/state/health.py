@@ -96,5 +96,5 @@ def service_dump(store: Store, watch: WatchSet, kind: str | None = None) -> tupl
     if kind is None:
         rows = store.tables.services.scan()
         return store.index(NODES, SERVICES, CHECKS), [with_checks(store, row) for row in rows]
-    rows = store.tables.services.lookup("kind", kind.encode())
+    rows = store.tables.services.lookup("kind", kind.encode("utf-8", "surrogateescape"))
     return store.index(f"service_kind.{kind or 'typical'}"), [with_checks(store, row) for row in rows]

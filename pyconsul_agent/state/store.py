@@ -150,7 +150,7 @@ class Tables:
             "services",
             {
                 "name": lambda row: (fold(row.service.service),),
-                "kind": lambda row: (row.service.kind.encode(),),
+                "kind": lambda row: (row.service.kind.encode("utf-8", "surrogateescape"),),
                 "connect": connect_names,
             },
         )

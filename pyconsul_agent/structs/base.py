@@ -22,8 +22,8 @@ Text from the wire that is not UTF-8 is carried by the `surrogateescape` error h
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, NewType
+from dataclasses import dataclass, field, fields
+from typing import Any, NewType, TypeVar, dataclass_transform
 
 Duration = NewType("Duration", int)
 """A span of time in whole nanoseconds, as Go's time.Duration travels."""
@@ -59,6 +59,27 @@ class GoTime:
         return self.unix_seconds == ZERO_TIME_UNIX_SECONDS and self.nanoseconds == 0
 
 
+ClassT = TypeVar("ClassT")
+
+
 def wire(name: str, default: Any, **more: Any) -> Any:
     """Declare a struct field: its Go name, its zero value, and what codecs may want to know of it."""
     return field(default=default, metadata={"wire": name, **more})
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(wire,))
+def struct(cls: type[ClassT]) -> type[ClassT]:
+    """A frozen, slotted, keyword-only dataclass.
+
+    That it is frozen is checked by the type checker, not at run time: an instance of a real frozen dataclass costs
+    twice as much (every field goes through `object.__setattr__`), and its class two more compilations at an agent's
+    start. Structs are hashable because they never change.
+    """
+    made = dataclass(slots=True, kw_only=True, repr=False, unsafe_hash=True)(cls)
+    made.__repr__ = _shown  # type: ignore[method-assign]
+    return made
+
+
+def _shown(self: Any) -> str:
+    inside = ", ".join(f"{each.name}={getattr(self, each.name)!r}" for each in fields(self))
+    return f"{type(self).__name__}({inside})"

@@ -3,262 +3,265 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from pyconsul_agent.structs.base import Duration, wire
+from pyconsul_agent.structs.base import Duration, struct, wire
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class Node:
     """Consul's `Node`."""
 
-    id: str = wire("ID", "")
-    node: str = wire("Node", "")
-    address: str = wire("Address", "")
-    datacenter: str = wire("Datacenter", "")
-    tagged_addresses: Mapping[str, str] | None = wire("TaggedAddresses", None)
-    meta: Mapping[str, str] | None = wire("Meta", None)
-    create_index: int = wire("CreateIndex", 0)
-    modify_index: int = wire("ModifyIndex", 0)
+    id: str = wire("ID", default="")
+    node: str = wire("Node", default="")
+    address: str = wire("Address", default="")
+    datacenter: str = wire("Datacenter", default="")
+    tagged_addresses: Mapping[str, str] | None = wire("TaggedAddresses", default=None)
+    meta: Mapping[str, str] | None = wire("Meta", default=None)
+    create_index: int = wire("CreateIndex", default=0)
+    modify_index: int = wire("ModifyIndex", default=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class Weights:
     """Consul's `Weights`."""
 
-    passing: int = wire("Passing", 0)
-    warning: int = wire("Warning", 0)
+    passing: int = wire("Passing", default=0)
+    warning: int = wire("Warning", default=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class ServiceAddress:
     """Consul's `ServiceAddress`."""
 
-    address: str = wire("Address", "")
-    port: int = wire("Port", 0)
+    address: str = wire("Address", default="")
+    port: int = wire("Port", default=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class MeshGatewayConfig:
     """Consul's `MeshGatewayConfig`."""
 
-    mode: str = wire("Mode", "", json_omit=True)
+    mode: str = wire("Mode", default="", json_omit=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class ExposePath:
     """Consul's `ExposePath`."""
 
-    listener_port: int = wire("ListenerPort", 0, json_omit=True)
-    path: str = wire("Path", "", json_omit=True)
-    local_path_port: int = wire("LocalPathPort", 0, json_omit=True)
-    protocol: str = wire("Protocol", "", json_omit=True)
-    parsed_from_check: bool = wire("ParsedFromCheck", False)
+    listener_port: int = wire("ListenerPort", default=0, json_omit=True)
+    path: str = wire("Path", default="", json_omit=True)
+    local_path_port: int = wire("LocalPathPort", default=0, json_omit=True)
+    protocol: str = wire("Protocol", default="", json_omit=True)
+    parsed_from_check: bool = wire("ParsedFromCheck", default=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class ExposeConfig:
     """Consul's `ExposeConfig`."""
 
-    checks: bool = wire("Checks", False, json_omit=True)
-    paths: tuple[ExposePath, ...] | None = wire("Paths", None, json_omit=True)
+    checks: bool = wire("Checks", default=False, json_omit=True)
+    paths: tuple[ExposePath, ...] | None = wire("Paths", default=None, json_omit=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class TransparentProxyConfig:
     """Consul's `TransparentProxyConfig`."""
 
-    outbound_listener_port: int = wire("OutboundListenerPort", 0, json_omit=True)
-    dialed_directly: bool = wire("DialedDirectly", False, json_omit=True)
+    outbound_listener_port: int = wire("OutboundListenerPort", default=0, json_omit=True)
+    dialed_directly: bool = wire("DialedDirectly", default=False, json_omit=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class Upstream:
     """Consul's `Upstream`."""
 
-    destination_type: str = wire("DestinationType", "")
-    destination_namespace: str = wire("DestinationNamespace", "", json_omit=True)
-    destination_name: str = wire("DestinationName", "")
-    datacenter: str = wire("Datacenter", "")
-    local_bind_address: str = wire("LocalBindAddress", "", json_omit=True)
-    local_bind_port: int = wire("LocalBindPort", 0, json_omit=True)
-    local_bind_socket_path: str = wire("LocalBindSocketPath", "", json_omit=True)
-    local_bind_socket_mode: str = wire("LocalBindSocketMode", "", json_omit=True)
-    config: Mapping[str, Any] | None = wire("Config", None, json_omit=True)
-    mesh_gateway: MeshGatewayConfig = wire("MeshGateway", MeshGatewayConfig())
-    ingress_hosts: tuple[str, ...] | None = wire("IngressHosts", None, json_omit=True)
-    centrally_configured: bool = wire("CentrallyConfigured", False, json_omit=True)
+    destination_type: str = wire("DestinationType", default="")
+    destination_namespace: str = wire("DestinationNamespace", default="", json_omit=True)
+    destination_name: str = wire("DestinationName", default="")
+    datacenter: str = wire("Datacenter", default="")
+    local_bind_address: str = wire("LocalBindAddress", default="", json_omit=True)
+    local_bind_port: int = wire("LocalBindPort", default=0, json_omit=True)
+    local_bind_socket_path: str = wire("LocalBindSocketPath", default="", json_omit=True)
+    local_bind_socket_mode: str = wire("LocalBindSocketMode", default="", json_omit=True)
+    config: Mapping[str, Any] | None = wire("Config", default=None, json_omit=True)
+    mesh_gateway: MeshGatewayConfig = wire("MeshGateway", default=MeshGatewayConfig())
+    ingress_hosts: tuple[str, ...] | None = wire("IngressHosts", default=None, json_omit=True)
+    centrally_configured: bool = wire("CentrallyConfigured", default=False, json_omit=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class ConnectProxyConfig:
     """Consul's `ConnectProxyConfig`."""
 
-    destination_service_name: str = wire("DestinationServiceName", "", json_omit=True)
-    destination_service_id: str = wire("DestinationServiceID", "", json_omit=True)
-    local_service_address: str = wire("LocalServiceAddress", "", json_omit=True)
-    local_service_port: int = wire("LocalServicePort", 0, json_omit=True)
-    local_service_socket_path: str = wire("LocalServiceSocketPath", "", json_omit=True)
-    mode: str = wire("Mode", "")
-    config: Mapping[str, Any] | None = wire("Config", None, json_omit=True)
-    upstreams: tuple[Upstream, ...] | None = wire("Upstreams", None, json_omit=True)
-    mesh_gateway: MeshGatewayConfig = wire("MeshGateway", MeshGatewayConfig())
-    expose: ExposeConfig = wire("Expose", ExposeConfig())
-    transparent_proxy: TransparentProxyConfig = wire("TransparentProxy", TransparentProxyConfig(), json_omit=True)
+    destination_service_name: str = wire("DestinationServiceName", default="", json_omit=True)
+    destination_service_id: str = wire("DestinationServiceID", default="", json_omit=True)
+    local_service_address: str = wire("LocalServiceAddress", default="", json_omit=True)
+    local_service_port: int = wire("LocalServicePort", default=0, json_omit=True)
+    local_service_socket_path: str = wire("LocalServiceSocketPath", default="", json_omit=True)
+    mode: str = wire("Mode", default="")
+    config: Mapping[str, Any] | None = wire("Config", default=None, json_omit=True)
+    upstreams: tuple[Upstream, ...] | None = wire("Upstreams", default=None, json_omit=True)
+    mesh_gateway: MeshGatewayConfig = wire("MeshGateway", default=MeshGatewayConfig())
+    expose: ExposeConfig = wire("Expose", default=ExposeConfig())
+    transparent_proxy: TransparentProxyConfig = wire(
+        "TransparentProxy", default=TransparentProxyConfig(), json_omit=True
+    )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class CheckType:
     """Consul's `CheckType`."""
 
-    check_id: str = wire("CheckID", "")
-    name: str = wire("Name", "")
-    status: str = wire("Status", "")
-    notes: str = wire("Notes", "")
-    script_args: tuple[str, ...] | None = wire("ScriptArgs", None)
-    http: str = wire("HTTP", "")
-    h2ping: str = wire("H2PING", "")
-    header: Mapping[str, tuple[str, ...] | None] | None = wire("Header", None)
-    method: str = wire("Method", "")
-    body: str = wire("Body", "")
-    disable_redirects: bool = wire("DisableRedirects", False)
-    tcp: str = wire("TCP", "")
-    interval: Duration = wire("Interval", Duration(0))
-    alias_node: str = wire("AliasNode", "")
-    alias_service: str = wire("AliasService", "")
-    docker_container_id: str = wire("DockerContainerID", "")
-    shell: str = wire("Shell", "")
-    grpc: str = wire("GRPC", "")
-    grpc_use_tls: bool = wire("GRPCUseTLS", False)
-    tls_server_name: str = wire("TLSServerName", "")
-    tls_skip_verify: bool = wire("TLSSkipVerify", False)
-    timeout: Duration = wire("Timeout", Duration(0))
-    ttl: Duration = wire("TTL", Duration(0))
-    success_before_passing: int = wire("SuccessBeforePassing", 0)
-    failures_before_critical: int = wire("FailuresBeforeCritical", 0)
-    proxy_http: str = wire("ProxyHTTP", "")
-    proxy_grpc: str = wire("ProxyGRPC", "")
-    deregister_critical_service_after: Duration = wire("DeregisterCriticalServiceAfter", Duration(0))
-    output_max_size: int = wire("OutputMaxSize", 0)
+    check_id: str = wire("CheckID", default="")
+    name: str = wire("Name", default="")
+    status: str = wire("Status", default="")
+    notes: str = wire("Notes", default="")
+    script_args: tuple[str, ...] | None = wire("ScriptArgs", default=None)
+    http: str = wire("HTTP", default="")
+    h2ping: str = wire("H2PING", default="")
+    header: Mapping[str, tuple[str, ...] | None] | None = wire("Header", default=None)
+    method: str = wire("Method", default="")
+    body: str = wire("Body", default="")
+    disable_redirects: bool = wire("DisableRedirects", default=False)
+    tcp: str = wire("TCP", default="")
+    interval: Duration = wire("Interval", default=Duration(0))
+    alias_node: str = wire("AliasNode", default="")
+    alias_service: str = wire("AliasService", default="")
+    docker_container_id: str = wire("DockerContainerID", default="")
+    shell: str = wire("Shell", default="")
+    grpc: str = wire("GRPC", default="")
+    grpc_use_tls: bool = wire("GRPCUseTLS", default=False)
+    tls_server_name: str = wire("TLSServerName", default="")
+    tls_skip_verify: bool = wire("TLSSkipVerify", default=False)
+    timeout: Duration = wire("Timeout", default=Duration(0))
+    ttl: Duration = wire("TTL", default=Duration(0))
+    success_before_passing: int = wire("SuccessBeforePassing", default=0)
+    failures_before_critical: int = wire("FailuresBeforeCritical", default=0)
+    proxy_http: str = wire("ProxyHTTP", default="")
+    proxy_grpc: str = wire("ProxyGRPC", default="")
+    deregister_critical_service_after: Duration = wire("DeregisterCriticalServiceAfter", default=Duration(0))
+    output_max_size: int = wire("OutputMaxSize", default=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class ServiceConnect:
     """Consul's `ServiceConnect`."""
 
-    native: bool = wire("Native", False, json_omit=True)
-    sidecar_service: ServiceDefinition | None = wire("SidecarService", None, json_omit=True)
+    native: bool = wire("Native", default=False, json_omit=True)
+    sidecar_service: ServiceDefinition | None = wire("SidecarService", default=None, json_omit=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class ServiceDefinition:
     """Consul's `ServiceDefinition`."""
 
-    kind: str = wire("Kind", "")
-    id: str = wire("ID", "")
-    name: str = wire("Name", "")
-    tags: tuple[str, ...] | None = wire("Tags", None)
-    address: str = wire("Address", "")
-    tagged_addresses: Mapping[str, ServiceAddress] | None = wire("TaggedAddresses", None)
-    meta: Mapping[str, str] | None = wire("Meta", None)
-    port: int = wire("Port", 0)
-    socket_path: str = wire("SocketPath", "")
-    check: CheckType = wire("Check", CheckType())
-    checks: tuple[CheckType, ...] | None = wire("Checks", None)
-    weights: Weights | None = wire("Weights", None)
-    token: str = wire("Token", "")
-    enable_tag_override: bool = wire("EnableTagOverride", False)
-    proxy: ConnectProxyConfig | None = wire("Proxy", None)
-    connect: ServiceConnect | None = wire("Connect", None)
+    kind: str = wire("Kind", default="")
+    id: str = wire("ID", default="")
+    name: str = wire("Name", default="")
+    tags: tuple[str, ...] | None = wire("Tags", default=None)
+    address: str = wire("Address", default="")
+    tagged_addresses: Mapping[str, ServiceAddress] | None = wire("TaggedAddresses", default=None)
+    meta: Mapping[str, str] | None = wire("Meta", default=None)
+    port: int = wire("Port", default=0)
+    socket_path: str = wire("SocketPath", default="")
+    check: CheckType = wire("Check", default=CheckType())
+    checks: tuple[CheckType, ...] | None = wire("Checks", default=None)
+    weights: Weights | None = wire("Weights", default=None)
+    token: str = wire("Token", default="")
+    enable_tag_override: bool = wire("EnableTagOverride", default=False)
+    proxy: ConnectProxyConfig | None = wire("Proxy", default=None)
+    connect: ServiceConnect | None = wire("Connect", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class NodeService:
     """Consul's `NodeService`."""
 
-    kind: str = wire("Kind", "", json_omit=True)
-    id: str = wire("ID", "")
-    service: str = wire("Service", "")
-    tags: tuple[str, ...] | None = wire("Tags", None)
-    address: str = wire("Address", "")
-    tagged_addresses: Mapping[str, ServiceAddress] | None = wire("TaggedAddresses", None, json_omit=True)
-    meta: Mapping[str, str] | None = wire("Meta", None)
-    port: int = wire("Port", 0)
-    socket_path: str = wire("SocketPath", "", json_omit=True)
-    weights: Weights | None = wire("Weights", None)
-    enable_tag_override: bool = wire("EnableTagOverride", False)
-    proxy: ConnectProxyConfig = wire("Proxy", ConnectProxyConfig())
-    connect: ServiceConnect = wire("Connect", ServiceConnect())
-    locally_registered_as_sidecar: bool = wire("LocallyRegisteredAsSidecar", False, json_hidden=True)
-    create_index: int = wire("CreateIndex", 0)
-    modify_index: int = wire("ModifyIndex", 0)
+    kind: str = wire("Kind", default="", json_omit=True)
+    id: str = wire("ID", default="")
+    service: str = wire("Service", default="")
+    tags: tuple[str, ...] | None = wire("Tags", default=None)
+    address: str = wire("Address", default="")
+    tagged_addresses: Mapping[str, ServiceAddress] | None = wire("TaggedAddresses", default=None, json_omit=True)
+    meta: Mapping[str, str] | None = wire("Meta", default=None)
+    port: int = wire("Port", default=0, json_omit=True)
+    socket_path: str = wire("SocketPath", default="", json_omit=True)
+    weights: Weights | None = wire("Weights", default=None)
+    enable_tag_override: bool = wire("EnableTagOverride", default=False)
+    proxy: ConnectProxyConfig = wire("Proxy", default=ConnectProxyConfig())
+    connect: ServiceConnect = wire("Connect", default=ServiceConnect())
+    locally_registered_as_sidecar: bool = wire("LocallyRegisteredAsSidecar", default=False, json_hidden=True)
+    create_index: int = wire("CreateIndex", default=0)
+    modify_index: int = wire("ModifyIndex", default=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class NodeServices:
     """Consul's `NodeServices`."""
 
-    node: Node | None = wire("Node", None)
-    services: Mapping[str, NodeService] | None = wire("Services", None)
+    node: Node | None = wire("Node", default=None)
+    services: Mapping[str, NodeService] | None = wire("Services", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class NodeServiceList:
     """Consul's `NodeServiceList`."""
 
-    node: Node | None = wire("Node", None)
-    services: tuple[NodeService, ...] | None = wire("Services", None)
+    node: Node | None = wire("Node", default=None)
+    services: tuple[NodeService, ...] | None = wire("Services", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class ServiceNode:
     """Consul's `ServiceNode`."""
 
-    id: str = wire("ID", "")
-    node: str = wire("Node", "")
-    address: str = wire("Address", "")
-    datacenter: str = wire("Datacenter", "")
-    tagged_addresses: Mapping[str, str] | None = wire("TaggedAddresses", None)
-    node_meta: Mapping[str, str] | None = wire("NodeMeta", None)
-    service_kind: str = wire("ServiceKind", "")
-    service_id: str = wire("ServiceID", "")
-    service_name: str = wire("ServiceName", "")
-    service_tags: tuple[str, ...] | None = wire("ServiceTags", None)
-    service_address: str = wire("ServiceAddress", "")
-    service_tagged_addresses: Mapping[str, ServiceAddress] | None = wire("ServiceTaggedAddresses", None, json_omit=True)
-    service_weights: Weights = wire("ServiceWeights", Weights())
-    service_meta: Mapping[str, str] | None = wire("ServiceMeta", None)
-    service_port: int = wire("ServicePort", 0)
-    service_socket_path: str = wire("ServiceSocketPath", "")
-    service_enable_tag_override: bool = wire("ServiceEnableTagOverride", False)
-    service_proxy: ConnectProxyConfig = wire("ServiceProxy", ConnectProxyConfig())
-    service_connect: ServiceConnect = wire("ServiceConnect", ServiceConnect())
-    create_index: int = wire("CreateIndex", 0)
-    modify_index: int = wire("ModifyIndex", 0)
+    id: str = wire("ID", default="")
+    node: str = wire("Node", default="")
+    address: str = wire("Address", default="")
+    datacenter: str = wire("Datacenter", default="")
+    tagged_addresses: Mapping[str, str] | None = wire("TaggedAddresses", default=None)
+    node_meta: Mapping[str, str] | None = wire("NodeMeta", default=None)
+    service_kind: str = wire("ServiceKind", default="")
+    service_id: str = wire("ServiceID", default="")
+    service_name: str = wire("ServiceName", default="")
+    service_tags: tuple[str, ...] | None = wire("ServiceTags", default=None)
+    service_address: str = wire("ServiceAddress", default="")
+    service_tagged_addresses: Mapping[str, ServiceAddress] | None = wire(
+        "ServiceTaggedAddresses", default=None, json_omit=True
+    )
+    service_weights: Weights = wire("ServiceWeights", default=Weights())
+    service_meta: Mapping[str, str] | None = wire("ServiceMeta", default=None)
+    service_port: int = wire("ServicePort", default=0)
+    service_socket_path: str = wire("ServiceSocketPath", default="")
+    service_enable_tag_override: bool = wire("ServiceEnableTagOverride", default=False)
+    service_proxy: ConnectProxyConfig = wire("ServiceProxy", default=ConnectProxyConfig())
+    service_connect: ServiceConnect = wire("ServiceConnect", default=ServiceConnect())
+    create_index: int = wire("CreateIndex", default=0)
+    modify_index: int = wire("ModifyIndex", default=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class ServiceName:
     """Consul's `ServiceName`."""
 
-    name: str = wire("Name", "")
+    name: str = wire("Name", default="")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class GatewayService:
     """Consul's `GatewayService`."""
 
-    gateway: ServiceName = wire("Gateway", ServiceName())
-    service: ServiceName = wire("Service", ServiceName())
-    gateway_kind: str = wire("GatewayKind", "")
-    port: int = wire("Port", 0)
-    protocol: str = wire("Protocol", "")
-    hosts: tuple[str, ...] | None = wire("Hosts", None)
-    ca_file: str = wire("CAFile", "")
-    cert_file: str = wire("CertFile", "")
-    key_file: str = wire("KeyFile", "")
-    sni: str = wire("SNI", "")
-    from_wildcard: bool = wire("FromWildcard", False)
-    create_index: int = wire("CreateIndex", 0)
-    modify_index: int = wire("ModifyIndex", 0)
+    gateway: ServiceName = wire("Gateway", default=ServiceName())
+    service: ServiceName = wire("Service", default=ServiceName())
+    gateway_kind: str = wire("GatewayKind", default="")
+    port: int = wire("Port", default=0)
+    protocol: str = wire("Protocol", default="")
+    hosts: tuple[str, ...] | None = wire("Hosts", default=None)
+    ca_file: str = wire("CAFile", default="")
+    cert_file: str = wire("CertFile", default="")
+    key_file: str = wire("KeyFile", default="")
+    sni: str = wire("SNI", default="")
+    from_wildcard: bool = wire("FromWildcard", default=False)
+    create_index: int = wire("CreateIndex", default=0)
+    modify_index: int = wire("ModifyIndex", default=0)

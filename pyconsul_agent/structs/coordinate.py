@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from pyconsul_agent.structs.base import wire
+from pyconsul_agent.structs.base import struct, wire
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class VivaldiCoordinate:
     """Consul's `coordinate.Coordinate`."""
 
-    vec: tuple[float, ...] | None = wire("Vec", None)
-    error: float = wire("Error", 0.0)
-    adjustment: float = wire("Adjustment", 0.0)
-    height: float = wire("Height", 0.0)
+    vec: tuple[float, ...] | None = wire("Vec", default=None)
+    error: float = wire("Error", default=0.0)
+    adjustment: float = wire("Adjustment", default=0.0)
+    height: float = wire("Height", default=0.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class Coordinate:
     """Consul's `Coordinate`."""
 
-    node: str = wire("Node", "")
-    segment: str = wire("Segment", "")
-    coord: VivaldiCoordinate | None = wire("Coord", None)
+    node: str = wire("Node", default="")
+    segment: str = wire("Segment", default="")
+    coord: VivaldiCoordinate | None = wire("Coord", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class DatacenterMap:
     """Consul's `DatacenterMap`."""
 
-    datacenter: str = wire("Datacenter", "")
-    area_id: str = wire("AreaID", "")
-    coordinates: tuple[Coordinate, ...] | None = wire("Coordinates", None)
+    datacenter: str = wire("Datacenter", default="")
+    area_id: str = wire("AreaID", default="")
+    coordinates: tuple[Coordinate, ...] | None = wire("Coordinates", default=None)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from pyconsul_agent.structs.base import wire
+from pyconsul_agent.structs.base import struct, wire
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class DirEntry:
     """Consul's `DirEntry`."""
 
-    lock_index: int = wire("LockIndex", 0)
-    key: bytes = wire("Key", b"")
-    flags: int = wire("Flags", 0)
-    value: bytes | None = wire("Value", None)
-    session: str = wire("Session", "", json_omit=True)
-    create_index: int = wire("CreateIndex", 0)
-    modify_index: int = wire("ModifyIndex", 0)
+    lock_index: int = wire("LockIndex", default=0)
+    key: bytes = wire("Key", default=b"")
+    flags: int = wire("Flags", default=0)
+    value: bytes | None = wire("Value", default=None)
+    session: str = wire("Session", default="", json_omit=True)
+    create_index: int = wire("CreateIndex", default=0)
+    modify_index: int = wire("ModifyIndex", default=0)

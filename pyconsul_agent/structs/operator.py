@@ -3,148 +3,147 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from pyconsul_agent.structs.base import Duration, GoTime, wire
+from pyconsul_agent.structs.base import Duration, GoTime, struct, wire
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class AutopilotConfig:
     """Consul's `AutopilotConfig`."""
 
-    cleanup_dead_servers: bool = wire("CleanupDeadServers", False)
-    last_contact_threshold: Duration = wire("LastContactThreshold", Duration(0))
-    max_trailing_logs: int = wire("MaxTrailingLogs", 0)
-    min_quorum: int = wire("MinQuorum", 0)
-    server_stabilization_time: Duration = wire("ServerStabilizationTime", Duration(0))
-    redundancy_zone_tag: str = wire("RedundancyZoneTag", "")
-    disable_upgrade_migration: bool = wire("DisableUpgradeMigration", False)
-    upgrade_version_tag: str = wire("UpgradeVersionTag", "")
-    create_index: int = wire("CreateIndex", 0)
-    modify_index: int = wire("ModifyIndex", 0)
+    cleanup_dead_servers: bool = wire("CleanupDeadServers", default=False)
+    last_contact_threshold: Duration = wire("LastContactThreshold", default=Duration(0))
+    max_trailing_logs: int = wire("MaxTrailingLogs", default=0)
+    min_quorum: int = wire("MinQuorum", default=0)
+    server_stabilization_time: Duration = wire("ServerStabilizationTime", default=Duration(0))
+    redundancy_zone_tag: str = wire("RedundancyZoneTag", default="")
+    disable_upgrade_migration: bool = wire("DisableUpgradeMigration", default=False)
+    upgrade_version_tag: str = wire("UpgradeVersionTag", default="")
+    create_index: int = wire("CreateIndex", default=0)
+    modify_index: int = wire("ModifyIndex", default=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class AutopilotServerHealth:
     """Consul's `AutopilotServerHealth`."""
 
-    id: str = wire("ID", "")
-    name: str = wire("Name", "")
-    address: str = wire("Address", "")
-    serf_status: int = wire("SerfStatus", 0)
-    version: str = wire("Version", "")
-    leader: bool = wire("Leader", False)
-    last_contact: Duration = wire("LastContact", Duration(0))
-    last_term: int = wire("LastTerm", 0)
-    last_index: int = wire("LastIndex", 0)
-    healthy: bool = wire("Healthy", False)
-    voter: bool = wire("Voter", False)
-    stable_since: GoTime = wire("StableSince", GoTime())
+    id: str = wire("ID", default="")
+    name: str = wire("Name", default="")
+    address: str = wire("Address", default="")
+    serf_status: int = wire("SerfStatus", default=0)
+    version: str = wire("Version", default="")
+    leader: bool = wire("Leader", default=False)
+    last_contact: Duration = wire("LastContact", default=Duration(0))
+    last_term: int = wire("LastTerm", default=0)
+    last_index: int = wire("LastIndex", default=0)
+    healthy: bool = wire("Healthy", default=False)
+    voter: bool = wire("Voter", default=False)
+    stable_since: GoTime = wire("StableSince", default=GoTime())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class AutopilotHealthReply:
     """Consul's `AutopilotHealthReply`."""
 
-    healthy: bool = wire("Healthy", False)
-    failure_tolerance: int = wire("FailureTolerance", 0)
-    servers: tuple[AutopilotServerHealth, ...] | None = wire("Servers", None)
+    healthy: bool = wire("Healthy", default=False)
+    failure_tolerance: int = wire("FailureTolerance", default=0)
+    servers: tuple[AutopilotServerHealth, ...] | None = wire("Servers", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class AutopilotServer:
     """Consul's `raft-autopilot.Server`."""
 
-    id: str = wire("ID", "")
-    name: str = wire("Name", "")
-    address: str = wire("Address", "")
-    node_status: str = wire("NodeStatus", "")
-    version: str = wire("Version", "")
-    meta: Mapping[str, str] | None = wire("Meta", None)
-    raft_version: int = wire("RaftVersion", 0)
-    is_leader: bool = wire("IsLeader", False)
-    node_type: str = wire("NodeType", "")
-    ext: Any = wire("Ext", None)
+    id: str = wire("ID", default="")
+    name: str = wire("Name", default="")
+    address: str = wire("Address", default="")
+    node_status: str = wire("NodeStatus", default="")
+    version: str = wire("Version", default="")
+    meta: Mapping[str, str] | None = wire("Meta", default=None)
+    raft_version: int = wire("RaftVersion", default=0)
+    is_leader: bool = wire("IsLeader", default=False)
+    node_type: str = wire("NodeType", default="")
+    ext: Any = wire("Ext", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class AutopilotStability:
     """Consul's `raft-autopilot.ServerHealth`."""
 
-    healthy: bool = wire("Healthy", False)
-    stable_since: GoTime = wire("StableSince", GoTime())
+    healthy: bool = wire("Healthy", default=False)
+    stable_since: GoTime = wire("StableSince", default=GoTime())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class AutopilotServerStats:
     """Consul's `raft-autopilot.ServerStats`."""
 
-    last_contact: Duration = wire("LastContact", Duration(0))
-    last_term: int = wire("LastTerm", 0)
-    last_index: int = wire("LastIndex", 0)
+    last_contact: Duration = wire("LastContact", default=Duration(0))
+    last_term: int = wire("LastTerm", default=0)
+    last_index: int = wire("LastIndex", default=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class AutopilotServerState:
     """Consul's `raft-autopilot.ServerState`."""
 
-    server: AutopilotServer = wire("Server", AutopilotServer())
-    state: str = wire("State", "")
-    stats: AutopilotServerStats = wire("Stats", AutopilotServerStats())
-    health: AutopilotStability = wire("Health", AutopilotStability())
+    server: AutopilotServer = wire("Server", default=AutopilotServer())
+    state: str = wire("State", default="")
+    stats: AutopilotServerStats = wire("Stats", default=AutopilotServerStats())
+    health: AutopilotStability = wire("Health", default=AutopilotStability())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class AutopilotState:
     """Consul's `raft-autopilot.State`."""
 
-    healthy: bool = wire("Healthy", False)
-    failure_tolerance: int = wire("FailureTolerance", 0)
-    servers: Mapping[str, AutopilotServerState] | None = wire("Servers", None)
-    leader: str = wire("Leader", "")
-    voters: tuple[str, ...] | None = wire("Voters", None)
-    ext: Any = wire("Ext", None)
+    healthy: bool = wire("Healthy", default=False)
+    failure_tolerance: int = wire("FailureTolerance", default=0)
+    servers: Mapping[str, AutopilotServerState] | None = wire("Servers", default=None)
+    leader: str = wire("Leader", default="")
+    voters: tuple[str, ...] | None = wire("Voters", default=None)
+    ext: Any = wire("Ext", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class RaftServer:
     """Consul's `RaftServer`."""
 
-    id: str = wire("ID", "")
-    node: str = wire("Node", "")
-    address: str = wire("Address", "")
-    leader: bool = wire("Leader", False)
-    protocol_version: str = wire("ProtocolVersion", "")
-    voter: bool = wire("Voter", False)
+    id: str = wire("ID", default="")
+    node: str = wire("Node", default="")
+    address: str = wire("Address", default="")
+    leader: bool = wire("Leader", default=False)
+    protocol_version: str = wire("ProtocolVersion", default="")
+    voter: bool = wire("Voter", default=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class RaftConfigurationResponse:
     """Consul's `RaftConfigurationResponse`."""
 
-    servers: tuple[RaftServer, ...] | None = wire("Servers", None)
-    index: int = wire("Index", 0)
+    servers: tuple[RaftServer, ...] | None = wire("Servers", default=None)
+    index: int = wire("Index", default=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class RaftStats:
     """Consul's `RaftStats`."""
 
-    last_contact: str = wire("LastContact", "")
-    last_term: int = wire("LastTerm", 0)
-    last_index: int = wire("LastIndex", 0)
+    last_contact: str = wire("LastContact", default="")
+    last_term: int = wire("LastTerm", default=0)
+    last_index: int = wire("LastIndex", default=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class KeyringResponse:
     """Consul's `KeyringResponse`."""
 
-    wan: bool = wire("WAN", False)
-    datacenter: str = wire("Datacenter", "")
-    segment: str = wire("Segment", "")
-    messages: Mapping[str, str] | None = wire("Messages", None)
-    keys: Mapping[str, int] | None = wire("Keys", None)
-    primary_keys: Mapping[str, int] | None = wire("PrimaryKeys", None)
-    num_nodes: int = wire("NumNodes", 0)
-    error: str = wire("Error", "")
+    wan: bool = wire("WAN", default=False)
+    datacenter: str = wire("Datacenter", default="")
+    segment: str = wire("Segment", default="")
+    messages: Mapping[str, str] | None = wire("Messages", default=None)
+    keys: Mapping[str, int] | None = wire("Keys", default=None)
+    primary_keys: Mapping[str, int] | None = wire("PrimaryKeys", default=None)
+    num_nodes: int = wire("NumNodes", default=0)
+    error: str = wire("Error", default="")

@@ -3,60 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from pyconsul_agent.structs.base import wire
+from pyconsul_agent.structs.base import struct, wire
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class QueryDatacenterOptions:
     """Consul's `QueryDatacenterOptions`."""
 
-    nearest_n: int = wire("NearestN", 0)
-    datacenters: tuple[str, ...] | None = wire("Datacenters", None)
+    nearest_n: int = wire("NearestN", default=0)
+    datacenters: tuple[str, ...] | None = wire("Datacenters", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class QueryDNSOptions:
     """Consul's `QueryDNSOptions`."""
 
-    ttl: str = wire("TTL", "")
+    ttl: str = wire("TTL", default="")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class QueryTemplateOptions:
     """Consul's `QueryTemplateOptions`."""
 
-    type: str = wire("Type", "")
-    regexp: str = wire("Regexp", "")
-    remove_empty_tags: bool = wire("RemoveEmptyTags", False)
+    type: str = wire("Type", default="")
+    regexp: str = wire("Regexp", default="")
+    remove_empty_tags: bool = wire("RemoveEmptyTags", default=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class ServiceQuery:
     """Consul's `ServiceQuery`."""
 
-    service: str = wire("Service", "")
-    failover: QueryDatacenterOptions = wire("Failover", QueryDatacenterOptions())
-    only_passing: bool = wire("OnlyPassing", False)
-    ignore_check_ids: tuple[str, ...] | None = wire("IgnoreCheckIDs", None)
-    near: str = wire("Near", "")
-    tags: tuple[str, ...] | None = wire("Tags", None)
-    node_meta: Mapping[str, str] | None = wire("NodeMeta", None)
-    service_meta: Mapping[str, str] | None = wire("ServiceMeta", None)
-    connect: bool = wire("Connect", False)
+    service: str = wire("Service", default="")
+    failover: QueryDatacenterOptions = wire("Failover", default=QueryDatacenterOptions())
+    only_passing: bool = wire("OnlyPassing", default=False)
+    ignore_check_ids: tuple[str, ...] | None = wire("IgnoreCheckIDs", default=None)
+    near: str = wire("Near", default="")
+    tags: tuple[str, ...] | None = wire("Tags", default=None)
+    node_meta: Mapping[str, str] | None = wire("NodeMeta", default=None)
+    service_meta: Mapping[str, str] | None = wire("ServiceMeta", default=None)
+    connect: bool = wire("Connect", default=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class PreparedQuery:
     """Consul's `PreparedQuery`."""
 
-    id: str = wire("ID", "")
-    name: str = wire("Name", "")
-    session: str = wire("Session", "")
-    token: str = wire("Token", "")
-    template: QueryTemplateOptions = wire("Template", QueryTemplateOptions())
-    service: ServiceQuery = wire("Service", ServiceQuery())
-    dns: QueryDNSOptions = wire("DNS", QueryDNSOptions())
-    create_index: int = wire("CreateIndex", 0)
-    modify_index: int = wire("ModifyIndex", 0)
+    id: str = wire("ID", default="")
+    name: str = wire("Name", default="")
+    session: str = wire("Session", default="")
+    token: str = wire("Token", default="")
+    template: QueryTemplateOptions = wire("Template", default=QueryTemplateOptions())
+    service: ServiceQuery = wire("Service", default=ServiceQuery())
+    dns: QueryDNSOptions = wire("DNS", default=QueryDNSOptions())
+    create_index: int = wire("CreateIndex", default=0)
+    modify_index: int = wire("ModifyIndex", default=0)

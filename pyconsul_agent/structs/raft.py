@@ -7,9 +7,8 @@ which is flattened into the same map. `Leader` and `Candidate` carry the sender'
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
-from pyconsul_agent.structs.base import GoTime, wire
+from pyconsul_agent.structs.base import GoTime, struct, wire
 
 
 class EntryType(enum.IntEnum):
@@ -31,131 +30,131 @@ class Suffrage(enum.IntEnum):
     STAGING = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class LogEntry:
     """One entry of the log. `type` is an EntryType value; unknown ones are kept as they came."""
 
-    index: int = wire("Index", 0)
-    term: int = wire("Term", 0)
-    type: int = wire("Type", 0)
-    data: bytes | None = wire("Data", None)
-    extensions: bytes | None = wire("Extensions", None)
-    appended_at: GoTime = wire("AppendedAt", GoTime())
+    index: int = wire("Index", default=0)
+    term: int = wire("Term", default=0)
+    type: int = wire("Type", default=0)
+    data: bytes | None = wire("Data", default=None)
+    extensions: bytes | None = wire("Extensions", default=None)
+    appended_at: GoTime = wire("AppendedAt", default=GoTime())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class Server:
     """A member of a configuration. `suffrage` is a Suffrage value."""
 
-    suffrage: int = wire("Suffrage", 0)
-    id: str = wire("ID", "")
-    address: str = wire("Address", "")
+    suffrage: int = wire("Suffrage", default=0)
+    id: str = wire("ID", default="")
+    address: str = wire("Address", default="")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class Configuration:
     """The servers of the cluster, in the order in which they were added."""
 
-    servers: tuple[Server, ...] | None = wire("Servers", ())
+    servers: tuple[Server, ...] | None = wire("Servers", default=())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class RPCHeader:
     """In every request and response. `id` and `addr` are filled by us and by raft 1.7, absent in 1.3."""
 
-    protocol_version: int = wire("ProtocolVersion", 0)
-    id: bytes | None = wire("ID", None, omit_zero=True)
-    addr: bytes | None = wire("Addr", None, omit_zero=True)
+    protocol_version: int = wire("ProtocolVersion", default=0)
+    id: bytes | None = wire("ID", default=None, omit_zero=True)
+    addr: bytes | None = wire("Addr", default=None, omit_zero=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class AppendEntriesRequest(RPCHeader):
     """A leader's entries, commit index, or (all but term and leader zero, entries None) heartbeat."""
 
-    term: int = wire("Term", 0)
-    leader: bytes | None = wire("Leader", None)
-    prev_log_entry: int = wire("PrevLogEntry", 0)
-    prev_log_term: int = wire("PrevLogTerm", 0)
-    entries: tuple[LogEntry, ...] | None = wire("Entries", None)
-    leader_commit_index: int = wire("LeaderCommitIndex", 0)
+    term: int = wire("Term", default=0)
+    leader: bytes | None = wire("Leader", default=None)
+    prev_log_entry: int = wire("PrevLogEntry", default=0)
+    prev_log_term: int = wire("PrevLogTerm", default=0)
+    entries: tuple[LogEntry, ...] | None = wire("Entries", default=None)
+    leader_commit_index: int = wire("LeaderCommitIndex", default=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class AppendEntriesResponse(RPCHeader):
     """`last_log` is the follower's last index as it was when the request came in."""
 
-    term: int = wire("Term", 0)
-    last_log: int = wire("LastLog", 0)
-    success: bool = wire("Success", False)
-    no_retry_backoff: bool = wire("NoRetryBackoff", False)
+    term: int = wire("Term", default=0)
+    last_log: int = wire("LastLog", default=0)
+    success: bool = wire("Success", default=False)
+    no_retry_backoff: bool = wire("NoRetryBackoff", default=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class RequestVoteRequest(RPCHeader):
     """A candidate's plea."""
 
-    term: int = wire("Term", 0)
-    candidate: bytes | None = wire("Candidate", None)
-    last_log_index: int = wire("LastLogIndex", 0)
-    last_log_term: int = wire("LastLogTerm", 0)
-    leadership_transfer: bool = wire("LeadershipTransfer", False)
+    term: int = wire("Term", default=0)
+    candidate: bytes | None = wire("Candidate", default=None)
+    last_log_index: int = wire("LastLogIndex", default=0)
+    last_log_term: int = wire("LastLogTerm", default=0)
+    leadership_transfer: bool = wire("LeadershipTransfer", default=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class RequestVoteResponse(RPCHeader):
     """`peers` is a relic of protocol 1; nil since."""
 
-    term: int = wire("Term", 0)
-    peers: bytes | None = wire("Peers", None)
-    granted: bool = wire("Granted", False)
+    term: int = wire("Term", default=0)
+    peers: bytes | None = wire("Peers", default=None)
+    granted: bool = wire("Granted", default=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class RequestPreVoteRequest(RPCHeader):
     """Raft 1.7: would you vote for me? The candidate is the header's id and addr; term is current + 1."""
 
-    term: int = wire("Term", 0)
-    last_log_index: int = wire("LastLogIndex", 0)
-    last_log_term: int = wire("LastLogTerm", 0)
+    term: int = wire("Term", default=0)
+    last_log_index: int = wire("LastLogIndex", default=0)
+    last_log_term: int = wire("LastLogTerm", default=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class RequestPreVoteResponse(RPCHeader):
     """The answer changes nothing at the responder."""
 
-    term: int = wire("Term", 0)
-    granted: bool = wire("Granted", False)
+    term: int = wire("Term", default=0)
+    granted: bool = wire("Granted", default=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class InstallSnapshotRequest(RPCHeader):
     """Followed on the wire by exactly `size` bytes of the FSM stream."""
 
-    snapshot_version: int = wire("SnapshotVersion", 1)
-    term: int = wire("Term", 0)
-    leader: bytes | None = wire("Leader", None)
-    last_log_index: int = wire("LastLogIndex", 0)
-    last_log_term: int = wire("LastLogTerm", 0)
-    peers: bytes | None = wire("Peers", None)
-    configuration: bytes | None = wire("Configuration", None)
-    configuration_index: int = wire("ConfigurationIndex", 0)
-    size: int = wire("Size", 0)
+    snapshot_version: int = wire("SnapshotVersion", default=1)
+    term: int = wire("Term", default=0)
+    leader: bytes | None = wire("Leader", default=None)
+    last_log_index: int = wire("LastLogIndex", default=0)
+    last_log_term: int = wire("LastLogTerm", default=0)
+    peers: bytes | None = wire("Peers", default=None)
+    configuration: bytes | None = wire("Configuration", default=None)
+    configuration_index: int = wire("ConfigurationIndex", default=0)
+    size: int = wire("Size", default=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class InstallSnapshotResponse(RPCHeader):
     """`success` is false when the snapshot was refused or could not be restored."""
 
-    term: int = wire("Term", 0)
-    success: bool = wire("Success", False)
+    term: int = wire("Term", default=0)
+    success: bool = wire("Success", default=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class TimeoutNowRequest(RPCHeader):
     """Stand for election at once (leadership transfer)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class TimeoutNowResponse(RPCHeader):
     """Acknowledged; the election follows."""
 
@@ -168,7 +167,7 @@ RaftResponse = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class SnapshotMeta:
     """What a snapshot of the state machine covers. `size` is in bytes; `id` names it in its store."""
 

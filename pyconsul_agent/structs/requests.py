@@ -7,9 +7,8 @@ inherits from it, so that code which only needs the options can take any request
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from pyconsul_agent.structs.base import Duration, wire
+from pyconsul_agent.structs.base import Duration, struct, wire
 from pyconsul_agent.structs.catalog import (
     GatewayService,
     Node,
@@ -28,466 +27,466 @@ from pyconsul_agent.structs.session import Session
 from pyconsul_agent.structs.txn import TxnError, TxnOp, TxnResult
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class QueryOptions:
     """Consul's `QueryOptions`."""
 
-    token: str = wire("Token", "")
-    min_query_index: int = wire("MinQueryIndex", 0)
-    max_query_time: Duration = wire("MaxQueryTime", Duration(0))
-    allow_stale: bool = wire("AllowStale", False)
-    require_consistent: bool = wire("RequireConsistent", False)
-    use_cache: bool = wire("UseCache", False)
-    max_stale_duration: Duration = wire("MaxStaleDuration", Duration(0))
-    max_age: Duration = wire("MaxAge", Duration(0))
-    must_revalidate: bool = wire("MustRevalidate", False)
-    stale_if_error: Duration = wire("StaleIfError", Duration(0))
-    filter: str = wire("Filter", "")
-    allow_not_modified_response: bool = wire("AllowNotModifiedResponse", False)
+    token: str = wire("Token", default="")
+    min_query_index: int = wire("MinQueryIndex", default=0)
+    max_query_time: Duration = wire("MaxQueryTime", default=Duration(0))
+    allow_stale: bool = wire("AllowStale", default=False)
+    require_consistent: bool = wire("RequireConsistent", default=False)
+    use_cache: bool = wire("UseCache", default=False)
+    max_stale_duration: Duration = wire("MaxStaleDuration", default=Duration(0))
+    max_age: Duration = wire("MaxAge", default=Duration(0))
+    must_revalidate: bool = wire("MustRevalidate", default=False)
+    stale_if_error: Duration = wire("StaleIfError", default=Duration(0))
+    filter: str = wire("Filter", default="")
+    allow_not_modified_response: bool = wire("AllowNotModifiedResponse", default=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class QueryMeta:
     """Consul's `QueryMeta`."""
 
-    index: int = wire("Index", 0)
-    last_contact: Duration = wire("LastContact", Duration(0))
-    known_leader: bool = wire("KnownLeader", False)
-    consistency_level: str = wire("ConsistencyLevel", "")
-    not_modified: bool = wire("NotModified", False)
-    backend: int = wire("Backend", 0)
+    index: int = wire("Index", default=0)
+    last_contact: Duration = wire("LastContact", default=Duration(0))
+    known_leader: bool = wire("KnownLeader", default=False)
+    consistency_level: str = wire("ConsistencyLevel", default="")
+    not_modified: bool = wire("NotModified", default=False)
+    backend: int = wire("Backend", default=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class WriteRequest:
     """Consul's `WriteRequest`."""
 
-    token: str = wire("Token", "")
+    token: str = wire("Token", default="")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class QuerySource:
     """Consul's `QuerySource`."""
 
-    datacenter: str = wire("Datacenter", "")
-    segment: str = wire("Segment", "")
-    node: str = wire("Node", "")
-    ip: str = wire("Ip", "")
+    datacenter: str = wire("Datacenter", default="")
+    segment: str = wire("Segment", default="")
+    node: str = wire("Node", default="")
+    ip: str = wire("Ip", default="")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class AutopilotSetConfigRequest(WriteRequest):
     """Consul's `AutopilotSetConfigRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    config: AutopilotConfig = wire("Config", AutopilotConfig())
-    cas: bool = wire("CAS", False)
+    datacenter: str = wire("Datacenter", default="")
+    config: AutopilotConfig = wire("Config", default=AutopilotConfig())
+    cas: bool = wire("CAS", default=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class ChecksInStateRequest(QueryOptions):
     """Consul's `ChecksInStateRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    node_meta_filters: Mapping[str, str] | None = wire("NodeMetaFilters", None)
-    state: str = wire("State", "")
-    source: QuerySource = wire("Source", QuerySource())
+    datacenter: str = wire("Datacenter", default="")
+    node_meta_filters: Mapping[str, str] | None = wire("NodeMetaFilters", default=None)
+    state: str = wire("State", default="")
+    source: QuerySource = wire("Source", default=QuerySource())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class CoordinateUpdateRequest(WriteRequest):
     """Consul's `CoordinateUpdateRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    node: str = wire("Node", "")
-    segment: str = wire("Segment", "")
-    coord: VivaldiCoordinate | None = wire("Coord", None)
+    datacenter: str = wire("Datacenter", default="")
+    node: str = wire("Node", default="")
+    segment: str = wire("Segment", default="")
+    coord: VivaldiCoordinate | None = wire("Coord", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class DCSpecificRequest(QueryOptions):
     """Consul's `DCSpecificRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    node_meta_filters: Mapping[str, str] | None = wire("NodeMetaFilters", None)
-    source: QuerySource = wire("Source", QuerySource())
+    datacenter: str = wire("Datacenter", default="")
+    node_meta_filters: Mapping[str, str] | None = wire("NodeMetaFilters", default=None)
+    source: QuerySource = wire("Source", default=QuerySource())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class DatacentersRequest(QueryOptions):
     """Consul's `DatacentersRequest`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class DeregisterRequest(WriteRequest):
     """Consul's `DeregisterRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    node: str = wire("Node", "")
-    service_id: str = wire("ServiceID", "")
-    check_id: str = wire("CheckID", "")
+    datacenter: str = wire("Datacenter", default="")
+    node: str = wire("Node", default="")
+    service_id: str = wire("ServiceID", default="")
+    check_id: str = wire("CheckID", default="")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class EventFireRequest(QueryOptions):
     """Consul's `EventFireRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    name: str = wire("Name", "")
-    payload: bytes | None = wire("Payload", None)
+    datacenter: str = wire("Datacenter", default="")
+    name: str = wire("Name", default="")
+    payload: bytes | None = wire("Payload", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class EventFireResponse(QueryMeta):
     """Consul's `EventFireResponse`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class IndexedCheckServiceNodes(QueryMeta):
     """Consul's `IndexedCheckServiceNodes`."""
 
-    nodes: tuple[CheckServiceNode, ...] | None = wire("Nodes", None)
+    nodes: tuple[CheckServiceNode, ...] | None = wire("Nodes", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class IndexedCoordinates(QueryMeta):
     """Consul's `IndexedCoordinates`."""
 
-    coordinates: tuple[Coordinate, ...] | None = wire("Coordinates", None)
+    coordinates: tuple[Coordinate, ...] | None = wire("Coordinates", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class IndexedDirEntries(QueryMeta):
     """Consul's `IndexedDirEntries`."""
 
-    entries: tuple[DirEntry, ...] | None = wire("Entries", None)
+    entries: tuple[DirEntry, ...] | None = wire("Entries", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class IndexedGatewayServices(QueryMeta):
     """Consul's `IndexedGatewayServices`."""
 
-    services: tuple[GatewayService, ...] | None = wire("Services", None)
+    services: tuple[GatewayService, ...] | None = wire("Services", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class IndexedHealthChecks(QueryMeta):
     """Consul's `IndexedHealthChecks`."""
 
-    health_checks: tuple[HealthCheck, ...] | None = wire("HealthChecks", None)
+    health_checks: tuple[HealthCheck, ...] | None = wire("HealthChecks", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class IndexedKeyList(QueryMeta):
     """Consul's `IndexedKeyList`."""
 
-    keys: tuple[str, ...] | None = wire("Keys", None)
+    keys: tuple[str, ...] | None = wire("Keys", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class IndexedNodeDump(QueryMeta):
     """Consul's `IndexedNodeDump`."""
 
-    dump: tuple[NodeInfo, ...] | None = wire("Dump", None)
+    dump: tuple[NodeInfo, ...] | None = wire("Dump", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class IndexedNodeServiceList(QueryMeta):
     """Consul's `IndexedNodeServiceList`."""
 
-    node_services: NodeServiceList = wire("NodeServices", NodeServiceList())
+    node_services: NodeServiceList = wire("NodeServices", default=NodeServiceList())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class IndexedNodeServices(QueryMeta):
     """Consul's `IndexedNodeServices`."""
 
-    node_services: NodeServices | None = wire("NodeServices", None)
+    node_services: NodeServices | None = wire("NodeServices", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class IndexedNodes(QueryMeta):
     """Consul's `IndexedNodes`."""
 
-    nodes: tuple[Node, ...] | None = wire("Nodes", None)
+    nodes: tuple[Node, ...] | None = wire("Nodes", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class IndexedNodesWithGateways(QueryMeta):
     """Consul's `IndexedNodesWithGateways`."""
 
-    nodes: tuple[CheckServiceNode, ...] | None = wire("Nodes", None)
-    gateways: tuple[GatewayService, ...] | None = wire("Gateways", None)
+    nodes: tuple[CheckServiceNode, ...] | None = wire("Nodes", default=None)
+    gateways: tuple[GatewayService, ...] | None = wire("Gateways", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class IndexedPreparedQueries(QueryMeta):
     """Consul's `IndexedPreparedQueries`."""
 
-    queries: tuple[PreparedQuery, ...] | None = wire("Queries", None)
+    queries: tuple[PreparedQuery, ...] | None = wire("Queries", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class IndexedServiceDump(QueryMeta):
     """Consul's `IndexedServiceDump`."""
 
-    dump: tuple[ServiceInfo, ...] | None = wire("Dump", None)
+    dump: tuple[ServiceInfo, ...] | None = wire("Dump", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class IndexedServiceList(QueryMeta):
     """Consul's `IndexedServiceList`."""
 
-    services: tuple[ServiceName, ...] | None = wire("Services", None)
+    services: tuple[ServiceName, ...] | None = wire("Services", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class IndexedServiceNodes(QueryMeta):
     """Consul's `IndexedServiceNodes`."""
 
-    service_nodes: tuple[ServiceNode, ...] | None = wire("ServiceNodes", None)
+    service_nodes: tuple[ServiceNode, ...] | None = wire("ServiceNodes", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class IndexedServices(QueryMeta):
     """Consul's `IndexedServices`."""
 
-    services: Mapping[str, tuple[str, ...] | None] | None = wire("Services", None)
+    services: Mapping[str, tuple[str, ...] | None] | None = wire("Services", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class IndexedSessions(QueryMeta):
     """Consul's `IndexedSessions`."""
 
-    sessions: tuple[Session, ...] | None = wire("Sessions", None)
+    sessions: tuple[Session, ...] | None = wire("Sessions", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class KVSRequest(WriteRequest):
     """Consul's `KVSRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    op: str = wire("Op", "")
-    dir_ent: DirEntry = wire("DirEnt", DirEntry())
+    datacenter: str = wire("Datacenter", default="")
+    op: str = wire("Op", default="")
+    dir_ent: DirEntry = wire("DirEnt", default=DirEntry())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class KeyListRequest(QueryOptions):
     """Consul's `KeyListRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    prefix: bytes = wire("Prefix", b"")
-    seperator: bytes = wire("Seperator", b"")
+    datacenter: str = wire("Datacenter", default="")
+    prefix: bytes = wire("Prefix", default=b"")
+    seperator: bytes = wire("Seperator", default=b"")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class KeyRequest(QueryOptions):
     """Consul's `KeyRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    key: bytes = wire("Key", b"")
+    datacenter: str = wire("Datacenter", default="")
+    key: bytes = wire("Key", default=b"")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class KeyringRequest(QueryOptions):
     """Consul's `KeyringRequest`."""
 
-    operation: str = wire("Operation", "")
-    key: str = wire("Key", "")
-    datacenter: str = wire("Datacenter", "")
-    forwarded: bool = wire("Forwarded", False)
-    relay_factor: int = wire("RelayFactor", 0)
-    local_only: bool = wire("LocalOnly", False)
+    operation: str = wire("Operation", default="")
+    key: str = wire("Key", default="")
+    datacenter: str = wire("Datacenter", default="")
+    forwarded: bool = wire("Forwarded", default=False)
+    relay_factor: int = wire("RelayFactor", default=0)
+    local_only: bool = wire("LocalOnly", default=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class KeyringResponses(QueryMeta):
     """Consul's `KeyringResponses`."""
 
-    responses: tuple[KeyringResponse, ...] | None = wire("Responses", None)
+    responses: tuple[KeyringResponse, ...] | None = wire("Responses", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class NodeSpecificRequest(QueryOptions):
     """Consul's `NodeSpecificRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    node: str = wire("Node", "")
+    datacenter: str = wire("Datacenter", default="")
+    node: str = wire("Node", default="")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class PreparedQueryExecuteRemoteRequest(QueryOptions):
     """Consul's `PreparedQueryExecuteRemoteRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    query: PreparedQuery = wire("Query", PreparedQuery())
-    limit: int = wire("Limit", 0)
-    connect: bool = wire("Connect", False)
+    datacenter: str = wire("Datacenter", default="")
+    query: PreparedQuery = wire("Query", default=PreparedQuery())
+    limit: int = wire("Limit", default=0)
+    connect: bool = wire("Connect", default=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class PreparedQueryExecuteRequest(QueryOptions):
     """Consul's `PreparedQueryExecuteRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    query_id_or_name: str = wire("QueryIDOrName", "")
-    limit: int = wire("Limit", 0)
-    connect: bool = wire("Connect", False)
-    source: QuerySource = wire("Source", QuerySource())
-    agent: QuerySource = wire("Agent", QuerySource())
+    datacenter: str = wire("Datacenter", default="")
+    query_id_or_name: str = wire("QueryIDOrName", default="")
+    limit: int = wire("Limit", default=0)
+    connect: bool = wire("Connect", default=False)
+    source: QuerySource = wire("Source", default=QuerySource())
+    agent: QuerySource = wire("Agent", default=QuerySource())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class PreparedQueryExecuteResponse(QueryMeta):
     """Consul's `PreparedQueryExecuteResponse`."""
 
-    service: str = wire("Service", "")
-    nodes: tuple[CheckServiceNode, ...] | None = wire("Nodes", None)
-    dns: QueryDNSOptions = wire("DNS", QueryDNSOptions())
-    datacenter: str = wire("Datacenter", "")
-    failovers: int = wire("Failovers", 0)
+    service: str = wire("Service", default="")
+    nodes: tuple[CheckServiceNode, ...] | None = wire("Nodes", default=None)
+    dns: QueryDNSOptions = wire("DNS", default=QueryDNSOptions())
+    datacenter: str = wire("Datacenter", default="")
+    failovers: int = wire("Failovers", default=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class PreparedQueryExplainResponse(QueryMeta):
     """Consul's `PreparedQueryExplainResponse`."""
 
-    query: PreparedQuery = wire("Query", PreparedQuery())
+    query: PreparedQuery = wire("Query", default=PreparedQuery())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class PreparedQueryRequest(WriteRequest):
     """Consul's `PreparedQueryRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    op: str = wire("Op", "")
-    query: PreparedQuery | None = wire("Query", None)
+    datacenter: str = wire("Datacenter", default="")
+    op: str = wire("Op", default="")
+    query: PreparedQuery | None = wire("Query", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class PreparedQuerySpecificRequest(QueryOptions):
     """Consul's `PreparedQuerySpecificRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    query_id: str = wire("QueryID", "")
+    datacenter: str = wire("Datacenter", default="")
+    query_id: str = wire("QueryID", default="")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class RaftRemovePeerRequest(WriteRequest):
     """Consul's `RaftRemovePeerRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    address: str = wire("Address", "")
-    id: str = wire("ID", "")
+    datacenter: str = wire("Datacenter", default="")
+    address: str = wire("Address", default="")
+    id: str = wire("ID", default="")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class RegisterRequest(WriteRequest):
     """Consul's `RegisterRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    id: str = wire("ID", "")
-    node: str = wire("Node", "")
-    address: str = wire("Address", "")
-    tagged_addresses: Mapping[str, str] | None = wire("TaggedAddresses", None)
-    node_meta: Mapping[str, str] | None = wire("NodeMeta", None)
-    service: NodeService | None = wire("Service", None)
-    check: HealthCheck | None = wire("Check", None)
-    checks: tuple[HealthCheck, ...] | None = wire("Checks", None)
-    skip_node_update: bool = wire("SkipNodeUpdate", False)
-    create_index: int = wire("CreateIndex", 0)
-    modify_index: int = wire("ModifyIndex", 0)
+    datacenter: str = wire("Datacenter", default="")
+    id: str = wire("ID", default="")
+    node: str = wire("Node", default="")
+    address: str = wire("Address", default="")
+    tagged_addresses: Mapping[str, str] | None = wire("TaggedAddresses", default=None)
+    node_meta: Mapping[str, str] | None = wire("NodeMeta", default=None)
+    service: NodeService | None = wire("Service", default=None)
+    check: HealthCheck | None = wire("Check", default=None)
+    checks: tuple[HealthCheck, ...] | None = wire("Checks", default=None)
+    skip_node_update: bool = wire("SkipNodeUpdate", default=False)
+    create_index: int = wire("CreateIndex", default=0)
+    modify_index: int = wire("ModifyIndex", default=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class ServiceDumpRequest(QueryOptions):
     """Consul's `ServiceDumpRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    service_kind: str = wire("ServiceKind", "")
-    use_service_kind: bool = wire("UseServiceKind", False)
-    source: QuerySource = wire("Source", QuerySource())
+    datacenter: str = wire("Datacenter", default="")
+    service_kind: str = wire("ServiceKind", default="")
+    use_service_kind: bool = wire("UseServiceKind", default=False)
+    source: QuerySource = wire("Source", default=QuerySource())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class ServiceSpecificRequest(QueryOptions):
     """Consul's `ServiceSpecificRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    node_meta_filters: Mapping[str, str] | None = wire("NodeMetaFilters", None)
-    service_name: str = wire("ServiceName", "")
-    service_kind: str = wire("ServiceKind", "")
-    service_tag: str = wire("ServiceTag", "")
-    service_tags: tuple[str, ...] | None = wire("ServiceTags", None)
-    service_address: str = wire("ServiceAddress", "")
-    tag_filter: bool = wire("TagFilter", False)
-    source: QuerySource = wire("Source", QuerySource())
-    connect: bool = wire("Connect", False)
-    ingress: bool = wire("Ingress", False)
+    datacenter: str = wire("Datacenter", default="")
+    node_meta_filters: Mapping[str, str] | None = wire("NodeMetaFilters", default=None)
+    service_name: str = wire("ServiceName", default="")
+    service_kind: str = wire("ServiceKind", default="")
+    service_tag: str = wire("ServiceTag", default="")
+    service_tags: tuple[str, ...] | None = wire("ServiceTags", default=None)
+    service_address: str = wire("ServiceAddress", default="")
+    tag_filter: bool = wire("TagFilter", default=False)
+    source: QuerySource = wire("Source", default=QuerySource())
+    connect: bool = wire("Connect", default=False)
+    ingress: bool = wire("Ingress", default=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class SessionRequest(WriteRequest):
     """Consul's `SessionRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    op: str = wire("Op", "")
-    session: Session = wire("Session", Session())
+    datacenter: str = wire("Datacenter", default="")
+    op: str = wire("Op", default="")
+    session: Session = wire("Session", default=Session())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class SessionSpecificRequest(QueryOptions):
     """Consul's `SessionSpecificRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    session_id: str = wire("SessionID", "")
-    session: str = wire("Session", "")
+    datacenter: str = wire("Datacenter", default="")
+    session_id: str = wire("SessionID", default="")
+    session: str = wire("Session", default="")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class SnapshotRequest:
     """Consul's `SnapshotRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    token: str = wire("Token", "")
-    allow_stale: bool = wire("AllowStale", False)
-    op: int = wire("Op", 0)
+    datacenter: str = wire("Datacenter", default="")
+    token: str = wire("Token", default="")
+    allow_stale: bool = wire("AllowStale", default=False)
+    op: int = wire("Op", default=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class SnapshotResponse(QueryMeta):
     """Consul's `SnapshotResponse`."""
 
-    error: str = wire("Error", "")
+    error: str = wire("Error", default="")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class TxnReadRequest(QueryOptions):
     """Consul's `TxnReadRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    ops: tuple[TxnOp, ...] | None = wire("Ops", None)
+    datacenter: str = wire("Datacenter", default="")
+    ops: tuple[TxnOp, ...] | None = wire("Ops", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class TxnReadResponse(QueryMeta):
     """Consul's `TxnReadResponse`."""
 
-    results: tuple[TxnResult, ...] | None = wire("Results", None)
-    errors: tuple[TxnError, ...] | None = wire("Errors", None)
+    results: tuple[TxnResult, ...] | None = wire("Results", default=None)
+    errors: tuple[TxnError, ...] | None = wire("Errors", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class TxnRequest(WriteRequest):
     """Consul's `TxnRequest`."""
 
-    datacenter: str = wire("Datacenter", "")
-    ops: tuple[TxnOp, ...] | None = wire("Ops", None)
+    datacenter: str = wire("Datacenter", default="")
+    ops: tuple[TxnOp, ...] | None = wire("Ops", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class TxnResponse:
     """Consul's `TxnResponse`."""
 
-    results: tuple[TxnResult, ...] | None = wire("Results", None)
-    errors: tuple[TxnError, ...] | None = wire("Errors", None)
+    results: tuple[TxnResult, ...] | None = wire("Results", default=None)
+    errors: tuple[TxnError, ...] | None = wire("Errors", default=None)

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from pyconsul_agent.structs.base import Duration, wire
+from pyconsul_agent.structs.base import Duration, struct, wire
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class ServiceCheck:
     """Consul's `ServiceCheck`."""
 
-    id: str = wire("ID", "")
-    namespace: str = wire("Namespace", "", json_hidden=True)
+    id: str = wire("ID", default="")
+    namespace: str = wire("Namespace", default="")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class Session:
     """Consul's `Session`."""
 
-    id: str = wire("ID", "")
-    name: str = wire("Name", "")
-    node: str = wire("Node", "")
-    lock_delay: Duration = wire("LockDelay", Duration(0))
-    behavior: str = wire("Behavior", "")
-    ttl: str = wire("TTL", "")
-    node_checks: tuple[str, ...] | None = wire("NodeChecks", None)
-    service_checks: tuple[ServiceCheck, ...] | None = wire("ServiceChecks", None)
-    checks: tuple[str, ...] | None = wire("Checks", None, json_omit=True)
-    create_index: int = wire("CreateIndex", 0)
-    modify_index: int = wire("ModifyIndex", 0)
+    id: str = wire("ID", default="")
+    name: str = wire("Name", default="")
+    node: str = wire("Node", default="")
+    lock_delay: Duration = wire("LockDelay", default=Duration(0))
+    behavior: str = wire("Behavior", default="")
+    ttl: str = wire("TTL", default="")
+    node_checks: tuple[str, ...] | None = wire("NodeChecks", default=None)
+    service_checks: tuple[ServiceCheck, ...] | None = wire("ServiceChecks", default=None)
+    checks: tuple[str, ...] | None = wire("Checks", default=None, json_omit=True)
+    create_index: int = wire("CreateIndex", default=0)
+    modify_index: int = wire("ModifyIndex", default=0)

@@ -2,82 +2,81 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from pyconsul_agent.structs.base import wire
+from pyconsul_agent.structs.base import struct, wire
 from pyconsul_agent.structs.catalog import Node, NodeService
 from pyconsul_agent.structs.health import HealthCheck
 from pyconsul_agent.structs.kv import DirEntry
 from pyconsul_agent.structs.session import Session
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class TxnKVOp:
     """Consul's `TxnKVOp`."""
 
-    verb: str = wire("Verb", "")
-    dir_ent: DirEntry = wire("DirEnt", DirEntry())
+    verb: str = wire("Verb", default="")
+    dir_ent: DirEntry = wire("DirEnt", default=DirEntry())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class TxnNodeOp:
     """Consul's `TxnNodeOp`."""
 
-    verb: str = wire("Verb", "")
-    node: Node = wire("Node", Node())
+    verb: str = wire("Verb", default="")
+    node: Node = wire("Node", default=Node())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class TxnServiceOp:
     """Consul's `TxnServiceOp`."""
 
-    verb: str = wire("Verb", "")
-    node: str = wire("Node", "")
-    service: NodeService = wire("Service", NodeService())
+    verb: str = wire("Verb", default="")
+    node: str = wire("Node", default="")
+    service: NodeService = wire("Service", default=NodeService())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class TxnCheckOp:
     """Consul's `TxnCheckOp`."""
 
-    verb: str = wire("Verb", "")
-    check: HealthCheck = wire("Check", HealthCheck())
+    verb: str = wire("Verb", default="")
+    check: HealthCheck = wire("Check", default=HealthCheck())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class TxnSessionOp:
     """Consul's `TxnSessionOp`."""
 
-    verb: str = wire("Verb", "")
-    session: Session = wire("Session", Session())
+    verb: str = wire("Verb", default="")
+    session: Session = wire("Session", default=Session())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class TxnOp:
     """Consul's `TxnOp`."""
 
-    kv: TxnKVOp | None = wire("KV", None)
-    node: TxnNodeOp | None = wire("Node", None)
-    service: TxnServiceOp | None = wire("Service", None)
-    check: TxnCheckOp | None = wire("Check", None)
-    session: TxnSessionOp | None = wire("Session", None)
-    intention: Any = wire("Intention", None)
+    kv: TxnKVOp | None = wire("KV", default=None)
+    node: TxnNodeOp | None = wire("Node", default=None)
+    service: TxnServiceOp | None = wire("Service", default=None)
+    check: TxnCheckOp | None = wire("Check", default=None)
+    session: TxnSessionOp | None = wire("Session", default=None)
+    intention: Any = wire("Intention", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class TxnResult:
     """Consul's `TxnResult`."""
 
-    kv: DirEntry | None = wire("KV", None)
-    node: Node | None = wire("Node", None)
-    service: NodeService | None = wire("Service", None)
-    check: HealthCheck | None = wire("Check", None)
+    kv: DirEntry | None = wire("KV", default=None)
+    node: Node | None = wire("Node", default=None)
+    service: NodeService | None = wire("Service", default=None)
+    check: HealthCheck | None = wire("Check", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class TxnError:
     """Consul's `TxnError`."""
 
-    op_index: int = wire("OpIndex", 0)
-    what: str = wire("What", "")
+    op_index: int = wire("OpIndex", default=0)
+    what: str = wire("What", default="")

@@ -68,7 +68,10 @@ def render(value: Any) -> Any:
 
 
 def _sort_key(key: str) -> bytes:
-    return key.encode("utf-8", "surrogateescape")
+    try:
+        return key.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a pair, which no byte stands for
+        return key.encode("utf-8", "surrogatepass")
 
 
 def dump(plain: Any) -> bytes:
@@ -172,6 +175,8 @@ def _renderer(kind: Any) -> Render:
         how = _AS_IS if hint in (int, bool) or (hint is Duration and not durations_are_text) else _RENDERED
         if hint is Duration and durations_are_text:
             how = _DURATION
+        elif hint is bytes:
+            how = _KEY
         omit = bool(field.metadata.get("json_omit"))
         empty = cast(Any, hint)() if omit and dataclasses.is_dataclass(hint) else None
         rows.append((field.metadata.get("json", field.metadata["wire"]), field.name, omit, empty, how))
@@ -186,14 +191,16 @@ def _renderer(kind: Any) -> Render:
                 result[name] = item
             elif how == _RENDERED:
                 result[name] = render(item)
-            else:
+            elif how == _DURATION:
                 result[name] = format_duration(item)
+            else:
+                result[name] = _utf8(item.decode("utf-8", "surrogateescape"))
         return result
 
     return render_struct
 
 
-_AS_IS, _RENDERED, _DURATION = 0, 1, 2
+_AS_IS, _RENDERED, _DURATION, _KEY = 0, 1, 2, 3
 
 
 # --- pretty ---------------------------------------------------------------------------------------------------

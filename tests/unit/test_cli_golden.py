@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import re
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -348,6 +350,19 @@ def test_kv_reading(name, reply):
     run = case("kv", name)
     with server(lambda *_: (200, reply)) as address:
         assert_same(run, replay(run, address), address)
+
+
+def test_binary_value_is_printed_as_it_is():
+    pair = {**kv("bin", "x"), "Value": base64.b64encode(b"\x00\xff\xfe").decode()}
+    script = "import sys; from pyconsul_agent.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    with server(lambda *_: (200, [pair])) as address:
+        done = subprocess.run(
+            [sys.executable, "-c", script, "kv", "get", f"-http-addr={address}", "bin"],
+            cwd=GOLDEN.parents[2],
+            capture_output=True,
+            timeout=30,
+        )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"\x00\xff\xfe\n", b"")
 
 
 def test_kv_export_is_consuls_json():

@@ -161,6 +161,36 @@ def test_datagrams_arrive_in_one_drain_and_sends_never_raise(uvloop):
 
 
 @both_loops
+def test_a_connected_socket_hears_its_peer_only_and_learns_that_nobody_listens(uvloop):
+    async def test(env):
+        loop = asyncio.get_running_loop()
+        got, heard, refused = [], loop.create_future(), loop.create_future()
+
+        def receive(data, from_):
+            got.append((data, from_))
+            heard.set_result(None)
+
+        peer = await env.net.datagrams(print, LOCAL, 0)
+        stranger = await env.net.datagrams(print, LOCAL, 0)
+        socket_ = await env.net.datagrams(
+            receive, "0.0.0.0", 0, connected=(peer.local, lambda error: refused.done() or refused.set_result(error))
+        )
+        there = (LOCAL, socket_.local[1])
+        stranger.send(b"stranger", there)
+        peer.send(b"peer", there)
+        await heard
+        assert got == [(b"peer", peer.local)]
+        gone = peer.local
+        peer.close()
+        socket_.send(b"anybody?", gone)
+        assert isinstance(await refused, DialRefused)
+        socket_.close()
+        stranger.close()
+
+    with_env(test, uvloop=uvloop)
+
+
+@both_loops
 def test_a_unix_socket_replaces_a_dead_one_but_no_other_file(uvloop, tmp_path):
     async def test(env):
         path = str(tmp_path / "http.sock")

@@ -42,6 +42,8 @@ ALLOWED: dict[str, set[str]] = {
     "agent": {"env", "telemetry", "serf", "acl", "query", "wire", "structs", "errors", "version"},
     "interfaces": {"env", "telemetry", "agent", "acl", "query", "wire", "structs", "errors", "version"},
     "app": {
+        "serf",
+        "swim",
         "env",
         "telemetry",
         "config",

@@ -11,7 +11,7 @@ from pyconsul_agent.raft.core import Raft
 from pyconsul_agent.raft.membership import next_configuration
 from pyconsul_agent.raft.quorum import quorum_size, quorum_value
 from pyconsul_agent.raft.types import Change, Done, HardState, InitialState, Reply, Request, Role
-from pyconsul_agent.sim.raft_harness import Disk, Machine
+from pyconsul_agent.sim.raft_judge import Disk, Machine
 from pyconsul_agent.structs.raft import (
     AppendEntriesRequest,
     AppendEntriesResponse,
@@ -469,13 +469,14 @@ def test_snapshot_version_is_checked():
     assert answer.error == "unsupported snapshot version 2"
 
 
-def test_user_restore_leaves_a_hole_that_followers_need_a_snapshot_for():
+@pytest.mark.parametrize("jump", [0, 7])
+def test_user_restore_leaves_a_hole_that_followers_need_a_snapshot_for(jump):
     one = One().lead().follow_up()
     waiting = one.raft.propose(0, b"x", one.now)
     place = one.raft.begin_restore(one.now)
     meta = SnapshotMeta(
         id="r",
-        index=place.index,
+        index=place.index + jump,
         term=place.term,
         configuration=place.configuration,
         configuration_index=place.configuration_index,
@@ -483,8 +484,20 @@ def test_user_restore_leaves_a_hole_that_followers_need_a_snapshot_for():
     assert one.raft.restored(meta, one.now)
     one.raft.propose(4, None, one.now)
     one.pump()
-    assert one.raft.last_index == place.index + 1 and str(one.answers[waiting].error).startswith("snapshot restored")
-    assert sorted(one.disk.log) == [place.index + 1]
+    assert str(one.answers[waiting].error).startswith("snapshot restored")
+    assert one.raft.last_index == meta.index + 1
+    assert sorted(one.disk.log) == [meta.index + 1]
+    offered = [(e.to.id, e.snapshot_id) for e in one.sent if isinstance(e.message, InstallSnapshotRequest)]
+    assert offered == [("n2", "r")]  # n3 has not answered anything yet
+
+
+def test_user_restore_of_a_deposed_leader_is_thrown_away():
+    one = One().lead().follow_up()
+    place = one.raft.begin_restore(one.now)
+    one.sent.clear()
+    one.ask(append(9))
+    assert not one.raft.restored(place, one.now)
+    assert one.raft.last_index == 2
 
 
 def test_restart_continues_from_the_disk():

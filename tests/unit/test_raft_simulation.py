@@ -6,7 +6,8 @@ from pyconsul_agent.raft import election, follower, replication
 from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.raft.state import State
 from pyconsul_agent.raft.types import Reply
-from pyconsul_agent.sim.raft_harness import InvariantBroken, Simulation, Weather, run_seed
+from pyconsul_agent.sim.raft_harness import Simulation, Weather, run_seed
+from pyconsul_agent.sim.raft_judge import InvariantBroken
 
 
 @pytest.mark.parametrize("block", range(8))

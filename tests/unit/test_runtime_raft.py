@@ -8,12 +8,14 @@ import pytest
 
 from pyconsul_agent.env.base import open_stream
 from pyconsul_agent.errors import DecodeError, LeadershipLost, NotLeader, RaftError, RPCError
+from pyconsul_agent.runtime.raft_recovery import recover
 from pyconsul_agent.sim.process import ProcessKilled
+from pyconsul_agent.sim.raft_storage import SimRaftStorage
 from pyconsul_agent.sim.world import World
 from pyconsul_agent.structs.raft import InstallSnapshotRequest, SnapshotMeta, Suffrage, TimeoutNowRequest
 from pyconsul_agent.wire.raft import ReplyDecoder, encode_configuration, encode_request
 from tests.builders import run_sim
-from tests.raft_cluster import Cluster, Member, configuration, small, until
+from tests.raft_cluster import Cluster, ListMachine, Member, Recorder, configuration, small, until
 
 
 def simulate(scenario, seed=1, *, clean=True, **options):
@@ -420,3 +422,41 @@ def test_snapshot_that_the_state_machine_refuses_is_answered_with_its_reason():
         follower.log.lines.clear()
 
     simulate(scenario, count=3)
+
+
+def test_last_survivor_goes_on_after_recovery():
+    async def at_once(work):
+        return work()
+
+    async def scenario(cluster):
+        await cluster.boot()
+        for n in range(5):
+            await cluster.write(b"%d" % n)
+        await cluster.level()
+        for member in cluster.members.values():
+            member.kill()
+        survivor = cluster[1]
+        storage = SimRaftStorage(survivor.disk, blocking=at_once)
+        await recover(storage, ListMachine(), configuration(1), blocking=at_once, log=Recorder())
+        survivor.process.start()
+        await cluster.write(b"after")
+        assert survivor.machine.items == [b"\x07%d" % n for n in range(5)] + [b"\x07after"]
+
+    simulate(scenario, count=3, clean=False)
+
+
+def test_entry_that_the_state_machine_cannot_apply_is_fatal():
+    async def scenario(cluster):
+        leader = await cluster.boot()
+
+        def apply(entry):
+            raise ValueError("unknown command")
+
+        leader.machine.apply = apply
+        with pytest.raises(RaftError, match="already shutdown"):
+            await leader.do(lambda node: node.apply(7, b"x"))
+        assert [str(error) for error in leader.fatal] == ["unknown command"]
+        assert leader.events[-1][0] is False
+        leader.log.lines.clear()
+
+    simulate(scenario, count=1)

@@ -254,6 +254,24 @@ def test_partitions_keep_groups_together_and_the_rest_apart():
     run_sim(1, test)
 
 
+def test_a_connected_socket_hears_its_peer_only():
+    async def scenario(world):
+        got = []
+        peer = await world.network.host(B).datagrams(print, B, 53)
+        stranger = await world.network.host(C).datagrams(print, C, 53)
+        socket = await world.network.host(A).datagrams(
+            lambda data, _: got.append(data), A, 0, connected=(peer.local, print)
+        )
+        stranger.send(b"stranger", socket.local)
+        peer.send(b"peer", socket.local)
+        await asyncio.sleep(1)
+        assert got == [b"peer"]
+        for one in (peer, stranger, socket):
+            one.close()
+
+    run_sim(1, scenario)
+
+
 def test_datagrams_are_lost_duplicated_reordered_and_dropped_over_the_mtu():
     async def test(world):
         got = []

@@ -491,3 +491,14 @@ def test_claims_to_a_name_cannot_keep_us_from_probing_the_others():
         rig.drop_broadcasts()
     assert probed.count("n") >= 6
     assert set(probed) == {"n", "n0", "n1"}
+
+
+def test_an_answer_from_the_old_address_voids_the_claim_of_the_new_one():
+    rig = Rig()
+    rig.tell(Alive(1, "n", bytes((10, 0, 0, 8)), 1, b"id:", LAN.versions))
+    rig.tell(Alive(9, "n", bytes((10, 0, 0, 9)), 1, b"id:", LAN.versions))
+    [(to, ping)], _ = rig.until(Ping)
+    assert to == ("10.0.0.8", 1)
+    rig.tell(Ack(ping.sequence_number))
+    rig.tell(Suspect(1, "n", "x"))
+    assert rig.swim.node("n").address == "10.0.0.8"

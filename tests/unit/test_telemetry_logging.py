@@ -20,6 +20,12 @@ TABLE = [
         "[INFO]  agent.server.serf.lan: serf: EventMemberJoin: n 1.2.3.4",
     ),
     (
+        "rejoin_attempt",
+        {"pool": "lan", "name": "n", "address": "1.2.3.4:8301"},
+        "[INFO] serf: Attempting re-join to previously known node: n: 1.2.3.4:8301",
+        "[INFO]  agent.server.serf.lan: serf: Attempting re-join to previously known node: n: 1.2.3.4:8301",
+    ),
+    (
         "server_added",
         {"pool": "lan", "name": "n", "address": "1.2.3.4:8300", "datacenter": "dc1"},
         "[INFO] consul: adding server n (Addr: 1.2.3.4:8300) (DC: dc1)",
@@ -308,3 +314,22 @@ def test_unknown_event_is_a_bug():
     log, _ = stream()
     with pytest.raises(KeyError):
         log.logger().event("no_such_event")
+
+
+def test_what_libraries_log_reaches_the_stream():
+    import logging
+
+    from pyconsul_agent.telemetry.logging import StdlibBridge
+
+    log, out = stream()
+    library = logging.Logger("aiohttp.server")
+    library.addHandler(StdlibBridge(log.logger()))
+    library.info("quiet")
+    library.warning("bad %s", "peer")
+    try:
+        raise ValueError("x\ny")
+    except ValueError:
+        library.exception("failed")
+    assert out[0].endswith("[WARN]  agent: bad peer: library=aiohttp.server\n")
+    assert "[ERROR] agent: failed: library=aiohttp.server" in out[1]
+    assert out[1].endswith("\n  error=\n  | ValueError: x\n  | y\n  \n")

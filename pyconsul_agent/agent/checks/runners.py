@@ -21,9 +21,10 @@ from pyconsul_agent.agent.checks.status import (
 )
 from pyconsul_agent.env.base import Net, Process
 from pyconsul_agent.errors import DialRefused, NetError, NetTimeout
-from pyconsul_agent.structs.base import seconds
+from pyconsul_agent.structs.base import duration, seconds
 from pyconsul_agent.structs.catalog import CheckType
 from pyconsul_agent.structs.health import HealthCheck
+from pyconsul_agent.wire.gotypes import format_duration
 
 TIMEOUT_S = 10.0
 SCRIPT_TIMEOUT_S = 30.0
@@ -52,11 +53,11 @@ class HTTPClient(Protocol):
     async def request(self, check: CheckType, *, timeout_s: float, output_bytes_max: int) -> Result: ...
 
 
-async def run_probe(check: CheckType, probe: Probe, report: Report, random: random.Random) -> None:
+async def run_probe(check: CheckType, probe: Probe, report: Report, rng: random.Random) -> None:
     """Probe after a random part of the interval, then an interval after the end of each run."""
     interval_s = max(seconds(check.interval), INTERVAL_S_MIN)
     thresholds = Thresholds(check.success_before_passing, check.failures_before_critical)
-    await asyncio.sleep(random.uniform(0, interval_s))
+    await asyncio.sleep(rng.uniform(0, interval_s))
     while True:
         result = await probe()
         if result.at_once or thresholds.shows(result.status):
@@ -92,7 +93,7 @@ def script_probe(check: CheckType, process: Process, *, output_bytes_max: int = 
 
 
 def _short(timeout_s: float) -> str:
-    return f"{timeout_s:g}s"
+    return format_duration(duration(timeout_s))
 
 
 def tcp_probe(check: CheckType, net: Net) -> Probe:
@@ -139,6 +140,11 @@ class TTLTimer:
     def ttl_s(self) -> float:
         """Seconds until silence is critical."""
         return seconds(self._check.ttl)
+
+    @property
+    def last_output(self) -> str:
+        """What was said last."""
+        return self._last_output
 
     def update(self, status: str, output: str) -> str:
         """Somebody spoke: report it and restart the timer. Returns the output as it was kept."""

@@ -145,11 +145,15 @@ def run(context: Context, arguments: Sequence[str]) -> int:
     if arguments:
         return context.complain(f"==> Unexpected extra arguments: [{' '.join(arguments)}]")
     env = context.make_env()
+
+    def read() -> Options:
+        return options_of(sources_of(context.given, context.environ), env)
+
     try:
-        options = options_of(sources_of(context.given, context.environ), env)
+        options = read()
     except ConfigError as error:
         return context.complain(f"==> {error}")
-    code = importlib.import_module("pyconsul_agent.app").run(options, env)
+    code = importlib.import_module("pyconsul_agent.app").run(options, env, reread=read)
     assert isinstance(code, int)
     return code
 

@@ -10,6 +10,10 @@ from pyconsul_agent.cli.http_api import APIError
 
 def run(context: Context, arguments: Sequence[str]) -> int:
     """Print groups and keys in order."""
+    if address := context.rpc_address():
+        from pyconsul_agent.cli import legacy
+
+        return legacy.info(context, address)
     try:
         stats = context.api().get("/v1/agent/self").expect_ok().json().get("Stats")
     except APIError as error:

@@ -22,6 +22,10 @@ def run(context: Context, arguments: Sequence[str]) -> int:
         wanted = re.compile(context.text("status"))
     except re.error as error:
         return context.complain(f"Failed to compile status regexp: {go_regexp_error(context.text('status'), error)}")
+    if address := context.rpc_address():
+        from pyconsul_agent.cli import legacy
+
+        return legacy.members(context, address, wanted)
     query = {"segment": context.text("segment")}
     if context.on("wan"):
         query["wan"] = "1"

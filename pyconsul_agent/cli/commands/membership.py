@@ -14,6 +14,10 @@ def run_join(context: Context, addresses: Sequence[str]) -> int:
     if not addresses:
         context.err.write(f"At least one address to join must be specified.\n\n{context.usage}")
         return 1
+    if address := context.rpc_address():
+        from pyconsul_agent.cli import legacy
+
+        return legacy.join(context, address, addresses)
     api = context.api()
     query = {"wan": "1"} if context.on("wan") else {}
     joined = 0
@@ -35,6 +39,10 @@ def run_leave(context: Context, arguments: Sequence[str]) -> int:
         context.complain(f"Error found unexpected args: [{' '.join(arguments)}]")
         context.out.write(context.usage)
         return 1
+    if address := context.rpc_address():
+        from pyconsul_agent.cli import legacy
+
+        return legacy.leave(context, address)
     try:
         context.api().put("/v1/agent/leave").expect_ok()
     except APIError as error:
@@ -48,6 +56,10 @@ def run_force_leave(context: Context, nodes: Sequence[str]) -> int:
     if len(nodes) != 1:
         context.err.write(f"A single node name must be specified to force leave.\n\n{context.usage}")
         return 1
+    if address := context.rpc_address():
+        from pyconsul_agent.cli import legacy
+
+        return legacy.force_leave(context, address, nodes[0])
     query = {"prune": "1"} if context.on("prune") else {}
     try:
         context.api().put(f"/v1/agent/force-leave/{nodes[0]}", query).expect_ok()
@@ -58,6 +70,10 @@ def run_force_leave(context: Context, nodes: Sequence[str]) -> int:
 
 def run_reload(context: Context, arguments: Sequence[str]) -> int:
     """Make the agent read its configuration again."""
+    if address := context.rpc_address():
+        from pyconsul_agent.cli import legacy
+
+        return legacy.reload(context, address)
     try:
         context.api().put("/v1/agent/reload").expect_ok()
     except APIError as error:

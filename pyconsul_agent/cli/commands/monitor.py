@@ -11,6 +11,10 @@ from pyconsul_agent.cli.http_api import APIError
 
 def run(context: Context, arguments: Sequence[str]) -> int:
     """Print lines until the agent ends the stream (exit 1) or the user interrupts (exit 0)."""
+    if address := context.rpc_address():
+        from pyconsul_agent.cli import legacy
+
+        return legacy.monitor(context, address)
     query = {"loglevel": context.text("log-level")}
     if context.on("log-json"):
         query["logjson"] = "true"

@@ -30,6 +30,7 @@ class Actions:
     leave: Callable[[], Awaitable[None]]
     stats: Callable[[], Mapping[str, Mapping[str, str]]]
     monitor: LogStream
+    reload: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +54,16 @@ class AgentEndpoints:
         self._actions = actions
         self._defaults = defaults
 
+    def show(self, identity: Identity) -> None:
+        """Show this from now on (reload)."""
+        self._identity = identity
+
     def routes(self) -> list[Route]:
         return [
             Route("/v1/agent/self", (("GET", self.self_),), "agent:read"),
             Route("/v1/agent/members", (("GET", self.members),), "node:read"),
             Route("/v1/agent/join/", (("PUT", self.join),), "agent:write"),
+            Route("/v1/agent/reload", (("PUT", self.reload),), "agent:write"),
             Route("/v1/agent/leave", (("PUT", self.leave),), "agent:write"),
             Route("/v1/agent/force-leave/", (("PUT", self.force_leave),), "operator:write"),
             Route("/v1/agent/monitor", (("GET", self.monitor),), "agent:read"),
@@ -91,16 +97,18 @@ class AgentEndpoints:
         if wan and segment and segment != "_all":
             raise HTTPError(400, "Cannot provide a segment with wan=true")
         if segment and segment != "_all":
-            raise HTTPError(
-                500, "Failed to get members for segment: network segments are not supported in this version of Consul"
-            )
+            raise HTTPError(500, "Network segments are not supported in this version of Consul")
         members = self._delegate.wan_members() if wan else self._delegate.lan_members()
+        if wan and not self._delegate.is_server:
+            return self._json(None, request)
         return self._json([member_json(member) for member in members], request)
 
     async def join(self, request: Request) -> Response:
         """Join another member's cluster."""
         address = request.path.removeprefix("/v1/agent/join/")
         if "wan" in request.query:
+            if not self._delegate.is_server:
+                raise HTTPError(500, "Must be a server to join WAN cluster")
             await self._delegate.join_wan([address])
         else:
             await self._delegate.join_lan([address])
@@ -109,6 +117,13 @@ class AgentEndpoints:
     async def leave(self, request: Request) -> Response:
         """Leave in order; the process ends after the answer."""
         await self._actions.leave()
+        return Response()
+
+    async def reload(self, request: Request) -> Response:
+        """Read the configuration again; an error is the answer."""
+        if self._actions.reload is None:
+            raise HTTPError(500, "this agent has no configuration to read again")
+        await self._actions.reload()
         return Response()
 
     async def force_leave(self, request: Request) -> Response:

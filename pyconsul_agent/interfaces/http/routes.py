@@ -26,6 +26,10 @@ class Route:
     access: str
     blocking: bool = False
     body_bytes_max: int | None = 512 * 1024
+    body_setting: str = "kv_max_value_size"
+    """The setting that a refusal of a longer body names."""
+    chunked_bytes_max: int = 0
+    """A limit of its own for bodies whose length is not declared, where it is larger."""
 
     def handler(self, method: str) -> Handler | None:
         """The handler of `method`, if there is one."""
@@ -48,6 +52,7 @@ class RouteTable:
         self._exact = {route.pattern: route for route in routes if not route.pattern.endswith("/")}
         prefixes = [route for route in routes if route.pattern.endswith("/")]
         self._prefixes = sorted(prefixes, key=lambda route: -len(route.pattern))
+        self._without_slash = {route.pattern[:-1] for route in prefixes} - self._exact.keys()
         assert len({route.pattern for route in routes}) == len(routes), "two routes share a pattern"
 
     def find(self, path: str) -> Route | None:
@@ -62,6 +67,4 @@ class RouteTable:
 
     def redirect(self, path: str) -> str | None:
         """Where a path that misses only its final slash should go."""
-        if path not in self._exact and any(route.pattern == path + "/" for route in self._prefixes):
-            return path + "/"
-        return None
+        return path + "/" if path in self._without_slash else None

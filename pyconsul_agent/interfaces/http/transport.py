@@ -1,47 +1,60 @@
-"""HTTP on the wire: aiohttp's low-level server behind a seam.
+"""HTTP/1 on the wire: an asyncio protocol around the httptools parser, behind a seam.
 
-Everything above this file sees frozen requests and plain responses, so that the engine can be exchanged. The header
-block must be complete within 10 s and each part of a body within 60 s; bodies are counted while they are read; a
-client over its connection limit is told so and closed; a handler whose client went away is cancelled.
+Everything above this file sees frozen requests and plain responses. The head of a request must be complete within 10 s
+and each part of its body within 60 s of the last; bodies are counted while they are read; a client over its connection
+limit is told so and closed; a handler whose client went away is cancelled; answers wait while a client does not read.
+Requests of one connection are answered in order, one at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 import ssl
-from collections import Counter
+import zlib
+from collections import Counter, deque
 from email.utils import formatdate
+from http import HTTPStatus
 from typing import Any, cast
 
-from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.http_writer import StreamWriter
-from aiohttp.web_protocol import RequestHandler
-from multidict import CIMultiDict
+import httptools
 
 from pyconsul_agent.env.base import Clock, Listener, Net
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.interfaces.http.message import TEXT, Query, Request, Response, text_response
 from pyconsul_agent.interfaces.http.pipeline import Pipeline, Target
 
-HEADER_BYTES_MAX = 64 * 1024
+HEAD_BYTES_MAX = 64 * 1024
 HEADERS_MAX = 256
-IDLE_TIMEOUT_S = 120.0
+HEAD_TIMEOUT_S = 10.0
 BODY_TIMEOUT_S = 60.0
+IDLE_TIMEOUT_S = 120.0
 WRITE_TIMEOUT_S = 60.0
 GZIP_BYTES_MIN = 1400
+LINGER_S = 0.5
+EOF_GRACE_S = 0.5
+"""How long an answer may still take when the client has closed its sending half, or all of it."""
 CONNECTIONS_PER_CLIENT = 200
 CONNECTIONS_MAX = 16_384
+PIPELINED_MAX = 16
+SNAPSHOT_BYTES_MAX = 1 << 31
+UNROUTED_BYTES_MAX = 512 * 1024
+"""A body sent to a path that nobody serves is read, so that its 404 can be."""
 
 TOO_MANY = (
     b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain\r\nContent-Length: 81\r\nConnection: close\r\n\r\n"
     b"Your IP is issuing too many concurrent connections, please rate limit your calls\n"
 )
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+REASONS = {status.value: status.phrase for status in HTTPStatus}
+REASONS[413] = "Request Entity Too Large"
+
+_ODD_METHOD = re.compile(rb"^([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) (\S{1,8192}) HTTP/1\.[01]\r?\n")
 
 
 class HTTPServer:
-    """Listens on any number of addresses and feeds one pipeline."""
+    """Listens on any number of addresses and feeds one pipeline. `clock` dates the answers."""
 
     def __init__(
         self,
@@ -52,151 +65,508 @@ class HTTPServer:
         *,
         connections_per_client: int = CONNECTIONS_PER_CLIENT,
     ) -> None:
+        self.pipeline = pipeline
+        self.log = log
         self._net = net
         self._clock = clock
-        self._date = (0, "")
-        self._pipeline = pipeline
-        self._log = log
         self._limit = connections_per_client
         self._listeners: list[Listener] = []
         self._clients: Counter[str] = Counter()
-        self._server: web.Server | None = None
+        self._total = 0
+        self._connections: set[_Connection] = set()
+        self._date = (0, b"")
 
     async def start(self, addresses: list[tuple[str, int]], *, tls: ssl.SSLContext | None = None) -> None:
         """Listen. Raises NetError when an address cannot be had."""
-        # aiohttp types its handler for its own request class only.
-        self._server = web.Server(cast(Any, self._handle), handler_cancellation=True)
         for host, port in addresses:
-            self._listeners.append(await self._net.listen(self._connection, host, port, tls=tls))
+            self._listeners.append(await self._net.listen(lambda: _Connection(self), host, port, tls=tls))
 
     async def stop(self) -> None:
         """Stop listening and end every connection; requests in flight are cancelled."""
         for listener in self._listeners:
             await listener.close()
         self._listeners.clear()
-        if self._server is not None:
-            await self._server.shutdown(timeout=0)
-            self._server = None
+        ending = [connection.end() for connection in list(self._connections)]
+        await asyncio.gather(*(task for task in ending if task is not None), return_exceptions=True)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """Where it listens."""
         return [listener.local for listener in self._listeners]
 
-    def _connection(self) -> asyncio.Protocol:
-        assert self._server is not None
-        return _Connection(self._server, self)
-
-    def admit(self, client: str) -> bool:
+    def admit(self, connection: _Connection, client: str) -> bool:
         """Count a new connection of `client`; False when it has too many."""
-        if self._clients[client] >= self._limit or self._clients.total() >= CONNECTIONS_MAX:
+        if self._clients[client] >= self._limit or self._total >= CONNECTIONS_MAX:
             return False
         self._clients[client] += 1
+        self._total += 1
+        self._connections.add(connection)
         return True
 
-    def release(self, client: str) -> None:
+    def release(self, connection: _Connection, client: str) -> None:
         """A counted connection has ended."""
+        self._connections.discard(connection)
+        self._total -= 1
         self._clients[client] -= 1
         if self._clients[client] <= 0:
             del self._clients[client]
 
-    def date(self) -> str:
-        """The `Date` header of now, by the clock that was handed in."""
+    def set_connections_per_client(self, limit: int) -> None:
+        """Another limit from now on (reload)."""
+        self._limit = limit
+
+    def date(self) -> bytes:
+        """The Date header's value, made once a second."""
         second = self._clock.wall_ns() // 1_000_000_000
         if second != self._date[0]:
-            self._date = (second, formatdate(second, usegmt=True))
+            self._date = (second, formatdate(second, usegmt=True).encode())
         return self._date[1]
 
-    @property
-    def log(self) -> Log:
-        """Where connections report to."""
-        return self._log
 
-    async def _handle(self, incoming: web.BaseRequest) -> web.StreamResponse:
-        target = self._pipeline.locate(incoming.raw_path, incoming.method)
-        if isinstance(target, Response):
-            return await self._send(incoming, target)
-        expect = incoming.headers.get("Expect")
+class _Head:
+    """A request while it is read."""
+
+    __slots__ = (
+        "body",
+        "body_limit",
+        "head_size",
+        "headers",
+        "hosts",
+        "keep_alive",
+        "length",
+        "method",
+        "size",
+        "target",
+        "url",
+    )
+
+    def __init__(self) -> None:
+        self.url = b""
+        self.headers: dict[str, str] = {}
+        self.head_size = 0
+        self.hosts = 0
+        self.body: list[bytes] = []
+        self.size = 0
+        self.method = ""
+        self.keep_alive = True
+        self.length: int | None = None
+        self.body_limit = 0
+        self.target: Target | Response = Response(400)
+
+
+class _Refused(Exception):
+    """The request cannot be taken; the response says why and the connection ends."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status)
+        self.response = response
+
+
+def _bad(text: str = "400 Bad Request", status: int = 400) -> _Refused:
+    return _Refused(Response(status, text.encode(), TEXT, close=True, bare=True))
+
+
+def _body_limit(target: Target, declared: int | None) -> int:
+    """How long a request's body may be."""
+    route = target.route
+    if route is None:
+        return UNROUTED_BYTES_MAX
+    limit = SNAPSHOT_BYTES_MAX if route.body_bytes_max is None else route.body_bytes_max
+    return limit if declared is not None else max(limit, route.chunked_bytes_max)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection. httptools calls the `on_...` methods while `data_received` feeds it."""
+
+    def __init__(self, server: HTTPServer) -> None:
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._client = ""
+        self._admitted = False
+        self._head = _Head()
+        self._head_bytes = 0
+        self._reading_body = False
+        self._waiting: deque[_Head | Response] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._refused = False
+        self._closing = False
+        self._paused = False
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._ending: asyncio.TimerHandle | None = None
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0  # uvloop gives a handle without `when()` for a time that has come
+
+    # --- asyncio ----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        self._client = peer[0] if isinstance(peer, tuple) else ""
+        self._admitted = self._server.admit(self, self._client)
+        if not self._admitted:
+            self._closing = True
+            self._transport.write(TOO_MANY)
+            self._transport.close()
+            return
+        self._expect(HEAD_TIMEOUT_S)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._admitted:
+            self._server.release(self, self._client)
+        for timer in (self._timer, self._ending):
+            if timer is not None:
+                timer.cancel()
+        self._closing = True
+        self._writable.set()
+        self._waiting.clear()
+        if self._task is not None:
+            self._task.cancel()
+
+    def end(self) -> asyncio.Task[None] | None:
+        """Close now; the handler in flight, cancelled."""
+        if self._transport is not None:
+            self._transport.abort()
+        task = self._task
+        if task is not None:
+            task.cancel()
+        return task
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing or self._refused:
+            return
+        if not self._reading_body:
+            if self._head_bytes == 0 and not self._waiting and self._task is None:
+                self._expect(HEAD_TIMEOUT_S)
+            self._head_bytes += len(data)
+        else:
+            self._expect(BODY_TIMEOUT_S)
+        try:
+            self._parser.feed_data(data)
+            if not self._reading_body and self._head_bytes > HEAD_BYTES_MAX:
+                raise _bad("431 Request Header Fields Too Large", 431)
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__ or error.__cause__
+            if not isinstance(cause, _Refused):
+                raise
+            self._refuse(cause.response)
+        except _Refused as refused:
+            self._refuse(refused.response)
+        except httptools.HttpParserUpgrade:
+            self._refuse(_bad().response)
+        except httptools.HttpParserInvalidMethodError:
+            self._refuse(self._odd_method(data))
+        except httptools.HttpParserError as error:
+            self._server.log.debug("Malformed request", from_=self._client, error=str(error)[:200])
+            self._refuse(_bad().response)
+
+    def eof_received(self) -> bool:
+        """The client sends no more. It may still read: an answer that is on its way gets a moment."""
+        if self._task is None or self._transport is None or self._transport.get_extra_info("sslcontext") is not None:
+            return False
+        self._ending = self._loop.call_later(EOF_GRACE_S, self._close)
+        self._refused = True
+        return True
+
+    def _odd_method(self, data: bytes) -> Response:
+        """A well-formed request line with a method that nobody knows gets the answer of its route."""
+        line = _ODD_METHOD.match(data)
+        if line is None:
+            self._server.log.debug("Malformed request", from_=self._client, error="no request line")
+            return _bad().response
+        head = _Head()
+        head.method, head.keep_alive = line.group(1).decode("ascii"), False
+        head.target = self._server.pipeline.locate(line.group(2).decode("utf-8", "surrogateescape"), head.method)
+        self._queue(head)
+        return Response(0)
+
+    # --- httptools --------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._head = _Head()
+
+    def on_url(self, url: bytes) -> None:
+        self._head.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        headers = self._head.headers
+        self._head.head_size += len(name) + len(value)
+        if len(headers) >= HEADERS_MAX or self._head.head_size > HEAD_BYTES_MAX:
+            raise _bad("431 Request Header Fields Too Large", 431)
+        key = name.decode("latin-1").lower()
+        if key == "host":
+            self._head.hosts += 1
+        headers.setdefault(key, value.decode("utf-8", "surrogateescape"))
+
+    def on_headers_complete(self) -> None:
+        head = self._head
+        self._head_bytes = 0
+        head.method = self._parser.get_method().decode("ascii")
+        head.keep_alive = self._parser.should_keep_alive()
+        version = self._parser.get_http_version()
+        if version == "1.1" and head.hosts == 0:
+            raise _bad("400 Bad Request: missing required Host header")
+        if head.hosts > 1:
+            raise _bad("400 Bad Request: too many Host headers")
+        if version not in ("1.0", "1.1"):
+            raise _bad("505 HTTP Version Not Supported: unsupported protocol version", 505)
+        self._framing(head)
+        head.target = self._server.pipeline.locate(head.url.decode("utf-8", "surrogateescape"), head.method)
+        if isinstance(head.target, Target):
+            head.body_limit = _body_limit(head.target, head.length)
+        if head.length is not None and head.length > head.body_limit:
+            raise _Refused(self._too_large(head, head.length))
+        expect = head.headers.get("expect")
         if expect is not None:
             if expect.lower() != "100-continue":
-                return await self._send(incoming, Response(417, close=True))
-            await incoming.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        body = await self._body(incoming, target)
-        if isinstance(body, Response):
-            return await self._send(incoming, body)
-        request = Request(
-            incoming.method,
-            target.path,
-            target.query or Query(""),
-            {name.lower(): value for name, value in incoming.headers.items()},
-            body,
-            incoming.remote or "",
-            incoming.content_length,
+                raise _Refused(Response(417, close=True))
+            if self._transport is not None and self._task is None:
+                self._transport.write(CONTINUE)
+        self._reading_body = True
+        self._expect(BODY_TIMEOUT_S)
+
+    def _framing(self, head: _Head) -> None:
+        """How the body's end is known. Both ways at once would let two readers disagree."""
+        length, coding = head.headers.get("content-length"), head.headers.get("transfer-encoding")
+        if coding is not None:
+            if length is not None:
+                raise _bad()
+            if coding.lower() != "chunked":
+                raise _bad("Unsupported transfer encoding", 501)
+        if length is not None:
+            if not length.isascii() or not length.isdigit():
+                raise _bad()
+            head.length = int(length)
+
+    def on_body(self, body: bytes) -> None:
+        head = self._head
+        head.size += len(body)
+        if head.size > head.body_limit:
+            raise _Refused(self._too_large(head, head.size))
+        head.body.append(body)
+
+    def _too_large(self, head: _Head, size: int) -> Response:
+        """The answer to a body over its limit. The rules of the route come first: a wrong method is told as such."""
+        target = head.target
+        if isinstance(target, Response) or target.route is None:
+            return target if isinstance(target, Response) else Response(404, close=True)
+        pipeline = self._server.pipeline
+        refusal = pipeline.refuse(target, head.method, self._client)
+        return refusal or pipeline.dressed(_too_large(size, head.body_limit, target.route.body_setting))
+
+    def on_message_complete(self) -> None:
+        self._reading_body = False
+        self._queue(self._head)
+
+    # --- answering --------------------------------------------------------------------------------------------
+
+    def _queue(self, item: _Head | Response) -> None:
+        self._waiting.append(item)
+        if self._task is None:
+            self._task = self._loop.create_task(self._answer_all())
+        elif len(self._waiting) >= PIPELINED_MAX and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _refuse(self, response: Response) -> None:
+        """No further request is read; what came before is answered first."""
+        self._refused = True
+        if response.status:
+            response.close = True
+            self._queue(response)
+
+    async def _answer_all(self) -> None:
+        """Answer what waits, in order, until nothing does."""
+        try:
+            while self._waiting and not self._closing:
+                self._stop_timer()
+                item = self._waiting.popleft()
+                keep = await self._answer(item)
+                if not keep:
+                    self._linger()
+                    return
+                if self._paused and self._transport is not None:
+                    self._paused = False
+                    self._transport.resume_reading()
+            if self._refused:
+                self._linger()
+        except TimeoutError:
+            self._server.log.debug("Client does not read its answer", from_=self._client)
+            self.end()
+        finally:
+            self._task = None
+            if not self._closing and not self._waiting:
+                self._expect(IDLE_TIMEOUT_S)
+
+    async def _answer(self, item: _Head | Response) -> bool:
+        """Answer one request; whether the connection goes on."""
+        if isinstance(item, Response):
+            await self._send(item, keep_alive=False, accepts="", method="GET")
+            return False
+        target = item.target
+        if isinstance(target, Response):
+            response = target
+        else:
+            request = Request(
+                item.method,
+                target.path,
+                target.query or Query(""),
+                item.headers,
+                item.body[0] if len(item.body) == 1 else b"".join(item.body),
+                self._client,
+                item.length,
+            )
+            response = await self._server.pipeline.answer(target, request)
+        keep_alive = item.keep_alive and not response.close
+        await self._send(
+            response, keep_alive=keep_alive, accepts=item.headers.get("accept-encoding", ""), method=item.method
         )
-        return await self._send(incoming, await self._pipeline.answer(target, request))
+        return keep_alive
 
-    async def _body(self, incoming: web.BaseRequest, target: Target) -> bytes | Response:
-        if not incoming.body_exists:
-            return b""
-        limit = target.route.body_bytes_max if target.route is not None else 0
-        if limit is None:
-            limit = SNAPSHOT_BYTES_MAX
-        declared = incoming.content_length
-        if declared is not None and declared > limit:
-            return _too_large(declared, limit)
-        parts: list[bytes] = []
-        size = 0
-        async with asyncio.timeout(None) as deadline:
-            loop = asyncio.get_running_loop()
-            deadline.reschedule(loop.time() + BODY_TIMEOUT_S)
-            async for chunk in incoming.content.iter_any():
-                deadline.reschedule(loop.time() + BODY_TIMEOUT_S)
-                size += len(chunk)
-                if size > limit:
-                    return _too_large(size, limit)
-                parts.append(chunk)
-        return b"".join(parts)
-
-    async def _send(self, incoming: web.BaseRequest, response: Response) -> web.StreamResponse:
-        headers: CIMultiDict[str] = CIMultiDict(response.headers)
-        headers["Date"] = self.date()
-        if response.content_type:
-            headers["Content-Type"] = response.content_type
-        wants_gzip = _accepts_gzip(incoming.headers.get("Accept-Encoding", ""))
-        if response.stream is not None:
-            return await self._send_stream(incoming, response, headers, wants_gzip)
+    async def _send(self, response: Response, *, keep_alive: bool, accepts: str, method: str) -> None:
+        if self._transport is None or self._closing:
+            return
+        wants_gzip = bool(accepts) and _accepts_gzip(accepts)
         body = response.body
-        if wants_gzip and len(body) >= GZIP_BYTES_MIN:
-            body = gzip.compress(body, compresslevel=1, mtime=0)
-            headers["Content-Encoding"] = "gzip"
-        answer = _Answer(status=response.status, body=body, headers=headers)
-        if response.close:
-            answer.force_close()
-        return answer
-
-    async def _send_stream(
-        self, incoming: web.BaseRequest, response: Response, headers: CIMultiDict[str], wants_gzip: bool
-    ) -> web.StreamResponse:
-        assert response.stream is not None
-        answer = _StreamAnswer(status=response.status, headers=headers)
-        if wants_gzip and "Content-Encoding" not in headers:
-            answer.enable_compression(web.ContentCoding.gzip)
-        await answer.prepare(incoming)
-        async for chunk in response.stream:
+        extra = b""
+        if response.stream is not None:
+            extra = b"Transfer-Encoding: chunked\r\n"
+            if wants_gzip and "Content-Encoding" not in response.headers:
+                extra += b"Content-Encoding: gzip\r\n"
+        else:
+            if wants_gzip and len(body) >= GZIP_BYTES_MIN:
+                body = gzip.compress(body, compresslevel=1, mtime=0)
+                extra = b"Content-Encoding: gzip\r\n"
+            extra += b"Content-Length: %d\r\n" % len(body)
+        if not keep_alive:
+            extra += b"Connection: close\r\n"
+        head = self._head_bytes_of(response, extra)
+        if response.stream is None:
+            self._transport.write(head + body if method != "HEAD" else head)
+        else:
+            self._transport.write(head)
+            await self._send_stream(response, wants_gzip and b"gzip" in extra)
+        if not self._writable.is_set():
             async with asyncio.timeout(WRITE_TIMEOUT_S):
-                await answer.write(chunk)
-        return answer
+                await self._writable.wait()
+
+    def _head_bytes_of(self, response: Response, extra: bytes) -> bytes:
+        lines = [f"HTTP/1.1 {response.status} {REASONS.get(response.status, '')}\r\n"]
+        if response.content_type:
+            lines.append(f"Content-Type: {response.content_type}\r\n")
+        for name, value in response.headers.items():
+            lines.append(f"{name}: {_one_line(value)}\r\n")
+        head = "".join(lines).encode("utf-8", "surrogateescape")
+        if response.bare:
+            return b"%s%s\r\n" % (head, extra)
+        return b"%sDate: %s\r\n%s\r\n" % (head, self._server.date(), extra)
+
+    async def _send_stream(self, response: Response, compressed: bool) -> None:
+        assert response.stream is not None and self._transport is not None
+        packer = _GzipStream() if compressed else None
+        try:
+            async for chunk in response.stream:
+                data = packer.pack(chunk) if packer is not None else chunk
+                if data:
+                    self._transport.write(b"%x\r\n%s\r\n" % (len(data), data))
+                if not self._writable.is_set():
+                    async with asyncio.timeout(WRITE_TIMEOUT_S):
+                        await self._writable.wait()
+                if self._closing:
+                    return
+            tail = packer.finish() if packer is not None else b""
+            if tail:
+                self._transport.write(b"%x\r\n%s\r\n" % (len(tail), tail))
+            self._transport.write(b"0\r\n\r\n")
+        finally:
+            close = getattr(response.stream, "aclose", None)
+            if close is not None:
+                await close()
+
+    def _linger(self) -> None:
+        """Close, but let a client that is still sending a refused body find its answer first."""
+        if not self._refused or self._transport is None or self._ending is not None:
+            self._close()
+            return
+        self._closing = True
+        self._stop_timer()
+        self._ending = self._loop.call_later(LINGER_S, self._close)
+
+    def _close(self) -> None:
+        self._closing = True
+        self._stop_timer()
+        if self._transport is not None:
+            self._transport.close()
+
+    # --- time -------------------------------------------------------------------------------------------------
+
+    def _expect(self, timeout_s: float) -> None:
+        """Something must come within `timeout_s`. One timer a connection, moved lazily."""
+        self._deadline = self._loop.time() + timeout_s
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._deadline, self._late)
+            self._timer_due = self._deadline
+        elif self._timer_due > self._deadline:
+            self._timer.cancel()
+            self._timer = self._loop.call_at(self._deadline, self._late)
+            self._timer_due = self._deadline
+
+    def _stop_timer(self) -> None:
+        self._deadline = float("inf")
+
+    def _late(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        if self._closing:
+            return
+        if now < self._deadline:
+            if self._deadline != float("inf"):
+                self._timer = self._loop.call_at(self._deadline, self._late)
+                self._timer_due = self._deadline
+            return
+        if self._reading_body or self._head_bytes:
+            self._refuse(Response(408, b"408 Request Timeout", TEXT, close=True))
+        else:
+            self._close()
 
 
-SNAPSHOT_BYTES_MAX = 1 << 31
+class _GzipStream:
+    """Compresses chunk by chunk, each flushed so that it arrives at once."""
+
+    def __init__(self) -> None:
+        self._packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+
+    def pack(self, chunk: bytes) -> bytes:
+        """The bytes to send for `chunk`."""
+        return self._packer.compress(chunk) + self._packer.flush(zlib.Z_SYNC_FLUSH)
+
+    def finish(self) -> bytes:
+        """The end of the stream."""
+        return self._packer.flush()
 
 
-def _too_large(size: int, limit: int) -> Response:
-    return text_response(
+def _one_line(value: str) -> str:
+    """A header value; whatever a user configured, it cannot end the line."""
+    return value.replace("\r", " ").replace("\n", " ")
+
+
+def _too_large(size: int, limit: int, setting: str) -> Response:
+    response = text_response(
         f"Request body({size} bytes) too large, max size: {limit} bytes. "
-        "See https://www.consul.io/docs/agent/options.html#kv_max_value_size.",
+        f"See https://www.consul.io/docs/agent/options.html#{setting}.",
         status=413,
     )
+    response.close = True
+    return response
 
 
 def _accepts_gzip(header: str) -> bool:
@@ -209,88 +579,3 @@ def _accepts_gzip(header: str) -> bool:
             except ValueError:
                 return False
     return False
-
-
-class _Headers:
-    """Keeps aiohttp from adding headers that Consul does not send."""
-
-    async def _prepare_headers(self) -> None:
-        explicit = "Content-Type" in self._headers  # type: ignore[attr-defined]
-        await super()._prepare_headers()  # type: ignore[misc]
-        self._headers.pop("Server", None)  # type: ignore[attr-defined]
-        if not explicit:
-            self._headers.pop("Content-Type", None)  # type: ignore[attr-defined]
-
-
-class _Answer(_Headers, web.Response):
-    """A whole response."""
-
-
-class _StreamAnswer(_Headers, web.StreamResponse):
-    """A response in parts."""
-
-
-class _Connection(RequestHandler):
-    """One connection: counted per client, with Go's words for requests that are no HTTP."""
-
-    __slots__ = ("_client", "_owner")
-
-    def __init__(self, server: web.Server, owner: HTTPServer) -> None:
-        super().__init__(
-            server,
-            loop=asyncio.get_running_loop(),
-            keepalive_timeout=IDLE_TIMEOUT_S,
-            tcp_keepalive=False,
-            access_log=None,  # type: ignore[arg-type]
-            max_line_size=HEADER_BYTES_MAX,
-            max_field_size=HEADER_BYTES_MAX,
-            max_headers=HEADERS_MAX,
-            lingering_time=1.0,
-            auto_decompress=False,
-        )
-        self._owner = owner
-        self._client = ""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        peer = transport.get_extra_info("peername")
-        client = peer[0] if isinstance(peer, tuple) else ""
-        if client and not self._owner.admit(client):
-            cast(asyncio.Transport, transport).write(TOO_MANY)
-            transport.close()
-            self._manager = None
-            return
-        self._client = client
-        super().connection_made(transport)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        if self._client:
-            self._owner.release(self._client)
-            self._client = ""
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        if self._manager is not None:
-            super().data_received(data)
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answer what could not be parsed, or a handler's bug, without a word of ours in it."""
-        if isinstance(exc, HttpProcessingError):
-            self._owner.log.debug("Malformed request", from_=request.remote, error=str(exc.message)[:200])
-            text = "400 Bad Request"
-        elif isinstance(exc, TimeoutError):
-            status, text = 408, "408 Request Timeout"
-        else:
-            self._owner.log.error("Connection failed", from_=request.remote, error=repr(exc))
-            text = "internal error"
-        if cast(StreamWriter, request.writer).output_size > 0:
-            raise ConnectionError("response already begun")
-        headers = {"Content-Type": TEXT, "Date": self._owner.date()}
-        answer = _Answer(status=status, body=text.encode(), headers=headers)
-        answer.force_close()
-        return answer
