@@ -175,6 +175,30 @@ def test_verify_and_barrier_pass_on_the_leader_and_fail_elsewhere():
     simulate(scenario, count=3)
 
 
+class Slept:
+    """A clock of a machine that was suspended: only the time since the boot knows of it."""
+
+    def __init__(self, clock, seconds):
+        self._clock = clock
+        self._seconds = seconds
+        self.monotonic = clock.monotonic
+
+    def boottime(self):
+        return self._clock.boottime() + self._seconds
+
+
+def test_leader_that_wakes_from_suspension_has_no_lease():
+    async def scenario(cluster):
+        leader = await cluster.boot()
+        await leader.do(lambda node: node.apply(7, b"x"))
+        await until(lambda: leader.node.lease_valid)
+        leader.node._clock = Slept(leader.node._clock, 0.2)
+        assert not leader.node.lease_valid
+        await until(lambda: leader.node.is_leader and leader.node.lease_valid)
+
+    simulate(scenario, count=3)
+
+
 def test_leader_without_quorum_acknowledges_nothing():
     async def scenario(cluster):
         leader = await cluster.boot()
