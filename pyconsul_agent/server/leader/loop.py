@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from pyconsul_agent.env.log import Log
-from pyconsul_agent.errors import ConsulError
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.server.leader.reconcile import Reconciler
 from pyconsul_agent.server.seams import Proposer
@@ -102,8 +101,9 @@ class LeaderLoop:
             while True:
                 try:
                     await self._round(duties)
-                except ConsulError as error:
-                    self._log.error("leader duties failed, trying again", error=str(error))
+                except Exception as error:
+                    # The edge of the task: without it this server would lead on and never be ready for reads.
+                    self._log.error("leader duties failed, trying again", error=f"{type(error).__name__}: {error}")
                     await asyncio.sleep(RETRY_S)
         finally:
             self._ready = False

@@ -1,0 +1,91 @@
+"""Leader duties: what keeps them going, and what they must not do."""
+
+import asyncio
+
+import pytest
+
+from pyconsul_agent.fsm.apply import SESSION
+from pyconsul_agent.server.leader.loop import LeaderLoop
+from pyconsul_agent.server.leader.session_ttl import SessionExpiry, SessionTimers
+from pyconsul_agent.state import registration
+from pyconsul_agent.state import session as sessions
+from pyconsul_agent.state.store import Store
+from pyconsul_agent.structs.requests import RegisterRequest, SessionRequest
+from pyconsul_agent.structs.session import Session
+from pyconsul_agent.wire import msgpack
+from tests.memory_net import Recorder, run
+
+
+class Proposer:
+    """Each barrier does the next of `barriers`, then nothing; each write takes a second."""
+
+    is_leader = True
+
+    def __init__(self, *barriers):
+        self.barriers = list(barriers)
+        self.written = []
+
+    async def barrier(self):
+        if self.barriers:
+            raise self.barriers.pop(0)
+
+    async def apply(self, kind, body):
+        self.written.append((kind, body))
+        await asyncio.sleep(1.0)
+
+
+class Reconciler:
+    def __init__(self, *errors):
+        self.errors = list(errors)
+
+    async def everyone(self, members):
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("barriers", "errors"), [((TimeoutError(),), ()), ((), (KeyError("tag"),))], ids=["barrier", "reconcile"]
+)
+def test_leader_duties_go_on_after_a_failure_of_any_kind(barriers, errors):
+    async def main():
+        loop = LeaderLoop(
+            Proposer(*barriers),
+            Reconciler(*errors),
+            Recorder(),
+            members=list,
+            announce=lambda: None,
+            establish=(),
+            duties=(),
+        )
+        loop.leadership(True, 2)
+        await asyncio.sleep(10.0)
+        ready = loop.ready
+        await loop.stop()
+        return ready, loop.ready
+
+    assert run(main()) == (True, False)
+
+
+def test_session_renewed_while_others_are_destroyed_lives_on():
+    ids = [f"{number}" * 8 + "-1111-1111-1111-" + "1" * 12 for number in (1, 2)]
+
+    async def main():
+        loop, store, timers = asyncio.get_running_loop(), Store(), SessionTimers()
+        with store.begin(1) as txn:
+            registration.register(txn, RegisterRequest(node="n", address="10.0.0.1"))
+        rows = []
+        for number, session_id in enumerate(ids):
+            with store.begin(2 + number) as txn:
+                rows.append(sessions.create(txn, Session(id=session_id, node="n", ttl="10s")))
+        proposer = Proposer()
+        task = asyncio.create_task(SessionExpiry(store, proposer, timers, loop.time, Recorder()).run())
+        await asyncio.sleep(20.5)  # both are over, the first one is being written
+        timers.touch(rows[1], loop.time())
+        await asyncio.sleep(10.0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return [
+            msgpack.decode(SessionRequest, body).session.id for kind, body in proposer.written if kind == SESSION
+        ]
+
+    assert run(main()) == ids[:1]
