@@ -66,6 +66,28 @@ def test_leader_duties_go_on_after_a_failure_of_any_kind(barriers, errors):
     assert run(main()) == (True, False)
 
 
+def test_a_duty_that_fails_is_begun_again():
+    began = []
+
+    async def duty():
+        began.append(asyncio.get_running_loop().time())
+        if len(began) == 1:
+            raise KeyError("row")
+        await asyncio.sleep(3600)
+
+    async def main():
+        loop = LeaderLoop(
+            Proposer(), Reconciler(), Recorder(), members=list, announce=lambda: None, establish=(),
+            duties=(("sessions", duty),),
+        )  # fmt: skip
+        loop.leadership(True, 2)
+        await asyncio.sleep(100.0)
+        await loop.stop()
+
+    run(main())
+    assert len(began) == 2
+
+
 def test_session_renewed_while_others_are_destroyed_lives_on():
     ids = [f"{number}" * 8 + "-1111-1111-1111-" + "1" * 12 for number in (1, 2)]
 

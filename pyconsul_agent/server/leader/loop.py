@@ -109,6 +109,15 @@ class LeaderLoop:
             self._ready = False
             await duties.close()
 
+    async def _kept(self, duty: Duty, name: str) -> None:
+        """The edge of a duty: one that fails is begun again, since nobody else does its work."""
+        while True:
+            try:
+                return await duty()
+            except Exception as error:
+                self._log.error("leader duty failed, trying again", duty=name, error=f"{type(error).__name__}: {error}")
+                await asyncio.sleep(RETRY_S)
+
     async def _round(self, duties: TaskOwner) -> None:
         """Barrier, establish if need be, reconcile all; then events until the minute is over."""
         async with asyncio.timeout(BARRIER_TIMEOUT_S):
@@ -118,7 +127,7 @@ class LeaderLoop:
                 await step()
             self._ready = True
             for name, duty in self._duties:
-                duties.start(duty(), name)
+                duties.start(self._kept(duty, name), name)
         self._overflow = False
         await self._reconciler.everyone(self._members())
         loop = asyncio.get_running_loop()
