@@ -5,11 +5,14 @@ import asyncio
 import pytest
 
 from pyconsul_agent.fsm.apply import SESSION
+from pyconsul_agent.server.leader import reconcile as leader_reconcile
 from pyconsul_agent.server.leader.loop import LeaderLoop
 from pyconsul_agent.server.leader.session_ttl import SessionExpiry, SessionTimers
 from pyconsul_agent.state import registration
 from pyconsul_agent.state import session as sessions
 from pyconsul_agent.state.store import Store
+from pyconsul_agent.structs.member import Member, MemberEventKind, MemberStatus
+from pyconsul_agent.structs.raft import Configuration, Server
 from pyconsul_agent.structs.requests import RegisterRequest, SessionRequest
 from pyconsul_agent.structs.session import Session
 from pyconsul_agent.wire import msgpack
@@ -86,6 +89,53 @@ def test_a_duty_that_fails_is_begun_again():
 
     run(main())
     assert len(began) == 2
+
+
+class Membership:
+    def __init__(self, *servers):
+        self.servers, self.changes = servers, []
+
+    def configuration(self):
+        return Configuration(servers=self.servers), 1
+
+    async def add_nonvoter(self, id, address):
+        self.changes.append(("add", id))
+
+    async def remove_server(self, id):
+        self.changes.append(("remove", id))
+
+
+def member(name, status, server_id="id-2"):
+    tags = {"role": "consul", "dc": "dc1", "id": server_id, "port": "8300", "vsn": "2", "build": "1.10.11:"}
+    return Member(name=name, address="10.0.0.2", port=8301, tags=tags, status=status)
+
+
+def reconciler(membership):
+    return leader_reconcile.Reconciler(
+        Store, Proposer(), membership, None, Recorder(), datacenter="dc1", own_name="me"
+    )
+
+
+OLD_NAME, NEW_NAME = member("old", MemberStatus.LEFT), member("new", MemberStatus.ALIVE)
+
+
+@pytest.mark.parametrize("members", [(OLD_NAME, NEW_NAME), (NEW_NAME, OLD_NAME)])
+def test_renamed_server_is_not_removed_because_its_old_name_left(members):
+    membership = Membership(Server(id="id-2", address="10.0.0.2:8300"))
+    run(reconciler(membership).everyone(members))
+    assert membership.changes == []
+
+
+def test_renamed_server_is_removed_when_its_new_name_left():
+    membership = Membership(Server(id="id-2", address="10.0.0.2:8300"))
+
+    async def main():
+        duty = reconciler(membership)
+        await duty.everyone([OLD_NAME, NEW_NAME])
+        await duty.event(MemberEventKind.LEAVE, member("new", MemberStatus.LEFT))
+
+    run(main())
+    assert membership.changes == [("remove", "id-2")]
 
 
 def test_session_renewed_while_others_are_destroyed_lives_on():
