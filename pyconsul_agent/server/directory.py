@@ -128,3 +128,12 @@ def servers_of(members: Iterable[Member], datacenter: str) -> list[tuple[Member,
     """The servers of a datacenter among members of any status."""
     found = ((member, parse_server(member)) for member in members)
     return [(member, info) for member, info in found if info is not None and info.datacenter == datacenter]
+
+
+def servers_by_id(members: Iterable[Member], datacenter: str) -> dict[str, ServerInfo]:
+    """The servers of a datacenter by raft ID; of two names with one ID (a renamed server) the live one counts."""
+    found: dict[str, ServerInfo] = {}
+    for _, info in servers_of(members, datacenter):
+        if info.id and (info.id not in found or info.status in ALIVE):
+            found[info.id] = info
+    return found

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from pyconsul_agent.fsm.apply import SESSION
+from pyconsul_agent.server.directory import servers_by_id
 from pyconsul_agent.server.leader import reconcile as leader_reconcile
 from pyconsul_agent.server.leader.loop import LeaderLoop
 from pyconsul_agent.server.leader.session_ttl import SessionExpiry, SessionTimers
@@ -124,6 +125,11 @@ def test_renamed_server_is_not_removed_because_its_old_name_left(members):
     membership = Membership(Server(id="id-2", address="10.0.0.2:8300"))
     run(reconciler(membership).everyone(members))
     assert membership.changes == []
+
+
+@pytest.mark.parametrize("members", [(OLD_NAME, NEW_NAME), (NEW_NAME, OLD_NAME)])
+def test_autopilot_judges_a_renamed_server_by_its_new_name(members):
+    assert servers_by_id(members, "dc1")["id-2"].name == "new"
 
 
 def test_renamed_server_is_removed_when_its_new_name_left():
