@@ -126,6 +126,12 @@ def test_vote_is_granted_once_per_term():
     assert one.disk.hard == HardState(2, 2, L)
 
 
+def test_nobody_gets_no_vote():
+    one = One()
+    assert not one.ask(vote(2, candidate=b"")).granted
+    assert one.ask(vote(2)).granted
+
+
 @pytest.mark.parametrize(("index", "term", "granted"), [(3, 2, True), (2, 2, False), (9, 1, False), (1, 3, True)])
 def test_vote_needs_a_log_as_new_as_ours(index, term, granted):
     one = One()
@@ -506,6 +512,13 @@ def test_restart_continues_from_the_disk():
     again = One(disk=one.disk)
     assert (again.raft.term, again.raft.last_index, again.raft.configuration) == (2, 3, CONFIGURATION)
     assert again.raft.commit_index == 0
+
+
+def test_term_is_never_older_than_the_snapshot_that_was_published_before_a_crash():
+    meta = SnapshotMeta(id="s", index=9, term=5, configuration=CONFIGURATION, configuration_index=1)
+    disk = Disk()
+    raft = Raft(CONFIG, SERVERS[0], InitialState(HardState(3, 3, L), meta), disk, random.Random(1), 50.0)
+    assert (raft.term, raft.last_term) == (5, 5)
 
 
 def test_log_with_a_hole_after_the_snapshot_is_refused_at_start():
