@@ -41,6 +41,8 @@ class Parts:
     last_log: Callable[[], tuple[int, int]]
     datacenters: Callable[[], list[str]]
     user_event: Callable[[str, bytes], None]
+    ready: Callable[[], bool]
+    """Whether this leader has applied what its predecessors committed."""
     datacenter: str
     log: Log
 
@@ -64,9 +66,9 @@ def offered(parts: Parts) -> Offered:
         Status(parts.leadership, parts.membership, parts.last_log),
         Catalog(parts.store, parts.proposer, blocking, near, parts.datacenters),
         Health(parts.store, blocking, near),
-        KeyValues(parts.store, parts.proposer, blocking, now),
+        KeyValues(parts.store, parts.proposer, blocking, now, ready=parts.ready),
         Sessions(parts.store, parts.proposer, blocking, parts.timers, now=now, uuid=parts.uuid),
-        Txn(parts.store, parts.proposer, blocking, now),
+        Txn(parts.store, parts.proposer, blocking, now, ready=parts.ready),
         Internal(parts.store, blocking, parts.user_event),
         coordinates,
         Autopilot(parts.store, parts.proposer, blocking),

@@ -207,6 +207,7 @@ class ServerNode:
             last_log=lambda: (self._raft.last_index, self._raft.last_term),
             datacenters=self._directory.datacenters,
             user_event=lambda name, payload: self._lan.user_event(name, payload),
+            ready=lambda: self._leader.ready,
             datacenter=self._config.datacenter, log=self._log,
         )  # fmt: skip
 

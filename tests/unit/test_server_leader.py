@@ -6,16 +6,20 @@ import pytest
 
 from pyconsul_agent.fsm.apply import SESSION
 from pyconsul_agent.server.directory import servers_by_id
+from pyconsul_agent.server.endpoints.kvs import KeyValues
+from pyconsul_agent.server.endpoints.txn import Txn
 from pyconsul_agent.server.leader import reconcile as leader_reconcile
 from pyconsul_agent.server.leader.loop import LeaderLoop
 from pyconsul_agent.server.leader.session_ttl import SessionExpiry, SessionTimers
 from pyconsul_agent.state import registration
 from pyconsul_agent.state import session as sessions
 from pyconsul_agent.state.store import Store
+from pyconsul_agent.structs.kv import DirEntry
 from pyconsul_agent.structs.member import Member, MemberEventKind, MemberStatus
 from pyconsul_agent.structs.raft import Configuration, Server
-from pyconsul_agent.structs.requests import RegisterRequest, SessionRequest
+from pyconsul_agent.structs.requests import KVSRequest, RegisterRequest, SessionRequest, TxnRequest
 from pyconsul_agent.structs.session import Session
+from pyconsul_agent.structs.txn import TxnKVOp, TxnOp
 from pyconsul_agent.wire import msgpack
 from tests.memory_net import Recorder, run
 
@@ -112,9 +116,7 @@ def member(name, status, server_id="id-2"):
 
 
 def reconciler(membership):
-    return leader_reconcile.Reconciler(
-        Store, Proposer(), membership, None, Recorder(), datacenter="dc1", own_name="me"
-    )
+    return leader_reconcile.Reconciler(Store, Proposer(), membership, None, Recorder(), datacenter="dc1", own_name="me")
 
 
 OLD_NAME, NEW_NAME = member("old", MemberStatus.LEFT), member("new", MemberStatus.ALIVE)
@@ -144,6 +146,31 @@ def test_renamed_server_is_removed_when_its_new_name_left():
     assert membership.changes == [("remove", "id-2")]
 
 
+@pytest.mark.parametrize("kind", ["kvs", "txn"])
+def test_new_leader_knows_the_lock_delays_of_before_when_it_decides_on_a_lock(kind):
+    session = "1" * 8 + "-1111-1111-1111-" + "1" * 12
+    entry = DirEntry(key=b"k", session=session)
+
+    async def main():
+        store, proposer = Store(), Proposer()
+
+        async def barrier():  # the destruction of the last holder's session is applied
+            store.lock_delays.note(b"k", 15.0, 0.0)
+
+        proposer.barrier = barrier
+        options = {"ready": lambda: False}
+        if kind == "kvs":
+            values = KeyValues(store, proposer, None, lambda: 0.0, **options)
+            assert await values.apply(KVSRequest(op="lock", dir_ent=entry)) is False
+        else:
+            ops = (TxnOp(kv=TxnKVOp(verb="lock", dir_ent=entry)),)
+            reply = await Txn(store, proposer, None, lambda: 0.0, **options).apply(TxnRequest(ops=ops))
+            assert reply.errors[0].what == 'failed to lock key "k" due to lock delay'
+        return proposer.written
+
+    assert run(main()) == []
+
+
 def test_session_renewed_while_others_are_destroyed_lives_on():
     ids = [f"{number}" * 8 + "-1111-1111-1111-" + "1" * 12 for number in (1, 2)]
 
@@ -162,8 +189,6 @@ def test_session_renewed_while_others_are_destroyed_lives_on():
         await asyncio.sleep(10.0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        return [
-            msgpack.decode(SessionRequest, body).session.id for kind, body in proposer.written if kind == SESSION
-        ]
+        return [msgpack.decode(SessionRequest, body).session.id for kind, body in proposer.written if kind == SESSION]
 
     assert run(main()) == ids[:1]
