@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pyconsul_agent.errors import DialError
 from pyconsul_agent.runtime.rpc_pool import ServerAddress
 from pyconsul_agent.serf.consul import ServerInfo, parse_server
 from pyconsul_agent.structs.member import Member, MemberEventKind, MemberStatus
@@ -78,11 +79,16 @@ class ServerDirectory:
         return raft_address
 
     def dial_address(self, server: Server) -> tuple[str, int]:
-        """Where raft should dial a peer: the address that gossip knows for its id, else the configuration's."""
+        """Where raft should dial a peer: the address that gossip knows for its id, else the configuration's.
+
+        Raises DialError when that is no `ip:port` (peers.json is written by hand).
+        """
         info = self.by_id(server.id)
         if info is not None:
             return info.address, info.port
         host, _, port = server.address.rpartition(":")
+        if not (port.isascii() and port.isdigit()):
+            raise DialError(f"raft address of {server.id} has no port: {server.address}")
         return host.strip("[]"), int(port)
 
     @property

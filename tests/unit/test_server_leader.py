@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
+from pyconsul_agent.errors import DialError
 from pyconsul_agent.fsm.apply import SESSION
-from pyconsul_agent.server.directory import servers_by_id
+from pyconsul_agent.server.directory import ServerDirectory, servers_by_id
 from pyconsul_agent.server.endpoints.kvs import KeyValues
 from pyconsul_agent.server.endpoints.txn import Txn
 from pyconsul_agent.server.leader import reconcile as leader_reconcile
@@ -127,6 +128,11 @@ def test_renamed_server_is_not_removed_because_its_old_name_left(members):
     membership = Membership(Server(id="id-2", address="10.0.0.2:8300"))
     run(reconciler(membership).everyone(members))
     assert membership.changes == []
+
+
+def test_peer_without_port_cannot_be_dialed_but_harms_no_other():
+    with pytest.raises(DialError):
+        ServerDirectory("dc1", "me").dial_address(Server(id="id-2", address="10.0.0.2"))
 
 
 @pytest.mark.parametrize("members", [(OLD_NAME, NEW_NAME), (NEW_NAME, OLD_NAME)])
