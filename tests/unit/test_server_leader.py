@@ -15,12 +15,13 @@ from pyconsul_agent.server.leader.session_ttl import SessionExpiry, SessionTimer
 from pyconsul_agent.state import registration
 from pyconsul_agent.state import session as sessions
 from pyconsul_agent.state.store import Store
+from pyconsul_agent.structs.catalog import Node
 from pyconsul_agent.structs.kv import DirEntry
 from pyconsul_agent.structs.member import Member, MemberEventKind, MemberStatus
 from pyconsul_agent.structs.raft import Configuration, Server
-from pyconsul_agent.structs.requests import KVSRequest, RegisterRequest, SessionRequest, TxnRequest
+from pyconsul_agent.structs.requests import KVSRequest, RegisterRequest, SessionRequest, TxnReadRequest, TxnRequest
 from pyconsul_agent.structs.session import Session
-from pyconsul_agent.structs.txn import TxnKVOp, TxnOp
+from pyconsul_agent.structs.txn import TxnKVOp, TxnNodeOp, TxnOp
 from pyconsul_agent.wire import msgpack
 from tests.memory_net import Recorder, run
 
@@ -175,6 +176,21 @@ def test_new_leader_knows_the_lock_delays_of_before_when_it_decides_on_a_lock(ki
         return proposer.written
 
     assert run(main()) == []
+
+
+def test_read_only_transaction_does_not_pretend_to_write():
+    class Blocking:
+        async def check(self, options):
+            pass
+
+        def finish(self, reply):
+            return reply
+
+    store = Store()
+    ops = (TxnOp(node=TxnNodeOp(verb="set", node=Node(node="n", address="10.0.0.1"))),)
+    reply = run(Txn(store, Proposer(), Blocking(), lambda: 0.0).read(TxnReadRequest(ops=ops)))
+    assert [error.what for error in reply.errors] == ["cannot write in a read-only transaction"]
+    assert reply.results is None
 
 
 def test_session_renewed_while_others_are_destroyed_lives_on():

@@ -91,6 +91,10 @@ class Txn:
                 key = op.kv.dir_ent.key.decode("utf-8", "surrogateescape")
                 raise RPCError(f'failed to lock key "{key}" due to lock delay')
             return op
+        if read and any(
+            part is not None and part.verb != "get" for part in (op.node, op.service, op.check, op.session)
+        ):
+            raise RPCError("cannot write in a read-only transaction")  # it would answer as if it had
         if op.node is not None and op.node.verb != "get":
             check_node(op.node.node.node, op.node.node.id)
         elif op.service is not None and op.service.verb != "get":

@@ -60,7 +60,7 @@ class Reconciler:
         self._datacenter = datacenter
         self._own_name = own_name
         self._holders: dict[str, str] = {}
-        """Raft ID -> name of the member that has it now. A renamed server keeps its ID; its old name lingers as left."""
+        """Raft ID -> name of the member that has it. A renamed server keeps its ID; its old name lingers as left."""
 
     async def everyone(self, members: Sequence[Member]) -> None:
         """Reconcile each member, then treat catalog nodes that gossip does not know as reaped."""
