@@ -122,8 +122,12 @@ class LocalState:
         """Call `notify(service_id)` whenever a service or one of its checks changes ("" for node checks)."""
         self._watchers.append(notify)
 
+    def unwatch(self, notify: Callable[[str], None]) -> None:
+        """End a `watch`."""
+        self._watchers.remove(notify)
+
     def _notify(self, service_id: str) -> None:
-        for notify in self._watchers:
+        for notify in tuple(self._watchers):
             notify(service_id)
         self._changed()
 
@@ -202,14 +206,28 @@ class LocalState:
         self._notify(entry.check.service_id)
         return False
 
-    def carry_over(self, identity: str, status: str, output: str, critical_since: float | None) -> None:
-        """Give a live check the status that it had before a reload."""
-        entry = self.checks.get(identity)
-        if entry is None or entry.deleted:
-            return
-        entry.check = replace(entry.check, status=status, output="" if self._discard_output else output)
-        entry.critical_since = critical_since
-        self._notify(entry.check.service_id)
+    def entries(self) -> tuple[dict[str, ServiceEntry], dict[str, CheckEntry]]:
+        """Copies of everything that is not on its way out."""
+        services = {key: replace(entry) for key, entry in self.services.items() if not entry.deleted}
+        return services, {key: replace(entry) for key, entry in self.checks.items() if not entry.deleted}
+
+    def carry_over(self, services: Mapping[str, ServiceEntry], checks: Mapping[str, CheckEntry]) -> None:
+        """After a reload: checks get the status that they had, and what equals what the servers have is in sync."""
+        for identity, before in services.items():
+            entry = self.services.get(identity)
+            if entry is not None and not entry.deleted and entry.token == before.token:
+                entry.in_sync = before.in_sync and same_service(entry.service, before.service)
+        for identity, old in checks.items():
+            check = self.checks.get(identity)
+            if check is None or check.deleted:
+                continue
+            output = "" if self._discard_output else old.check.output
+            check.check = replace(check.check, status=old.check.status, output=output)
+            check.critical_since = old.critical_since
+            # The timer of a deferred output is gone, so that output must be sent now.
+            known = old.in_sync and not old.deferred and check.token == old.token
+            check.in_sync = known and same_check(check.check, old.check, ignore_output=False)
+            self._notify(check.check.service_id)
 
     def set_meta(self, meta: Mapping[str, str]) -> None:
         """Exchange the node's metadata."""

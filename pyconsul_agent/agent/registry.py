@@ -21,7 +21,7 @@ from pyconsul_agent.agent.checks.runners import (
     script_probe,
     tcp_probe,
 )
-from pyconsul_agent.agent.local import LocalState
+from pyconsul_agent.agent.local import CheckEntry, LocalState, ServiceEntry
 from pyconsul_agent.agent.persist import Persistence, TTLState
 from pyconsul_agent.env.base import Clock, Net, Process
 from pyconsul_agent.env.log import Log
@@ -65,13 +65,11 @@ class Tools:
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """What a check had before a reload."""
+    """How things stood before a reload. `said`: the last words of TTL checks."""
 
-    identity: str
-    status: str
-    output: str
-    critical_since: float | None
-    last_said: str
+    services: Mapping[str, ServiceEntry]
+    checks: Mapping[str, CheckEntry]
+    said: Mapping[str, str]
 
 
 class Registry:
@@ -251,19 +249,10 @@ class Registry:
         for check in checks:
             self._admit(check, from_config=True)
 
-    def unload(self) -> list[Before]:
+    def unload(self) -> Before:
         """Take everything out, but not from disk. Gives what `carry_over` wants."""
-        before = [
-            Before(
-                identity,
-                entry.check.status,
-                entry.check.output,
-                entry.critical_since,
-                self._ttl[identity].last_output if identity in self._ttl else "",
-            )
-            for identity, entry in self.state.checks.items()
-            if not entry.deleted
-        ]
+        services, checks = self.state.entries()
+        before = Before(services, checks, {identity: timer.last_output for identity, timer in self._ttl.items()})
         for identity in list(self._runners):
             self._stop_runner(identity)
         for identity in self.state.live_services():
@@ -272,12 +261,12 @@ class Registry:
             self.state.remove_check(identity)
         return before
 
-    def carry_over(self, before: Iterable[Before]) -> None:
-        """Give checks that are here again the status and output that they had."""
-        for each in before:
-            self.state.carry_over(each.identity, each.status, each.output, each.critical_since)
-            if (timer := self._ttl.get(each.identity)) is not None:
-                timer.restore(each.last_said)
+    def carry_over(self, before: Before) -> None:
+        """Give checks that are here again the status and output that they had; what is as it was needs no sync."""
+        self.state.carry_over(before.services, before.checks)
+        for identity, text in before.said.items():
+            if (timer := self._ttl.get(identity)) is not None:
+                timer.restore(text)
 
     # --- restore ----------------------------------------------------------------------------------------------
 

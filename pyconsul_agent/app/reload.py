@@ -19,7 +19,7 @@ Reread = Callable[[], Options]
 
 
 class Reloader:
-    """Reloads, one at a time. `take_over` gets options that have passed, and must not fail."""
+    """Reloads, one at a time. `take_over` refuses new options by ConfigError or uses them."""
 
     def __init__(
         self,

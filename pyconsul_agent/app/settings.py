@@ -160,6 +160,8 @@ def reloaded(old: Options, fresh: Options) -> Options:
         checks=fresh.checks,
         node_meta=fresh.node_meta,
         discard_check_output=fresh.discard_check_output,
+        dns_config=fresh.dns_config,
+        recursors=fresh.recursors,
         limits=replace(old.limits, http_max_conns_per_client=fresh.limits.http_max_conns_per_client),
         http_config=replace(old.http_config, response_headers=fresh.http_config.response_headers),
     )

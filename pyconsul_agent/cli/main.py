@@ -41,6 +41,7 @@ COMMANDS: dict[str, Entry] = {
     "configtest": Entry("Checks configuration files (old name of validate)", "validate:CONFIGTEST"),
     "event": Entry("Fire a new event", "event:EVENT"),
     "force-leave": Entry('Forces a member of the cluster to enter the "left" state', "membership:FORCE_LEAVE"),
+    "healthcheck": Entry("Tells whether the agent answers", "healthcheck:HEALTHCHECK"),
     "info": Entry("Provides debugging information for operators", "info:INFO"),
     "join": Entry("Tell Consul agent to join cluster", "membership:JOIN"),
     "keygen": Entry("Generates a new encryption key", "keygen:KEYGEN"),

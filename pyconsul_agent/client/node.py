@@ -68,7 +68,7 @@ class ClientNode:
         tags = AgentTags(datacenter=config.datacenter, node_id=config.node_id, build=config.build)
         self._lan = GossipPool(
             env,
-            log,
+            log.named("serf.lan"),
             GossipOptions(
                 name=config.node_name,
                 tags=client_tags(tags),

@@ -181,7 +181,7 @@ def _addresses(options: Options, interfaces: Sequence[InterfaceAddress]) -> Opti
         http=_listen("HTTP", given.http, interfaces, client, unix=True),
         https=_listen("HTTPS", given.https, interfaces, client, unix=True),
         grpc=_listen("gRPC", given.grpc, interfaces, client, unix=True),
-        rpc=_listen("RPC", given.rpc, interfaces, client, unix=False),
+        rpc=_listen("RPC", given.rpc, interfaces, client, unix=True),
     )
     for address in options.recursors:
         if address.partition("%")[0] in ANY_ADDRESSES:

@@ -14,6 +14,7 @@ User-visible events are logged by name, once, and the log knows both of their te
     signal(name) graceful_shutdown graceful_disabled graceful_done exit_code(code)
     leave_start(mode) shutdown_requested server_shutdown shutdown_complete shutdown_without_leave
     suspect(name) marked_failed(name, confirmations) ipc_client(address)
+    rejoin_attempt(pool, name, address) rejoined(pool, name, address)
 """
 
 from __future__ import annotations

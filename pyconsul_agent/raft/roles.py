@@ -48,12 +48,15 @@ def become_follower(s: State, now: float, term: int | None = None) -> None:
     s.from_transfer = False
     s.votes.clear()
     s.vote_requests.clear()
+    pipelines = [peer.server for peer in s.peers.values() if peer.pipelining]
     if previous is Role.LEADER:
         _end_reign(s)
         s.last_contact = s.trusted_contact = now
     if previous is not Role.FOLLOWER:
         s.timer_at = now + s.random_timeout(s.config.heartbeat_timeout_s)
         s.event("raft_follower", address=s.me.address, leader="")
+    for server in pipelines:
+        s.event("raft_pipeline_aborted", peer_id=server.id, address=server.address)
 
 
 def _end_reign(s: State) -> None:

@@ -107,6 +107,7 @@ class GossipPool:
         self._answers: dict[int, asyncio.Queue[tuple[str, bytes] | None]] = {}
         self._packets: list[tuple[bytes, Address]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0  # uvloop gives a handle without `when()` for a time that has come
         self._tasks: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup | None = None
         self._owner: asyncio.Task[None] | None = None
@@ -275,8 +276,16 @@ class GossipPool:
         return ["i/o timeout" if future in late else future.result() for future in futures]
 
     async def _rejoin(self, alive: Mapping[str, str]) -> None:
-        """Try what the snapshot knows, in random order, until one answers."""
+        """Try what the snapshot knows until one answers, or until we are not alone for another reason."""
         known = sorted((name, address) for name, address in alive.items() if name != self._options.name)
+        while known and not await self._rejoin_one_of(known):
+            self._log.warn("Failed to re-join any previously known node")
+            await asyncio.sleep(self._options.serf.reconnect_interval_s)
+            if len(self._serf.members()) > 1:
+                return
+
+    async def _rejoin_one_of(self, known: list[tuple[str, str]]) -> bool:
+        """One attempt at each, in random order; whether one answered."""
         self._env.random.shuffle(known)
         for name, address in known:
             try:
@@ -284,13 +293,12 @@ class GossipPool:
             except NetError as error:
                 self._log.warn("Snapshot has an unusable address", node=name, address=address, error=str(error))
                 continue
-            self._log.info("Attempting re-join to previously known node", node=f"{name}: {address}")
+            self._log.event("rejoin_attempt", pool=self._options.serf.pool, name=name, address=address)
             errors = await self._push_pull([(name, to) for _, to in targets])
             if None in errors:
-                self._log.info("Re-joined to previously known node", node=f"{name}: {address}")
-                return
-        if known:
-            self._log.warn("Failed to re-join any previously known node")
+                self._log.event("rejoined", pool=self._options.serf.pool, name=name, address=address)
+                return True
+        return False
 
     async def _reconnect(self, order: Reconnect) -> None:
         where = endpoint(*order.to)
@@ -589,9 +597,10 @@ class GossipPool:
 
     def _arm(self, due: float) -> None:
         if self._timer is not None:
-            if self._timer.when() == due:
+            if self._timer_due == due:
                 return
             self._timer.cancel()
+        self._timer_due = due
         self._timer = asyncio.get_running_loop().call_at(due, self._on_timer, due)
 
 

@@ -336,7 +336,7 @@ class Serf:
         self._intents.queue(encode(message))
 
     def _deny_leave(self, now: float) -> None:
-        """Somebody believes that this node has left. A push/pull passes that on with a time one higher: top that too."""
+        """Somebody believes that this node has left. Push/pulls pass that on with a time one higher: top that too."""
         self._table.clock.increment()
         self.announce_join(now)
 

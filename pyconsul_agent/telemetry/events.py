@@ -154,6 +154,17 @@ def _member_event(role: Role, fields: Fields) -> Texts:
     )
 
 
+def _rejoin(words: str) -> Template:
+    def texts(role: Role, fields: Fields) -> Texts:
+        what = f"{words} to previously known node: {fields['name']}: {fields['address']}"
+        return Texts(
+            modern=(Line(INFO, f"agent.{role}.serf.{_pool(fields)}", f"serf: {what}"),),
+            classic=(Line(INFO, "serf", what),),
+        )
+
+    return texts
+
+
 def _server_seen(added: bool) -> Template:
     def texts(role: Role, fields: Fields) -> Texts:
         name, address, datacenter = fields["name"], fields["address"], fields["datacenter"]
@@ -250,6 +261,8 @@ _EVENTS: dict[str, Template] = {
     "join_done": _join_done,
     "join_failed": _join_failed,
     "member_event": _member_event,
+    "rejoin_attempt": _rejoin("Attempting re-join"),
+    "rejoined": _rejoin("Re-joined"),
     "server_added": _server_seen(added=True),
     "server_removed": _server_seen(added=False),
     "raft_follower": _simple(

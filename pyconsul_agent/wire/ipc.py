@@ -331,17 +331,17 @@ class Messages:
             if end > size:
                 return False
             self._position = end
-            self._count(1, children)
+            self._count(children)
             if not self._open:
                 return True
         return False
 
-    def _count(self, values: int, children: int) -> None:
-        self._values += values
-        if self._values + children > self._values_max:
-            raise DecodeError(f"a message has more than {self._values_max} values")
+    def _count(self, children: int) -> None:
+        self._values += 1
         if self._open:
             self._open[-1] -= 1
+        if self._values + sum(self._open) + children > self._values_max:
+            raise DecodeError(f"a message has more than {self._values_max} values")
         if children:
             self._open.append(children)
         if len(self._open) > DEPTH_MAX:

@@ -20,6 +20,12 @@ TABLE = [
         "[INFO]  agent.server.serf.lan: serf: EventMemberJoin: n 1.2.3.4",
     ),
     (
+        "rejoin_attempt",
+        {"pool": "lan", "name": "n", "address": "1.2.3.4:8301"},
+        "[INFO] serf: Attempting re-join to previously known node: n: 1.2.3.4:8301",
+        "[INFO]  agent.server.serf.lan: serf: Attempting re-join to previously known node: n: 1.2.3.4:8301",
+    ),
+    (
         "server_added",
         {"pool": "lan", "name": "n", "address": "1.2.3.4:8300", "datacenter": "dc1"},
         "[INFO] consul: adding server n (Addr: 1.2.3.4:8300) (DC: dc1)",

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pyconsul_agent.env.base import Listener, Net, serve_streams
+from pyconsul_agent.env.base import Listener, Net, StreamHandler
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import DecodeError, NetError
 from pyconsul_agent.interfaces.ipc.handlers import LEVELS, LIST_KEYS, Actions, Answer, Handlers, Tap
@@ -42,6 +42,9 @@ CLOSE_TIMEOUT_S = 1.0
 STALL_REPORT_S = 10.0
 """How often a monitor that does not read is looked at for lines that it has lost."""
 READ_BYTES = 64 * 1024
+UNIX = "unix://"
+UNIX_MODE = 0o600
+"""The protocol has no credentials, so the socket is its owner's alone."""
 
 HANDSHAKE_REQUIRED = "Handshake required"
 UNSUPPORTED_COMMAND = "Unsupported command"
@@ -71,9 +74,13 @@ class IPCServer:
         self._stopping = False
 
     async def start(self, addresses: Sequence[tuple[str, int]]) -> None:
-        """Listen. Raises NetError when an address cannot be had."""
+        """Listen on TCP, or for a host `unix:///path` on that socket. Raises NetError when one cannot be had."""
         for host, port in addresses:
-            self._listeners.append(await serve_streams(self._net, self._serve, host, port))
+            if host.startswith(UNIX):
+                listener = await self._net.listen_unix(self._unix_connection, host.removeprefix(UNIX), mode=UNIX_MODE)
+            else:
+                listener = await self._net.listen(self._connection, host, port)
+            self._listeners.append(listener)
 
     async def stop(self) -> None:
         """Stop listening and end every connection. Idempotent."""
@@ -96,20 +103,37 @@ class IPCServer:
         """How many clients are connected."""
         return len(self._connections)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = writer.get_extra_info("peername")
-        host, port = peer[:2] if isinstance(peer, tuple) else ("", 0)
+    def _connection(self) -> asyncio.BaseProtocol:
+        return _stream_protocol(self._serve_tcp)
+
+    def _unix_connection(self) -> asyncio.BaseProtocol:
+        return _stream_protocol(self._serve_unix)
+
+    async def _serve_tcp(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = (writer.get_extra_info("peername") or ("", 0))[:2]  # gone already: no name
+        await self._serve(reader, writer, f"{host}:{port}", is_local=_is_loopback(host))
+
+    async def _serve_unix(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Clients of a unix socket have no address; the file's mode says who may be one."""
+        await self._serve(reader, writer, "@", is_local=True)
+
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str, *, is_local: bool
+    ) -> None:
         if self._stopping or len(self._connections) >= self._connections_max:
-            self._log.debug("Connection refused", from_=f"{host}:{port}", connections=len(self._connections))
+            self._log.debug("Connection refused", from_=name, connections=len(self._connections))
             await _close(writer)
             return
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
-        self._log.event("ipc_client", address=f"{host}:{port}")
-        session = Session(self._shared, reader, writer, host, f"{host}:{port}")
+        self._log.event("ipc_client", address=name)
+        session = Session(self._shared, reader, writer, name, is_local=is_local)
         try:
             await session.run()
+        except asyncio.CancelledError:
+            if not self._stopping:  # ours is a normal end; asyncio of 3.11 stumbles over cancelled handlers
+                raise
         except (OSError, NetError, TimeoutError) as error:
             self._log.debug("Connection lost", from_=session.peer, error=str(error) or type(error).__name__)
         except Exception as error:
@@ -118,6 +142,11 @@ class IPCServer:
             await session.end_monitor()
             await _close(writer)
             self._connections.discard(task)
+
+
+def _stream_protocol(handler: StreamHandler) -> asyncio.BaseProtocol:
+    loop = asyncio.get_running_loop()
+    return asyncio.StreamReaderProtocol(asyncio.StreamReader(limit=READ_BYTES, loop=loop), handler, loop=loop)
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:
@@ -158,7 +187,7 @@ class Session:
     """One connection."""
 
     def __init__(
-        self, shared: Shared, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, peer: str
+        self, shared: Shared, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str, *, is_local: bool
     ) -> None:
         self.peer = peer
         self._shared = shared
@@ -169,7 +198,7 @@ class Session:
         self._greeted = False
         self._body_may_follow = False
         self._stream: _Stream | None = None
-        self._may_command = not shared.local_only or _is_loopback(host)
+        self._may_command = not shared.local_only or is_local
 
     async def run(self) -> None:
         """Serve until the client goes away or breaks the rules. Raises OSError and TimeoutError of the connection."""
