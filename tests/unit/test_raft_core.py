@@ -497,6 +497,23 @@ def test_user_restore_leaves_a_hole_that_followers_need_a_snapshot_for(jump):
     assert offered == [("n2", "r")]  # n3 has not answered anything yet
 
 
+@pytest.mark.parametrize("jump", [0, 100])
+def test_deposed_leader_whose_restored_snapshot_nobody_has_accepts_no_entries_in_its_place(jump):
+    one = One().lead().follow_up()
+    last, place = one.raft.last_index, one.raft.begin_restore(one.now)
+    meta = SnapshotMeta(
+        id="r", index=place.index + jump, term=place.term, configuration=CONFIGURATION, configuration_index=1
+    )
+    assert one.raft.restored(meta, one.now)
+    one.pump()
+    one.sent.clear()
+    refused = one.ask(append(place.term + 1, (last, place.term), [(last + 1, place.term + 1)], last + 1))
+    assert refused.error == "a restored snapshot here was never replicated"
+    assert not refused.message.success
+    after = (meta.index, place.term)  # of a leader that got the snapshot
+    assert one.ask(append(place.term + 2, after, [(meta.index + 1, place.term + 2)])).success
+
+
 def test_user_restore_of_a_deposed_leader_is_thrown_away():
     one = One().lead().follow_up()
     place = one.raft.begin_restore(one.now)
