@@ -43,6 +43,8 @@ class Parts:
     datacenters: Callable[[], list[str]]
     wan_coordinates: Callable[[], list[DatacenterMap]]
     user_event: Callable[[str, bytes], None]
+    ready: Callable[[], bool]
+    """Whether this leader has applied what its predecessors committed."""
     session_ttl_min_s: float
     datacenter: str
     log: Log
@@ -67,7 +69,7 @@ def offered(parts: Parts) -> Offered:
         Status(parts.leadership, parts.membership, parts.last_log),
         Catalog(parts.store, parts.proposer, blocking, near, parts.datacenters),
         Health(parts.store, blocking, near),
-        KeyValues(parts.store, parts.proposer, blocking, now),
+        KeyValues(parts.store, parts.proposer, blocking, now, ready=parts.ready),
         Sessions(
             parts.store,
             parts.proposer,
@@ -77,7 +79,7 @@ def offered(parts: Parts) -> Offered:
             uuid=parts.uuid,
             ttl_min_s=parts.session_ttl_min_s,
         ),
-        Txn(parts.store, parts.proposer, blocking, now),
+        Txn(parts.store, parts.proposer, blocking, now, ready=parts.ready),
         Internal(parts.store, blocking, parts.user_event),
         coordinates,
         Autopilot(parts.store, parts.proposer, blocking),

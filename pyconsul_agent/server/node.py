@@ -208,6 +208,7 @@ class ServerNode:
             datacenters=self._directory.datacenters, wan_coordinates=self._wan_coordinates,
             session_ttl_min_s=self._config.session_ttl_min_s,
             user_event=lambda name, payload: self._lan.user_event(name, payload),
+            ready=lambda: self._leader.ready,
             datacenter=self._config.datacenter, log=self._log,
         )  # fmt: skip
 
