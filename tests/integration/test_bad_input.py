@@ -125,10 +125,18 @@ RPC_CASES = {
     "TLS insecure": b"\x07" + b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
 }
 
+INCOMPLETE = {
+    "net/rpc map of 4 G entries",
+    "net/rpc string of 4 GiB",
+    "raft append with a string of 4 GiB",
+    "yamux data on no stream",
+}
+"""Nothing is wrong with these yet: the rest may come within the time of a request, unless the caller finishes."""
+
 
 @pytest.mark.parametrize("name", RPC_CASES)
 def test_bad_bytes_on_the_server_port_are_answered_by_closing(agent, undisturbed, name):
-    assert len(send_and_wait(8300, RPC_CASES[name], timeout_s=7, finish=name.startswith(("net/rpc s", "raft a")))) < 100
+    assert len(send_and_wait(8300, RPC_CASES[name], timeout_s=7, finish=name in INCOMPLETE)) < 100
 
 
 def test_a_silent_connection_to_the_server_port_is_closed_after_the_handshake_timeout(agent, undisturbed):
