@@ -112,8 +112,7 @@ class Peers:
         """Close lanes to servers that are no longer members."""
         for key in [key for key in self._lanes if key[0] not in server_ids]:
             lane = self._lanes.pop(key)
-            if lane.task is not None:
-                lane.task.cancel()
+            lane.end()
             self._servers.pop(key[0], None)
 
     def hurry(self, server_id: str) -> None:
@@ -254,6 +253,12 @@ class Lane:
         """Dial without waiting any longer."""
         self._hurry.set()
 
+    def end(self) -> None:
+        """Stop. What was not answered is lost, and told so: the server may become a member again within moments."""
+        assert self.task is not None
+        self.task.add_done_callback(lambda _: self._lose_all())
+        self.task.cancel()
+
     async def run(self) -> None:
         """Until cancelled."""
         while True:
@@ -308,6 +313,10 @@ class Lane:
         self._lose(lost)
         if not self._answered:
             self._back_off_s = min(max(self._back_off_s * 2, BACK_OFF_MIN_S), BACK_OFF_MAX_S)
+
+    def _lose_all(self) -> None:
+        self._lose(self._in_flight)
+        self._lose(self._queue)
 
     def _lose(self, items: deque[_Item]) -> None:
         while items:

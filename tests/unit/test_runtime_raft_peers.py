@@ -3,8 +3,9 @@
 import asyncio
 
 from pyconsul_agent.errors import DialRefused
+from pyconsul_agent.raft.types import Request
 from pyconsul_agent.runtime.raft_peers import PROBE_WATCH_S, Peers
-from pyconsul_agent.structs.raft import Server
+from pyconsul_agent.structs.raft import AppendEntriesRequest, Server
 from tests.builders import run_sim
 from tests.raft_cluster import Recorder
 
@@ -14,9 +15,10 @@ LEADER = Server(id="n1", address="10.0.0.1:8300")
 class Events:
     def __init__(self):
         self.refusals = []
+        self.replies = []
 
     def replied(self, sequence, reply):
-        raise AssertionError("nothing was sent")
+        self.replies.append((sequence, reply))
 
     def reachable(self, server_id):
         pass
@@ -45,6 +47,11 @@ class Alive(Dying):
     async def dial(self, host, port):
         self.dials += 1
         return asyncio.StreamReader(), Writer()
+
+
+class Silent(Dying):
+    async def dial(self, host, port):
+        await asyncio.Event().wait()
 
 
 class Writer:
@@ -101,6 +108,22 @@ def test_a_dial_that_stays_open_is_a_sign_of_life():
         await asyncio.sleep(4 * PROBE_WATCH_S)
         assert events.refusals == []
         assert host.dials == 1
+        await peers.close()
+
+    run_sim(1, scene)
+
+
+def test_requests_to_a_server_that_is_removed_are_told_as_lost():
+    async def scene(world):
+        events = Events()
+        peers = peers_of(Silent(accepted=0), events)
+        for sequence in (1, 2):
+            peers.send(Request(sequence, LEADER, AppendEntriesRequest(), heartbeat=True))
+        await asyncio.sleep(0.1)
+        assert events.replies == []
+        peers.retain(set())
+        await asyncio.sleep(0.1)
+        assert events.replies == [(1, None), (2, None)]
         await peers.close()
 
     run_sim(1, scene)
