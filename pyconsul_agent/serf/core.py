@@ -61,6 +61,8 @@ from pyconsul_agent.wire.serf_snapshot import SnapshotState
 Veto = Callable[[Sequence[Member]], str | None]
 """Why these members may not be in the pool; None if they may. Must be pure."""
 
+LEAVERS_INTERVAL_S = 30.0
+"""How often a leave is repeated of a member that does not go. Longer than any leave takes."""
 MESSAGE_BYTES_MAX = 16 * 1024
 """Of one serf message; what is queued for broadcast is bounded by it. No peer sends more than 9 KiB."""
 
@@ -130,6 +132,7 @@ class Serf:
         self._next = {
             "reap": now + self.config.reap_interval_s,
             "reconnect": now + self.config.reconnect_interval_s,
+            "leavers": now + LEAVERS_INTERVAL_S,
             "queues": now + self.config.queue_check_interval_s,
         }
         if self._recorder is not None:
@@ -156,6 +159,8 @@ class Serf:
             self._table.reap(now)
         if self._is_due("reconnect", now, self.config.reconnect_interval_s):
             self._reconnect()
+        if self._is_due("leavers", now, LEAVERS_INTERVAL_S):
+            self._ask_leavers()
         if self._is_due("queues", now, self.config.queue_check_interval_s):
             self._check_queues()
         for ticket in [ticket for ticket, deadline in self._tickets.items() if deadline <= now]:
@@ -354,6 +359,15 @@ class Serf:
         """Swim has left too."""
         self.state = SerfState.LEFT
         self.flush_snapshot()
+
+    def _ask_leavers(self) -> None:
+        """Repeat the leave of members that were said to leave and are still here.
+
+        Who never heard of it ignores it, but the member itself denies it; or else one that missed that denial would
+        take it for leaving for ever, since in push/pulls a leaving member looks like one that stays.
+        """
+        for message in self._table.leavers():
+            self._intents.queue(encode(message))
 
     def force_leave(self, name: str, now: float, *, prune: bool = False) -> int:
         """Take a failed member for left (`prune`: erase it); returns the ticket of the announcement."""

@@ -191,6 +191,14 @@ class MemberTable:
             self._prune(record, now)
         return LeaveOutcome.REBROADCAST
 
+    def leavers(self) -> list[LeaveIntent]:
+        """The leave of each other member that is leaving now, as it was believed here."""
+        return [
+            LeaveIntent(ltime=record.status_ltime, node=name)
+            for name, record in self.records.items()
+            if record.status is MemberStatus.LEAVING and name != self.local_name
+        ]
+
     def _buffer(self, kind: IntentKind, name: str, ltime: int, now: float) -> bool:
         known = self.intents.get(name)
         if known is not None:

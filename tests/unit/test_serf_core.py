@@ -511,3 +511,20 @@ def test_a_leaving_node_does_not_deny_its_leave():
     before = serf.stats()["intent_queue"]
     serf.handle(MergeRemoteState(encode(state), False), 0.0)
     assert serf.stats()["intent_queue"] == before
+
+
+def test_who_missed_the_denial_of_a_leave_repeats_the_leave_until_it_is_denied():
+    witness = with_members("b")
+    witness.start(0.0)
+    tell(witness, LeaveIntent(ltime=7, node="b"))
+    sent(witness)
+    while witness.get_broadcasts(3, 100_000):
+        continue
+    witness.tick(30.0)
+    leaves = [message for message in sent(witness) if isinstance(message, LeaveIntent)]
+    assert [(leave.node, leave.ltime) for leave in leaves] == [("b", 7)]
+    tell(witness, JoinIntent(ltime=8, node="b"))
+    while witness.get_broadcasts(3, 100_000):
+        continue
+    witness.tick(60.0)
+    assert sent(witness) == []
