@@ -43,6 +43,7 @@ def swim(base: SwimConfig, gossip: Gossip) -> SwimConfig:
 def _serf(options: Options, pool: str) -> SerfConfig:
     gossip = options.gossip_lan if pool == "lan" else options.gossip_wan
     reconnect = options.reconnect_timeout if pool == "lan" else options.reconnect_timeout_wan
+    networks = options.serf_lan_allowed_cidrs if pool == "lan" else options.serf_wan_allowed_cidrs
     base = SerfConfig()
     return SerfConfig(
         pool=pool,
@@ -50,6 +51,7 @@ def _serf(options: Options, pool: str) -> SerfConfig:
         retransmit_mult=gossip.retransmit_mult,
         reconnect_timeout_s=reconnect or base.reconnect_timeout_s,
         rejoin_after_leave=options.rejoin_after_leave,
+        allowed_networks=networks or None,
     )
 
 
