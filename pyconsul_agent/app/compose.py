@@ -47,6 +47,7 @@ from pyconsul_agent.runtime.listeners import Listeners
 from pyconsul_agent.runtime.raft_storage import RaftStorage
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.server.node import ServerNode
+from pyconsul_agent.server.recovery import recover_if_asked
 from pyconsul_agent.structs.member import UserEvent
 from pyconsul_agent.telemetry.logging import LogStream, parse_level
 from pyconsul_agent.version import CONSUL_REVISION, CONSUL_VERSION
@@ -66,6 +67,7 @@ class Agent:
         self.exit_code = 0
         self._env = env
         self._logs = logs
+        self._storage = storage
         self._log = logs.logger()
         self.node_id = node_id(env, options.data_dir, options.node_id)
         self._tasks = TaskOwner(self._log)
@@ -183,6 +185,7 @@ class Agent:
         """Start everything, join. Raises ConsulError when the agent cannot run; call `stop` then."""
         options = self.options
         load(self._registry, definitions_of(options.services, options.checks))
+        await self._recover()
         await self.delegate.start()
         self._tasks.start(self._registry.run(), "check reaper")
         if not options.disable_coordinates:
@@ -206,6 +209,13 @@ class Agent:
         self._tasks.start(self._reloader.run(), "reload")
         await self._join()
         self._tasks.start(self._sync.run(), "anti-entropy")
+
+    async def _recover(self) -> None:
+        """What an operator asks of a server that lost its quorum comes before raft starts."""
+        options = self.options
+        if options.server and options.data_dir:
+            log = self._log.named("server").named("raft")
+            await recover_if_asked(self._env, f"{options.data_dir}/raft", lambda: self._storage(options), log)
 
     async def _join(self) -> None:
         options, delegate, log = self.options, self.delegate, self._log
