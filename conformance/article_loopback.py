@@ -49,7 +49,9 @@ class Loopback:
         show: Callable[[str, str], None] = lambda name, line: None,
     ) -> None:
         self.ports = self.public = ports or Ports()
-        self._python, self._net, self._show = python, net, show
+        # Agents run in another folder, so a relative path would not be found there.
+        self._python = str(Path(python).absolute()) if "/" in python else python
+        self._net, self._show = net, show
         self._own_data = data is None
         self._data = Path(tempfile.mkdtemp(prefix="pyconsul-")) if data is None else data
         self._data.mkdir(parents=True, exist_ok=True)

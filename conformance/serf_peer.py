@@ -1,7 +1,7 @@
 """A real `serf` agent and our GossipPool on loopback: do they take each other for members of one pool?
 
 Run as `python -m conformance.serf_peer [--key]` with Debian's package `serf` installed. Each step prints its result;
-the exit code is 1 when one failed, 2 when there is no `serf`. Steps: join both ways, hold each other alive without a
+closes with 'N passed, N failed', exit code 1 when one failed. Steps: join both ways, hold each other alive without a
 suspicion, user events both ways, a query answered, tags changed, leave seen as left on both sides, crash seen as
 failed. With `--key` all of it under encryption, with a change of keys.
 """
@@ -12,12 +12,12 @@ import argparse
 import asyncio
 import base64
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from conformance.real_consul import Missing, program, report_missing
 from pyconsul_agent.env.base import Env
 from pyconsul_agent.env.real import real_env
 from pyconsul_agent.runtime.gossip import GossipOptions, GossipPool, Subscription
@@ -129,9 +129,11 @@ async def until(holds: Callable[[], bool] | Callable[[], Awaitable[bool]], timeo
 class Checks:
     """Results so far."""
 
+    passed: int = 0
     failed: int = 0
 
     def note(self, step: str, good: bool, detail: object = "") -> None:
+        self.passed += good
         self.failed += not good
         print(f"{'ok  ' if good else 'FAIL'} {step}" + (f": {detail}" if detail and not good else ""), flush=True)
 
@@ -164,8 +166,8 @@ def status(pool: GossipPool) -> str:
     return "unknown" if member is None else member.status.word
 
 
-async def run(binary: str, key: bytes | None) -> int:
-    """All steps; returns how many failed."""
+async def run(binary: str, key: bytes | None) -> Checks:
+    """All steps."""
     checks = Checks()
     with tempfile.TemporaryDirectory() as folder:
         peer = await Peer.start(binary, folder, key)
@@ -186,7 +188,7 @@ async def run(binary: str, key: bytes | None) -> int:
             await env.blocking.close()
         if checks.failed:
             print("--- last lines of serf", *peer.lines[-40:], sep="\n", file=sys.stderr)
-    return checks.failed
+    return checks
 
 
 async def live_together(checks: Checks, peer: Peer, pool: GossipPool, events: list[object]) -> None:
@@ -273,13 +275,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--key", action="store_true", help="encrypt")
     options = parser.parse_args()
-    binary = shutil.which("serf")
-    if binary is None:
-        print("no `serf` on this machine")
-        return 2
-    failed = asyncio.run(run(binary, KEY if options.key else None))
-    print(f"{failed} steps failed" if failed else "all steps passed")
-    return 1 if failed else 0
+    try:
+        binary = program("serf")
+    except Missing as reason:
+        return report_missing("serf_peer", reason)
+    checks = asyncio.run(run(binary, KEY if options.key else None))
+    print(f"{checks.passed} passed, {checks.failed} failed")
+    return 1 if checks.failed else 0
 
 
 if __name__ == "__main__":

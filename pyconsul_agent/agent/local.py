@@ -122,8 +122,12 @@ class LocalState:
         """Call `notify(service_id)` whenever a service or one of its checks changes ("" for node checks)."""
         self._watchers.append(notify)
 
+    def unwatch(self, notify: Callable[[str], None]) -> None:
+        """End a `watch`."""
+        self._watchers.remove(notify)
+
     def _notify(self, service_id: str) -> None:
-        for notify in self._watchers:
+        for notify in tuple(self._watchers):
             notify(service_id)
         self._changed()
 

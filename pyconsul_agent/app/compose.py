@@ -9,9 +9,10 @@ from typing import Any
 from pyconsul_agent.agent.antientropy import AntiEntropy
 from pyconsul_agent.agent.checks.http import AiohttpChecks
 from pyconsul_agent.agent.coordinates import send_coordinates
+from pyconsul_agent.agent.events import Events
 from pyconsul_agent.agent.joining import JoinFailed, RetryRules, join_once, join_until_done
 from pyconsul_agent.agent.local import LocalState, Tokens
-from pyconsul_agent.agent.persist import Persistence, node_id
+from pyconsul_agent.agent.persist import Persistence, lock_data_dir, node_id
 from pyconsul_agent.agent.registry import CheckSettings, Registry, Tools
 from pyconsul_agent.agent.reload import definitions_of, load
 from pyconsul_agent.app.reload import Reloader, Reread
@@ -29,21 +30,26 @@ from pyconsul_agent.app.settings import (
 from pyconsul_agent.client.node import ClientNode
 from pyconsul_agent.config.options import Options
 from pyconsul_agent.env.base import Env
+from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.interfaces.dns.server import DNSServer
 from pyconsul_agent.interfaces.http.agent import Actions, AgentEndpoints, Identity
 from pyconsul_agent.interfaces.http.agent_services import AgentServices
 from pyconsul_agent.interfaces.http.catalog import Catalog
+from pyconsul_agent.interfaces.http.coordinate import Coordinates
+from pyconsul_agent.interfaces.http.event import EventEndpoints
 from pyconsul_agent.interfaces.http.health import Health
 from pyconsul_agent.interfaces.http.kv import KV
 from pyconsul_agent.interfaces.http.message import Request, Response
+from pyconsul_agent.interfaces.http.operator import Operator
 from pyconsul_agent.interfaces.http.pipeline import Pipeline
 from pyconsul_agent.interfaces.http.routes import RouteTable
 from pyconsul_agent.interfaces.http.session import Sessions
 from pyconsul_agent.interfaces.http.status import Status
 from pyconsul_agent.interfaces.http.transport import HTTPServer
+from pyconsul_agent.interfaces.http.txn import Transactions
 from pyconsul_agent.interfaces.ipc import handlers as ipc
 from pyconsul_agent.interfaces.ipc.server import IPCServer
-from pyconsul_agent.runtime.listeners import Listeners
+from pyconsul_agent.runtime.listeners import USER_EVENT_PREFIX, Listeners
 from pyconsul_agent.runtime.raft_storage import RaftStorage
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.server.node import ServerNode
@@ -69,9 +75,11 @@ class Agent:
         self._logs = logs
         self._storage = storage
         self._log = logs.logger()
+        self._unlock = lock_data_dir(env.files, options.data_dir) if options.data_dir else None
         self.node_id = node_id(env, options.data_dir, options.node_id)
         self._tasks = TaskOwner(self._log)
-        self._fatal_error: BaseException | None = None
+        self.failure = ""
+        """Why the agent ended by itself and badly, one line."""
         listeners = Listeners(self._user_event, lambda: self._sync.server_appeared())
         if options.server:
             self.delegate: ServerNode | ClientNode = ServerNode(
@@ -91,6 +99,7 @@ class Agent:
             discard_output=options.discard_check_output,
             tokens=Tokens(tokens.default, tokens.agent),
         )
+        self._events = Events(options.node_name, self.state.live_services)
         self._sync = AntiEntropy(
             self.state,
             self.delegate,
@@ -176,6 +185,15 @@ class Agent:
             Health(self.delegate, defaults),
             AgentServices(self._registry, defaults),
             self._self_endpoints,
+            Transactions(
+                self.delegate,
+                defaults,
+                value_bytes_max=options.limits.kv_max_value_size,
+                body_bytes_max=options.limits.txn_max_req_len,
+            ),
+            Coordinates(self.delegate, defaults, enabled=not options.disable_coordinates),
+            EventEndpoints(self.delegate, self._events, self._env.uuid, defaults),
+            Operator(self.delegate, defaults),
         )
         return [route for family in families for route in family.routes()]
 
@@ -248,6 +266,7 @@ class Agent:
             await join_until_done(join, addresses, rules, self._log, pool=pool)
         except JoinFailed as error:
             self._log.error("Retry join failed", error=str(error))
+            self.failure = f"Retry join failed: {error}"
             self.exit_code = 1
             self.finished.set()
 
@@ -266,6 +285,9 @@ class Agent:
         self._log.event("shutdown_complete")
         await self._dns.stop()
         await self._http.stop()
+        if self._unlock is not None:
+            self._unlock()
+            self._unlock = None
 
     # --- what the interfaces may ask --------------------------------------------------------------------------
 
@@ -338,11 +360,19 @@ class Agent:
     # --- callbacks --------------------------------------------------------------------------------------------
 
     def _user_event(self, event: UserEvent) -> None:
-        self._log.debug("user event received", name=event.name)
+        if not event.name.startswith(USER_EVENT_PREFIX):
+            return
+        try:
+            taken = self._events.take(event)
+        except DecodeError as error:
+            self._log.warn("user event ignored", name=event.name, error=str(error))
+            return
+        if taken is not None:
+            self._log.debug("new event", event_name=taken.name, event_id=taken.id)
 
     def _fatal(self, error: BaseException) -> None:
         """Consensus cannot go on (the disk failed): the process must end."""
         self._log.error("fatal error, stopping", error=str(error))
-        self._fatal_error = error
+        self.failure = str(error)
         self.exit_code = 1
         self.finished.set()

@@ -128,6 +128,8 @@ def _files(sources: Sources, files: Files, warnings: list[str]) -> Iterable[tupl
             # A folder that is missing is an error; what a folder holds besides files is not ours.
             chosen = [inner for inner in paths if not files.is_dir(inner)]
         else:
+            if not files.exists(path):  # a typing error in the name must not start an agent without its configuration
+                raise ConfigError(_missing(path))
             chosen = [path]
         for name in chosen:
             kind = sources.config_format or _format_of(name)
@@ -143,13 +145,17 @@ def _format_of(name: str) -> str:
     return next((ending for ending in ("json", "hcl") if name.endswith(f".{ending}")), "")
 
 
+def _missing(name: str) -> str:
+    return f"config: Open failed on {name}. open {name}: no such file or directory"
+
+
 def _read(name: str, files: Files) -> str:
     try:
         if files.size(name) > FILE_BYTES_MAX:
             raise ConfigError(f"config: {name} is larger than {FILE_BYTES_MAX} bytes")
         return files.read(name).decode("utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"config: Open failed on {name}. open {name}: no such file or directory") from None
+        raise ConfigError(_missing(name)) from None
     except OSError as error:
         raise ConfigError(f"config: Open failed on {name}. open {name}: {(error.strerror or '').lower()}") from None
     except UnicodeDecodeError:

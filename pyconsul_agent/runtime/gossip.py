@@ -276,8 +276,16 @@ class GossipPool:
         return ["i/o timeout" if future in late else future.result() for future in futures]
 
     async def _rejoin(self, alive: Mapping[str, str]) -> None:
-        """Try what the snapshot knows, in random order, until one answers."""
+        """Try what the snapshot knows until one answers, or until we are not alone for another reason."""
         known = sorted((name, address) for name, address in alive.items() if name != self._options.name)
+        while known and not await self._rejoin_one_of(known):
+            self._log.warn("Failed to re-join any previously known node")
+            await asyncio.sleep(self._options.serf.reconnect_interval_s)
+            if len(self._serf.members()) > 1:
+                return
+
+    async def _rejoin_one_of(self, known: list[tuple[str, str]]) -> bool:
+        """One attempt at each, in random order; whether one answered."""
         self._env.random.shuffle(known)
         for name, address in known:
             try:
@@ -289,9 +297,8 @@ class GossipPool:
             errors = await self._push_pull([(name, to) for _, to in targets])
             if None in errors:
                 self._log.event("rejoined", pool=self._options.serf.pool, name=name, address=address)
-                return
-        if known:
-            self._log.warn("Failed to re-join any previously known node")
+                return True
+        return False
 
     async def _reconnect(self, order: Reconnect) -> None:
         where = endpoint(*order.to)

@@ -40,9 +40,11 @@ class SnapshotFile:
 
         def read() -> bytes:
             folder = path.rpartition("/")[0]
-            if folder:
+            if folder and not self._files.is_dir(folder):
                 self._files.make_dirs(folder)
+                self._files.sync_dir(folder.rpartition("/")[0] or "/")
             if not self._files.exists(path):
+                self._files.write_atomic(path, b"", mode=SNAPSHOT_MODE)  # so that its name survives a power failure
                 return b""
             if self._files.size(path) > SNAPSHOT_BYTES_MAX:
                 raise OSError(f"{path} is longer than {SNAPSHOT_BYTES_MAX} bytes")

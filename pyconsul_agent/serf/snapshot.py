@@ -39,21 +39,28 @@ class SnapshotRecorder:
         self._lines: list[str] = []
         self._file_bytes = file_bytes
         self._has_left = False
+        self._must_sync = False
 
     def member_event(self, event: MemberEvent) -> None:
-        """Record a join, a leave or a failure."""
+        """Record a join, or that a member is gone for good.
+
+        Beyond serf, which forgets failed members: a node that was cut off sees all others fail, and would find nobody
+        after its restart.
+        """
         if self._has_left:
             return
         if event.kind is MemberEventKind.JOIN:
             self._record_alive(event.member)
-        elif event.kind in (MemberEventKind.LEAVE, MemberEventKind.FAILED):
-            self._alive.pop(event.member.name, None)
+        elif event.kind in (MemberEventKind.LEAVE, MemberEventKind.REAP) and event.member.name in self._alive:
+            del self._alive[event.member.name]
             self._lines.append(not_alive_line(event.member.name))
 
     def _record_alive(self, member: Member) -> None:
         if "\n" in member.name:  # would end the record early and forge the next one
             return
         address = endpoint_text(member.address, member.port)
+        # Durable: after a power failure this may be all that a node without `join` addresses knows of its peers.
+        self._must_sync = self._must_sync or self._alive.get(member.name) != address
         self._alive[member.name] = address
         self._lines.append(alive_line(member.name, address))
 
@@ -88,7 +95,8 @@ class SnapshotRecorder:
         self._lines.clear()
         self._file_bytes += len(text.encode("utf-8", "surrogateescape"))
         if self._file_bytes <= self._compaction_bytes() or self._has_left:
-            return AppendSnapshot(text, sync=self._has_left)
+            sync, self._must_sync = self._must_sync or self._has_left, False
+            return AppendSnapshot(text, sync=sync)
         state = SnapshotState(self._alive, self._clock, self._event_clock, self._query_clock)
         compact = render(state)
         self._file_bytes = len(compact.encode("utf-8", "surrogateescape"))

@@ -39,17 +39,18 @@ class Threshold:
     """The index that an answer must pass. Pure: the whole decision whether to go on waiting."""
 
     index: int
-    _blocked: bool = False
+    _absent: bool = False
 
     def passed(self, index: int, found: bool) -> bool:
         """Whether an answer with this index ends the wait.
 
-        Once the query has waited, an answer "not there" raises the bar to its own index: writes to other rows move the
-        index of an absent row, and would wake its watcher for nothing.
+        Once the query has waited on an absent row, an answer that it is still not there raises the bar to its own
+        index: writes to other rows move the index of an absent row, and would wake its watcher for nothing. A row that
+        went away ends the wait.
         """
-        if not found and self._blocked and index > self.index:
+        if not found and self._absent and index > self.index:
             self.index = index
-        self._blocked = True
+        self._absent = not found
         return index > self.index
 
 

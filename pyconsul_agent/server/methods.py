@@ -23,6 +23,7 @@ from pyconsul_agent.server.endpoints.txn import Txn
 from pyconsul_agent.server.leader.session_ttl import SessionTimers
 from pyconsul_agent.server.seams import Endpoint, Leadership, Membership, MemberView, Proposer
 from pyconsul_agent.state.store import Store
+from pyconsul_agent.structs.coordinate import DatacenterMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,9 @@ class Parts:
     uuid: Callable[[], str]
     last_log: Callable[[], tuple[int, int]]
     datacenters: Callable[[], list[str]]
+    wan_coordinates: Callable[[], list[DatacenterMap]]
     user_event: Callable[[str, bytes], None]
+    session_ttl_min_s: float
     datacenter: str
     log: Log
 
@@ -59,13 +62,21 @@ def offered(parts: Parts) -> Offered:
     # Routing, leadership checks and consistency are the dispatcher's; here reads only wait.
     blocking = Blocking(parts.store, parts.leadership, parts.random)
     now = parts.clock.monotonic
-    coordinates = Coordinates(parts.store, parts.proposer, blocking, list, parts.log)
+    coordinates = Coordinates(parts.store, parts.proposer, blocking, parts.wan_coordinates, parts.log)
     families = (
         Status(parts.leadership, parts.membership, parts.last_log),
         Catalog(parts.store, parts.proposer, blocking, near, parts.datacenters),
         Health(parts.store, blocking, near),
         KeyValues(parts.store, parts.proposer, blocking, now),
-        Sessions(parts.store, parts.proposer, blocking, parts.timers, now=now, uuid=parts.uuid),
+        Sessions(
+            parts.store,
+            parts.proposer,
+            blocking,
+            parts.timers,
+            now=now,
+            uuid=parts.uuid,
+            ttl_min_s=parts.session_ttl_min_s,
+        ),
         Txn(parts.store, parts.proposer, blocking, now),
         Internal(parts.store, blocking, parts.user_event),
         coordinates,

@@ -35,8 +35,8 @@ from pyconsul_agent.server.pools import PoolWatcher
 from pyconsul_agent.state import system
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet
-from pyconsul_agent.structs.coordinate import VivaldiCoordinate
-from pyconsul_agent.structs.member import Member
+from pyconsul_agent.structs.coordinate import Coordinate, DatacenterMap, VivaldiCoordinate
+from pyconsul_agent.structs.member import Member, MemberStatus
 from pyconsul_agent.structs.methods import Method
 from pyconsul_agent.structs.operator import AutopilotConfig, RaftStats
 from pyconsul_agent.structs.raft import Configuration, Server, Suffrage
@@ -205,10 +205,26 @@ class ServerNode:
             store=self._store, proposer=self._raft, leadership=self._raft, membership=self._raft, members=self._lan,
             timers=self._timers, clock=self._env.clock, random=self._env.random, uuid=self._env.uuid,
             last_log=lambda: (self._raft.last_index, self._raft.last_term),
-            datacenters=self._directory.datacenters,
+            datacenters=self._directory.datacenters, wan_coordinates=self._wan_coordinates,
+            session_ttl_min_s=self._config.session_ttl_min_s,
             user_event=lambda name, payload: self._lan.user_event(name, payload),
             datacenter=self._config.datacenter, log=self._log,
         )  # fmt: skip
+
+    def _wan_coordinates(self) -> list[DatacenterMap]:
+        """Where the servers of each datacenter are in the WAN pool, as far as they have told."""
+        if self._wan is None:
+            return []
+        found: dict[str, list[Coordinate]] = {}
+        for member in self._wan.members():
+            coordinate = self._wan.cached_coordinate(member.name)
+            name, _, datacenter = member.name.rpartition(".")
+            if coordinate is not None and member.status is MemberStatus.ALIVE:
+                found.setdefault(datacenter, []).append(Coordinate(node=name, coord=coordinate))
+        return [
+            DatacenterMap(datacenter=datacenter, area_id="wan", coordinates=tuple(rows))
+            for datacenter, rows in sorted(found.items())
+        ]
 
     def _limits(self) -> RPCLimits:
         config = self._config
@@ -257,7 +273,8 @@ class ServerNode:
     async def leave(self) -> None:
         """Leave in Consul's order: hand over, leave WAN, leave LAN, drain, wait to be removed.
 
-        The word of both leaves spreads while we drain, which halves the time that the original takes.
+        The word of both leaves spreads while we drain, which halves the time that the original takes; so does the wait
+        for the removal, which can be in vain when those who stay have no quorum: `docker stop` gives 10 s in all.
         """
         self._log.event("leave_start", mode="server")
         if self._raft.is_leader and self._voters() > 1:
@@ -265,9 +282,10 @@ class ServerNode:
         pools = [pool for pool in (self._wan, self._lan) if pool is not None]
         begun = [pool for pool in pools if await pool.begin_leave()]
         self._leaving = True
-        await asyncio.gather(asyncio.sleep(self._config.leave_drain_s), *(pool.finish_leave() for pool in begun))
+        waits = [pool.finish_leave() for pool in begun]
         if not self._raft.is_leader:
-            await self._removed()
+            waits.append(self._removed())
+        await asyncio.gather(asyncio.sleep(self._config.leave_drain_s), *waits)
 
     async def _hand_over(self) -> None:
         try:

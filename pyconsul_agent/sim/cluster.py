@@ -7,6 +7,7 @@ Probes are attached to every life of every agent: what raft elected, what the st
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +22,7 @@ from pyconsul_agent.runtime.raft import RaftNode
 from pyconsul_agent.server.node import ServerNode
 from pyconsul_agent.sim.host import SimHost
 from pyconsul_agent.sim.owner import OWNER, is_dead
-from pyconsul_agent.sim.process import ProcessKilled, SimProcess
+from pyconsul_agent.sim.process import SimProcess
 from pyconsul_agent.sim.raft_storage import RaftDisk, SimRaftStorage
 from pyconsul_agent.sim.world import World
 from pyconsul_agent.structs.raft import LogEntry
@@ -61,7 +62,7 @@ class Node:
         self.exit_codes: list[int] = []
         self.started = False
         """Whether the agent's start of this life has ended well."""
-        self._stop = asyncio.Event()
+        self._stop, self._leave = asyncio.Event(), asyncio.Event()
         self.host: SimHost = cluster.world.network.add_host(ip, name=name)
         self.process: SimProcess = cluster.world.process(self.host, self._main, name=name, start=False)
 
@@ -71,11 +72,13 @@ class Node:
     # --- the process ------------------------------------------------------------------------------------------------
 
     async def _main(self, env: Env) -> None:
-        stop = self._stop
+        stop, leave = self._stop, self._leave
         options = configure(
             Sources(flags=self.flags), files=env.files, interfaces=env.interfaces.addresses(), hostname=env.hostname
         )
         env.files.make_dirs(DATA_DIR)
+        env.files.sync_dir("/")  # the data directory itself is the operator's, long made
+        env.files.sync_dir("/consul")
         logs = self._logs(options, env)
         agent: Agent | None = None
         try:
@@ -83,7 +86,9 @@ class Node:
             self._watch(agent)
             await agent.start()
             self.started = True
-            await _first(stop.wait(), agent.finished.wait())
+            await _first(stop.wait(), leave.wait(), agent.finished.wait())
+            if leave.is_set() and not stop.is_set():
+                await self._leave_in_time(agent, stop)
             self.exit_codes.append(agent.exit_code)
         except (ConsulError, OSError) as error:
             logs.logger().error("Error starting agent", error=str(error))
@@ -92,6 +97,17 @@ class Node:
             if agent is not None:
                 await agent.stop()
             await env.blocking.close()
+
+    async def _leave_in_time(self, agent: Agent, stop: asyncio.Event) -> None:
+        """As `app.process` does it: the time limit or another signal cuts the leave short, an error ends it."""
+
+        async def leave() -> None:
+            await agent.leave()
+            self.left = True
+
+        with contextlib.suppress(TimeoutError, ConsulError):
+            async with asyncio.timeout(LEAVE_TIMEOUT_S):
+                await _first(stop.wait(), leave())
 
     def _logs(self, options: Options, env: Env) -> LogStream:
         level = parse_level(options.log_level)
@@ -169,7 +185,7 @@ class Node:
         self.cluster.world.power_on(self.host)
         self.left = self.started = False
         self.agent = None
-        self._stop = asyncio.Event()
+        self._stop, self._leave = asyncio.Event(), asyncio.Event()
         self.process.start()
 
     def kill(self, *, power_loss: bool = False) -> None:
@@ -188,13 +204,12 @@ class Node:
             await self.process.wait()
         self.started = False
 
-    async def leave(self) -> None:
-        """As SIGINT: leave the cluster, then stop."""
-        agent = self.agent
-        assert agent is not None
-        await self.process.call(agent.leave)
-        self.left = True
-        await self.stop()
+    async def leave(self) -> bool:
+        """As SIGINT: leave the cluster, then stop. Whether it left: a fault, or the time limit, may cut it short."""
+        self._leave.set()
+        await self.process.wait()
+        self.started = False
+        return self.left
 
 
 class Cluster:
@@ -307,16 +322,6 @@ class Cluster:
             if other is not node:
                 self.world.network.cut(node.host, other.host)
 
-    async def leave_if_it_can(self, node: Node) -> None:
-        """Leave as on SIGINT; a leave that fails, takes too long or is cut short by a fault ends as a plain stop."""
-        try:
-            async with asyncio.timeout(LEAVE_TIMEOUT_S):
-                await node.leave()
-        except (TimeoutError, ConsulError):
-            await node.stop()
-        except ProcessKilled:
-            return
-
     def heal(self) -> None:
         """Undo every fault of the network, let paused agents run and start those that are down (but not who left)."""
         self.world.network.heal()
@@ -333,10 +338,13 @@ class Cluster:
 
 
 async def _first(*works: Any) -> None:
-    """Until one of them ends; the others are cancelled."""
+    """Until one of them ends, and raise what it raised; the others are cancelled."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task in done:
+                await task
     finally:
         for task in tasks:
             task.cancel()

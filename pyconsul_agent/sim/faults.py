@@ -138,7 +138,7 @@ class FaultDriver:
 
     async def _leave(self, fault: Fault, node: Node) -> None:
         if node.running:
-            await self._cluster.leave_if_it_can(node)
+            await node.leave()
         await self._start_again(node, fault.lasts_s)
 
     async def _start_again(self, node: Node, after_s: float) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from pyconsul_agent.sim.checkers import (
     agreement,
+    blocking,
     leftovers,
     linearizable,
     locks,
@@ -30,7 +31,7 @@ from pyconsul_agent.sim.loop import START_S, SimError
 from pyconsul_agent.sim.net import LinkOptions
 from pyconsul_agent.sim.workload import SESSION_TTL_S, Workload, WorkloadOptions
 from pyconsul_agent.sim.world import World
-from pyconsul_agent.structs.raft import LogEntry
+from pyconsul_agent.structs.raft import LogEntry, Suffrage
 
 LEADER_WITHIN_ELECTIONS = 10
 ELECTION_S = 1.0
@@ -38,7 +39,11 @@ ELECTION_S = 1.0
 WRITES = 20
 WRITE_WITHIN_S = 20.0
 AGREE_WITHIN_S = 120.0
+VOTE_WITHIN_S = 90.0
 EQUAL_WITHIN_S = 30.0
+PATIENT_EVERY = 4
+"""Every so many seeds waits for anti-entropy, which takes minutes."""
+CATALOG_WITHIN_S = 250.0
 STEPS_MAX = 3_000_000
 TIME_MAX_S = 3600.0
 
@@ -254,10 +259,14 @@ class SeedRun:
         for number in range(WRITES):
             await self._write_one(number)
         self._mark("written")
-        await self.cluster.until("equal applied indexes", self._equal, EQUAL_WITHIN_S)
-        same_state.check(self._states())
+        # A server that was taken for dead is a raft peer again once gossip has found it (push/pulls: 30 s).
         await self.cluster.until("all alive in all views", lambda: not self._disagreements(), AGREE_WITHIN_S)
         self._mark("alive")
+        await self.cluster.until("all servers vote", self._all_vote, VOTE_WITHIN_S)
+        await self.cluster.until("equal applied indexes", self._equal, EQUAL_WITHIN_S)
+        same_state.check(self._states())
+        if self.drawn.seed % PATIENT_EVERY == 0:
+            await self._catalog_agrees()
 
     async def _write_one(self, number: int) -> None:
         loop, nodes = self.world.loop, self.load.nodes
@@ -270,6 +279,30 @@ class SeedRun:
                 return
             await asyncio.sleep(0.2)
         raise Unmet(f"write {number} of the liveness phase: {done}\n{self.cluster.describe()}")
+
+    async def _catalog_agrees(self) -> None:
+        """Anti-entropy repairs within two of its rounds what the faults kept from the catalog."""
+        deadline = self.world.loop.time() + CATALOG_WITHIN_S
+        for node in self.cluster.nodes.values():
+            while True:
+                catalog = await self.load.services(self.load.nodes[0], node.name)
+                agent = node.agent
+                assert agent is not None
+                local = [(service.id, tuple(service.tags or ())) for service in agent.state.live_services().values()]
+                if catalog is not None and sorted(local) == catalog:
+                    break
+                if self.world.loop.time() >= deadline:
+                    agreement.check_catalog(node.name, local, catalog or ())
+                await asyncio.sleep(2.0)
+
+    def _all_vote(self) -> bool:
+        leader = self.cluster.leader
+        if leader is None:
+            return False
+        voters = [
+            server for server in leader.raft.configuration()[0].servers or () if server.suffrage == Suffrage.VOTER
+        ]
+        return len(voters) == len(self.cluster.servers)
 
     def _equal(self) -> bool:
         servers = self.cluster.servers
@@ -294,6 +327,7 @@ class SeedRun:
         no_lost_write.check(self.history, self.truth)
         linearizable.check(self.history, self.truth)
         monotone_index.check(self.history)
+        blocking.check(self.history)
         locks.check(self.history, self.truth)
         locks.check_sessions(self.history, self.truth, ttl_s=SESSION_TTL_S)
 

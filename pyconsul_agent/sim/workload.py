@@ -21,6 +21,7 @@ from pyconsul_agent.sim.http_client import Answer, NoAnswer, request
 
 MODES = ("default", "consistent", "stale")
 SESSION_TTL_S = 10
+WATCH_S = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,7 @@ class WorkloadOptions:
         ("get", 10),
         ("cas", 4),
         ("delete", 1),
+        ("watch", 2),
         ("lock", 3),
         ("renew", 2),
         ("service", 1),
@@ -144,10 +146,16 @@ class Workload:
         await self.ask(operation, node, "PUT", f"/v1/kv/{key}", value.encode())
         return operation
 
-    async def get(self, worker: int, node: Node, key: str, mode: str = "default") -> Operation:
-        """Read one key."""
+    async def get(
+        self, worker: int, node: Node, key: str, mode: str = "default", *, index: int = 0, wait_s: int = 0
+    ) -> Operation:
+        """Read one key; with an index, when it has changed since, at the latest after `wait_s`."""
         operation = Operation(number=0, worker=worker, node=node.name, f="get", key=key, mode=mode)
-        query = "" if mode == "default" else f"?{mode}"
+        if index:
+            operation.guard, operation.detail = index, f"wait {wait_s}"
+        parts = [mode] if mode != "default" else []
+        parts += [f"index={index}&wait={wait_s}s"] if index else []
+        query = "?" + "&".join(parts) if parts else ""
         answer = await self.ask(operation, node, "GET", f"/v1/kv/{key}{query}")
         if answer is not None:
             operation.header = int(answer.headers.get("x-consul-index", "0"))
@@ -162,6 +170,19 @@ class Workload:
         """Do one of these from outside: the request leaves from the clients' machine."""
         await self._ready.wait()
         return await self.process.call(work)
+
+    async def services(self, node: Node, of: str) -> list[tuple[str, tuple[str, ...]]] | None:
+        """(ID, tags) of what the catalog holds of an agent, None without an answer. Not part of the history."""
+        try:
+            answer = await self.process.call(
+                lambda: request(self._env.net, (node.ip, HTTP_PORT), "GET", f"/v1/catalog/node/{of}")
+            )
+        except NoAnswer:
+            return None
+        if answer.status != 200:
+            return None
+        services = (json.loads(answer.body) or {}).get("Services") or {}
+        return sorted((name, tuple(row["Tags"] or ())) for name, row in services.items() if name != "consul")
 
     @property
     def nodes(self) -> Sequence[Node]:
@@ -183,6 +204,7 @@ class _Worker:
         self._random = rng
         self._count = 0
         self._indexes: dict[str, int] = {}
+        self._headers: dict[str, int] = {}
         self._session = ""
         self._held = ""
 
@@ -209,6 +231,14 @@ class _Worker:
         operation = await self._load.get(self._number, node, key, self._random.choice(MODES))
         if operation.outcome == "ok":
             self._indexes[key] = operation.index
+
+    async def _watch(self, node: Node) -> None:
+        key = self._key()
+        index = self._headers.get(key, 0)
+        mode = self._random.choice(("default", "default", "stale"))
+        operation = await self._load.get(self._number, node, key, mode, index=index, wait_s=WATCH_S)
+        if operation.outcome == "ok":
+            self._headers[key] = operation.header
 
     async def _cas(self, node: Node) -> None:
         operation = self._operation(node, "cas", self._key(), self._value())

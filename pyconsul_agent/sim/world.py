@@ -154,10 +154,15 @@ class World:
         """End all processes and throw away what is left."""
         if self.loop.is_closed():
             return
-        for process in self.processes:
-            process.kill()
-        for task in sorted(asyncio.all_tasks(self.loop), key=lambda task: task.get_name()):
-            discard_task(task)
+        # Clean-up code of the dead asks asyncio for the loop: it must not be given, or make, a real one.
+        asyncio._set_running_loop(self.loop)
+        try:
+            for process in self.processes:
+                process.kill()
+            for task in sorted(asyncio.all_tasks(self.loop), key=lambda task: task.get_name()):
+                discard_task(task)
+        finally:
+            asyncio._set_running_loop(None)
         self.loop.close()
 
     def __enter__(self) -> Self:

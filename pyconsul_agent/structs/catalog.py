@@ -185,7 +185,7 @@ class NodeService:
     address: str = wire("Address", default="")
     tagged_addresses: Mapping[str, ServiceAddress] | None = wire("TaggedAddresses", default=None, json_omit=True)
     meta: Mapping[str, str] | None = wire("Meta", default=None)
-    port: int = wire("Port", default=0)
+    port: int = wire("Port", default=0, json_omit=True)
     socket_path: str = wire("SocketPath", default="", json_omit=True)
     weights: Weights | None = wire("Weights", default=None)
     enable_tag_override: bool = wire("EnableTagOverride", default=False)

@@ -12,6 +12,12 @@ from pyconsul_agent.structs.catalog import GatewayService, Node, NodeService
 class HealthCheckDefinition:
     """Consul's `HealthCheckDefinition`."""
 
+    interval: Duration = wire("Interval", default=Duration(0), json_omit=True)
+    output_max_size: int = wire("OutputMaxSize", default=0, json_omit=True)
+    timeout: Duration = wire("Timeout", default=Duration(0), json_omit=True)
+    deregister_critical_service_after: Duration = wire(
+        "DeregisterCriticalServiceAfter", default=Duration(0), json_omit=True
+    )
     http: str = wire("HTTP", default="", json_omit=True)
     tls_server_name: str = wire("TLSServerName", default="", json_omit=True)
     tls_skip_verify: bool = wire("TLSSkipVerify", default=False, json_omit=True)
@@ -21,12 +27,6 @@ class HealthCheckDefinition:
     disable_redirects: bool = wire("DisableRedirects", default=False, json_omit=True)
     tcp: str = wire("TCP", default="", json_omit=True)
     h2ping: str = wire("H2PING", default="", json_omit=True)
-    interval: Duration = wire("Interval", default=Duration(0), json_omit=True)
-    output_max_size: int = wire("OutputMaxSize", default=0, json_omit=True)
-    timeout: Duration = wire("Timeout", default=Duration(0), json_omit=True)
-    deregister_critical_service_after: Duration = wire(
-        "DeregisterCriticalServiceAfter", default=Duration(0), json_omit=True
-    )
     script_args: tuple[str, ...] | None = wire("ScriptArgs", default=None, json_omit=True)
     docker_container_id: str = wire("DockerContainerID", default="", json_omit=True)
     shell: str = wire("Shell", default="", json_omit=True)

@@ -10,7 +10,7 @@ class ServiceCheck:
     """Consul's `ServiceCheck`."""
 
     id: str = wire("ID", default="")
-    namespace: str = wire("Namespace", default="", json_hidden=True)
+    namespace: str = wire("Namespace", default="")
 
 
 @struct

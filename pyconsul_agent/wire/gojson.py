@@ -68,7 +68,10 @@ def render(value: Any) -> Any:
 
 
 def _sort_key(key: str) -> bytes:
-    return key.encode("utf-8", "surrogateescape")
+    try:
+        return key.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a pair, which no byte stands for
+        return key.encode("utf-8", "surrogatepass")
 
 
 def dump(plain: Any) -> bytes:

@@ -10,6 +10,7 @@ import base64
 import binascii
 import dataclasses
 import json
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -32,7 +33,21 @@ def parse(body: bytes) -> Any:
         value, _ = _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError):
         Explainer(text).explain()
+    return _whole(value) if b"\\u" in body else value
+
+
+def _whole(value: Any) -> Any:
+    """`value` with halves of surrogate pairs, which escapes can spell, replaced by U+FFFD as Go does it."""
+    if isinstance(value, str):
+        return value if value.isascii() else _HALF.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    if isinstance(value, dict):
+        return {_whole(name): _whole(item) for name, item in value.items()}
     return value
+
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -167,7 +182,8 @@ class Explainer:
 
 
 def decode(form: type[T], value: Any, *, lenient: bool = False, aliases: Mapping[str, str] | None = None) -> T:
-    """A parsed value as the struct `form`. `aliases` maps other spellings (lower case) to Go names.
+    """A parsed value as the struct `form`. `aliases` maps other spellings (lower case) to Go names; those
+    mapped to an empty name are known and mean nothing.
 
     Raises ValueError with Go's text.
     """
@@ -216,6 +232,8 @@ def _struct(form: Any, value: Any, path: str, lenient: bool, aliases: Mapping[st
         lower = name.lower()
         entry = fields.get(lower)
         target = known
+        if entry is None and aliases.get(lower) == "":
+            continue
         if entry is None and lower in aliases:
             entry = fields.get(aliases[lower].lower())
             target = late

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from conformance.vectors_ipc import recordings
+from conformance.ipc_conversations import recordings
 from pyconsul_agent.cli.main import main
 from pyconsul_agent.env.real import real_env
 from pyconsul_agent.interfaces.ipc.handlers import Handlers

@@ -1,7 +1,6 @@
 """Snapshots of real servers load, come out as they went in, and bring the state that the log brings."""
 
 import contextlib
-import json
 import tarfile
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from pyconsul_agent.fsm.chunking import Assembler, ChunkInfo, decode_chunk_info
 from pyconsul_agent.fsm.machine import StateMachine
 from pyconsul_agent.fsm.snapshot import _parse
 from pyconsul_agent.state.store import Store
-from pyconsul_agent.wire.msgpack import pack, unpack
 
 VECTORS = Path(__file__).resolve().parents[2] / "conformance" / "vectors" / "raft"
 SNAPSHOTS = ("snapA", "snapB", "snap_case_rename")
@@ -113,24 +111,6 @@ def test_a_restore_wakes_every_watcher():
 
 
 # --- chunks ---------------------------------------------------------------------------------------------------
-
-
-def chunk_cases():
-    return [case for case in json.loads((VECTORS / "chunking.json").read_text()) if "op_num" in case]
-
-
-@pytest.mark.parametrize("case", chunk_cases(), ids=lambda case: str(case["case"]))
-def test_chunk_info_is_read(case):
-    assert decode_chunk_info(bytes.fromhex(case["hex"])) == ChunkInfo(
-        int(case["op_num"]), case["sequence_num"], case["num_chunks"], bytes.fromhex(case["next_extensions_hex"])
-    )
-
-
-def test_a_chunk_record_of_a_real_snapshot_round_trips():
-    record = json.loads((VECTORS / "chunking.json").read_text())[3]["hex"]
-    assembler = Assembler()
-    assembler.restore(unpack(bytes.fromhex(record)))
-    assert pack(assembler.plain()).hex() == record
 
 
 def test_pieces_of_an_older_term_are_dropped():

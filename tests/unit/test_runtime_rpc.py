@@ -1,101 +1,21 @@
 """The server port and the pool against recorded conversations and against each other, in memory and virtual time."""
 
 import asyncio
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from pyconsul_agent.env.base import open_stream
-from pyconsul_agent.errors import LeadershipLost, RPCError
-from pyconsul_agent.runtime.rpc_pool import RPCPool, ServerAddress
-from pyconsul_agent.runtime.rpc_server import RPCLimits, RPCServer
+from conformance.vectors_rpc_connections import World, read_all
+from pyconsul_agent.errors import RPCError
+from pyconsul_agent.runtime.rpc_pool import ServerAddress
+from pyconsul_agent.runtime.rpc_server import RPCLimits
 from pyconsul_agent.structs.methods import STATUS_LEADER, STATUS_PING, Empty
 from pyconsul_agent.structs.requests import DCSpecificRequest
 from pyconsul_agent.wire import msgpack, netrpc
 from pyconsul_agent.wire.yamux_frames import HEADER
-from tests.memory_net import Clock, MemoryNet, Recorder, run
+from tests.memory_net import run
 
-FOLDER = Path(__file__).parents[2] / "conformance/vectors/rpc"
-SCENARIOS = {
-    scenario["name"]: scenario
-    for scenario in json.loads((FOLDER / "connection-behaviour.json").read_text())["scenarios"]
-}
 SERVER = ServerAddress("srv1", "127.0.0.1", 8300, "dc1")
-
-
-class Service:
-    """Answers a few methods; `Test.Block` waits for ever and counts who stopped waiting."""
-
-    def __init__(self):
-        self.blocked = 0
-        self.cancelled = 0
-        self.running = 0
-        self.running_max = 0
-        self.peers = []
-
-    async def serve(self, method_name, body, peer):
-        self.peers.append(peer)
-        self.running += 1
-        self.running_max = max(self.running, self.running_max)
-        try:
-            return await self._serve(method_name, body)
-        finally:
-            self.running -= 1
-
-    async def _serve(self, name, body):
-        match name:
-            case "Status.Ping":
-                return b"\x80"
-            case "Status.Leader":
-                return msgpack.encode("127.0.0.1:8300")
-            case "Test.Echo":
-                return body
-            case "Test.Slow":
-                await asyncio.sleep(1.0)
-                return body
-            case "Test.Block":
-                self.blocked += 1
-                try:
-                    await asyncio.sleep(3600)
-                except asyncio.CancelledError:
-                    self.cancelled += 1
-                    raise
-            case "Test.Lost":
-                raise LeadershipLost
-            case "Test.Crash":
-                raise ZeroDivisionError("secret")
-        raise RPCError(netrpc.unknown_method(name, {"Status", "KVS", "Test"}))
-
-
-class World:
-    """A server on 127.0.0.1:8300 and a host that calls it."""
-
-    def __init__(self, limits=None, **handlers):
-        self.network = {}
-        self.log = Recorder()
-        self.service = Service()
-        self.clock = Clock()
-        self.server = RPCServer(
-            MemoryNet("127.0.0.1", self.network), self.clock, self.log, self.service, limits=limits, **handlers
-        )
-        self.net = MemoryNet("127.0.0.2", self.network)
-
-    async def __aenter__(self):
-        await self.server.start("127.0.0.1", 8300)
-        self.pool = RPCPool(self.net, self.clock, self.log)
-        return self
-
-    async def __aexit__(self, *_):
-        await self.pool.close()
-        await self.server.close()
-        await asyncio.sleep(0.1)
-        open_ones = [end for link in self.net.transports for end in (link, link.peer) if not end.is_closing()]
-        assert not open_ones, [vars(end) for end in open_ones]
-
-    async def dial(self):
-        return await open_stream(self.net, "127.0.0.1", 8300)
 
 
 def in_world(limits=None, **handlers):
@@ -119,83 +39,6 @@ def in_world(limits=None, **handlers):
 
 
 # --- recorded conversations -----------------------------------------------------------------------------------
-
-LENIENT = {"open then FIN without data"}  # the original closes the connection; we close only the stream
-
-
-def streams_of(data):
-    """What a yamux side said, without the frame boundaries: per stream (and 0 for the session)."""
-    said = {}
-    while data:
-        _, kind, flags, stream, length = HEADER.unpack_from(data)
-        if kind == 0:
-            said.setdefault(stream, []).append(data[12 : 12 + length])
-            data = data[12 + length :]
-        else:
-            said.setdefault(stream, []).append((kind, flags, length))
-            data = data[12:]
-    return {stream: joined(parts) for stream, parts in said.items()}
-
-
-def joined(parts):
-    result = []
-    for part in parts:
-        if isinstance(part, bytes) and result and isinstance(result[-1], bytes):
-            result[-1] += part
-        else:
-            result.append(part)
-    return result
-
-
-async def read_all(reader):
-    """What comes within three seconds, and whether the connection was closed after it."""
-    data = b""
-    try:
-        async with asyncio.timeout(3):
-            while piece := await reader.read(65536):
-                data += piece
-        return data, True
-    except TimeoutError:
-        return data, False
-    except ConnectionResetError:
-        return data, True
-
-
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_recorded_conversation(name):
-    scenario = SCENARIOS[name]
-
-    async def grpc(reader, writer, peer):
-        writer.write(bytes.fromhex("000006040000000000000500004000"))
-        await reader.read()
-
-    async def main():
-        async with World(grpc=grpc) as world:
-            reader, writer = await world.dial()
-            writer.write(bytes.fromhex(scenario["first_byte"]))
-            for step in scenario["client_sends"]:
-                if step == "<wait for reply>":
-                    await asyncio.sleep(0.1)
-                elif step.startswith("<data frame of"):
-                    writer.write(HEADER.pack(0, 0, 0, 1, 300000) + bytes(300000))
-                else:
-                    writer.write(bytes.fromhex(step))
-            if not scenario["first_byte"]:
-                await asyncio.sleep(4.9)
-                assert world.server.connection_count == 1
-            data, closed = await read_all(reader)
-            writer.close()
-        return data, closed
-
-    data, closed = run(main())
-    expected = [part for part in scenario["server_sends"] if not part.startswith("<")]
-    expects_close = any(part.startswith("<tcp") for part in scenario["server_sends"])
-    assert closed is (expects_close and name not in LENIENT)
-    expected = bytes.fromhex("".join(expected))
-    if scenario["first_byte"] != "04":
-        assert data == expected
-    elif not closed:
-        assert streams_of(data) == streams_of(expected)
 
 
 # --- the port -------------------------------------------------------------------------------------------------

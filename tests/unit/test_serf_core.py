@@ -1,11 +1,10 @@
 """Serf's rules: the replay of what the original did, and what the vectors leave open."""
 
-import json
 import random
-from pathlib import Path
 
 import pytest
 
+from conformance.vectors_serf import new_serf, node, said
 from pyconsul_agent.serf.config import SerfConfig
 from pyconsul_agent.serf.core import Serf
 from pyconsul_agent.serf.effects import (
@@ -18,10 +17,9 @@ from pyconsul_agent.serf.effects import (
     SendUser,
 )
 from pyconsul_agent.serf.events import UserEventTooLong
-from pyconsul_agent.structs.member import MemberEvent, MemberStatus, UserEvent
-from pyconsul_agent.swim.effects import Deliver, MergeRemoteState, Node, NotifyJoin, NotifyLeave, NotifyUpdate
+from pyconsul_agent.structs.member import MemberStatus, UserEvent
+from pyconsul_agent.swim.effects import Deliver, MergeRemoteState, NotifyJoin, NotifyLeave, NotifyUpdate
 from pyconsul_agent.swim.keyring import Keyring
-from pyconsul_agent.wire.gossip import NodeState
 from pyconsul_agent.wire.serf import (
     JoinIntent,
     KeyRequest,
@@ -38,33 +36,8 @@ from pyconsul_agent.wire.serf import (
     decode_conflict,
     encode,
     encode_filter,
-    encode_tags,
 )
 from pyconsul_agent.wire.serf_snapshot import SnapshotState, replay
-
-VECTORS = Path(__file__).parents[2] / "conformance/vectors/gossip"
-SCENARIOS = json.loads((VECTORS / "serf_state.json").read_text())["scenarios"]
-WORDS = {"Join": "join", "Leave": "leave", "Failed": "failed", "Update": "update", "Reap": "reap"}
-
-
-def node(name, number=2, **tags):
-    return Node(
-        name=name,
-        address=f"10.0.0.{number}",
-        port=8301,
-        meta=encode_tags(tags),
-        versions=bytes((1, 5, 2, 2, 5, 4)),
-        incarnation=1,
-        state=NodeState.ALIVE,
-    )
-
-
-def new_serf(name="me", **more):
-    serf = Serf(SerfConfig(), name=name, tags={"role": "node"}, rng=random.Random(7), **more)
-    serf.start(0.0)
-    serf.handle(NotifyJoin(node(name, 1)), 0.0)
-    serf.take()
-    return serf
 
 
 def with_members(*names, **more):
@@ -80,66 +53,11 @@ def tell(serf, message, now=0.0):
     return serf.take()
 
 
-def said(effects):
-    texts = []
-    for effect in effects:
-        if isinstance(effect, MemberEvent):
-            texts.append(f"member-{WORDS[effect.kind.value]} {effect.member.name}")
-        elif isinstance(effect, UserEvent):
-            texts.append(f"user-event: {effect.name} {effect.payload.decode()}")
-    return texts
-
-
 def sent(serf, limit=100_000):
     return [decode(data) for data in serf.get_broadcasts(3, limit)]
 
 
 # --- replay -----------------------------------------------------------------------------------------------------
-
-
-def apply(serf, step):
-    match step["op"]:
-        case "memberlist_join":
-            serf.handle(NotifyJoin(node(step["node"])), 0.0)
-        case "memberlist_leave":
-            serf.handle(NotifyLeave(node(step["node"])), 0.0)
-        case "msg":
-            serf.handle(Deliver(bytes.fromhex(step["hex"]), ("10.0.0.9", 8301)), 0.0)
-        case "pushpull_user_state":
-            if step["join_ignores_old_events"]:
-                serf.begin_join()
-            serf.handle(MergeRemoteState(bytes.fromhex(step["hex"]), step["is_join"]), 0.0)
-            if step["join_ignores_old_events"]:
-                serf.finish_join(0, 0.0)
-        case "set_event_min_time":
-            serf._events.min_time = step["value"]
-        case other:
-            raise AssertionError(other)
-
-
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s["name"])
-def test_scenario_of_the_original_is_followed(scenario):
-    serf = new_serf(scenario["local"])
-    for step in scenario["steps"]:
-        before = serf.stats()
-        apply(serf, step)
-        after = serf.stats()
-        assert said(serf.take()) == step["events"]
-        assert {k: after[f"{k}_queue"] - before[f"{k}_queue"] for k in ("intent", "event", "query")} == step[
-            "rebroadcast"
-        ]
-        clocks = {k: after[f"{k}_time"] for k in ("member", "event", "query")}
-        if scenario["name"] == "leave-intent-about-self-is-refuted":
-            clocks["member"] -= 1  # deliberate: our denial is one later than the original's, see Serf._deny_leave
-        assert clocks == step["clocks"]
-        table = serf._table
-        assert step["members"] == {
-            name: {"Status": record.status.word, "LTime": record.status_ltime} for name, record in table.records.items()
-        }
-        assert step["intents"] == {
-            name: {"ltime": intent.ltime, "type": intent.kind.value} for name, intent in table.intents.items()
-        }
-        assert (after["failed"], after["left"]) == (step["failed"], step["left"])
 
 
 # --- members ----------------------------------------------------------------------------------------------------
@@ -446,6 +364,7 @@ def test_snapshot_lets_a_restarted_node_find_its_peers_and_its_clocks():
     serf = with_members("b", "c", snapshot=SnapshotState())
     tell(serf, JoinIntent(ltime=40, node="b"))
     serf.user_event("x", b"")
+    tell(serf, LeaveIntent(ltime=30, node="c"))
     serf.handle(NotifyLeave(node("c")), 0.1)
     serf.take()
     serf.tick(0.5)
@@ -455,6 +374,34 @@ def test_snapshot_lets_a_restarted_node_find_its_peers_and_its_clocks():
     again = with_members(snapshot=state)
     assert again.stats()["member_time"] == 41
     assert said(tell(again, UserEventMessage(ltime=1, name="x"))) == []
+
+
+def test_snapshot_keeps_failed_members_until_they_are_reaped():
+    serf = with_members("b", "c", snapshot=SnapshotState())
+    serf.handle(NotifyLeave(node("b")), 0.1)
+    serf.handle(NotifyLeave(node("c")), 0.1)
+    serf.force_leave("c", 0.2)
+    serf.tick(0.5)
+    text = written(serf.take())
+    assert replay(text, rejoin_after_leave=False).alive.keys() == {"me", "b"}
+    serf.tick(73 * 3600.0)
+    text += written(serf.take())
+    serf.tick(73 * 3600.0 + 1)
+    text += written(serf.take())
+    assert replay(text, rejoin_after_leave=False).alive.keys() == {"me"}
+
+
+def test_snapshot_is_synced_when_there_is_a_new_address_and_only_then():
+    serf = with_members("b", snapshot=SnapshotState())
+    serf.tick(0.5)
+    seen = tell(serf, JoinIntent(ltime=40, node="b"))
+    serf.tick(1.0)
+    serf.handle(NotifyJoin(node("b")), 1.1)
+    serf.tick(1.5)
+    serf.handle(NotifyJoin(node("c", 3)), 1.6)
+    serf.tick(2.0)
+    effects = [effect for effect in [*seen, *serf.take()] if isinstance(effect, AppendSnapshot)]
+    assert [effect.sync for effect in effects] == [True, False, False, True]
 
 
 def test_leave_is_the_last_line_of_the_snapshot():
@@ -509,13 +456,6 @@ def test_addresses_outside_the_allowed_networks_are_refused():
     assert serf.address_allowed("10.1.2.3")
     assert not serf.address_allowed("192.168.0.1")
     assert not serf.address_allowed("fd00::1")
-
-
-@pytest.mark.parametrize("row", json.loads((VECTORS / "timing.json").read_text())["query_timeout"])
-def test_default_query_timeout(row):
-    config = SerfConfig(gossip_interval_s=row["gossip_interval_ns"] / 1e9, query_timeout_mult=row["mult"])
-    serf = Serf(config, name="me", tags={}, rng=random.Random(1))
-    assert round(serf.query_timeout_s(row["num_alive"]) * 1e9) == row["timeout_ns"]
 
 
 # --- a leave of ours that somebody else announced -----------------------------------------------------------------

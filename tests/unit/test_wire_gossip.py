@@ -5,13 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conformance.case import DEFAULT_FOLDER, load
+from conformance.vectors_gossip import Gcm, read_stream
 from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.wire import gossip_stream
 from pyconsul_agent.wire.gossip import (
     Ack,
     Alive,
     ErrorReply,
-    MessageType,
     Ping,
     PushNodeState,
     PushPull,
@@ -29,66 +30,21 @@ from pyconsul_agent.wire.gossip_crypto import (
     StreamRefused,
     open_packet,
     seal_packet,
-    seal_stream,
 )
 from pyconsul_agent.wire.gossip_packet import (
     add_crc,
     compress_message,
-    label_header,
-    open_crc,
     open_packet_body,
     pack_compounds,
-    split_label,
-    unpack_compound,
 )
-from pyconsul_agent.wire.gossip_stream import StreamReader, decode_stream, encode_stream, error_reply, wrap_stream
-from tests.unit.gossip_vectors import Gcm, fields_of, load, normal
+from pyconsul_agent.wire.gossip_stream import StreamReader, decode_stream, encode_stream, wrap_stream
 
-MESSAGES = [v for v in load("messages")["vectors"] if v["layer"] in ("packet", "stream")]
-SINGLE = [v for v in MESSAGES if v["decoded"]["type"] in (0, 1, 2, 3, 4, 5, 11, 13)]
-BY_NAME = {v["name"]: v for v in MESSAGES}
-CAPTURED = [
-    (v, [bytes.fromhex(key) for key in data.get("keys", ())])
-    for data in (load("captured_consul"), load("captured_serf"), load("captured_encrypted"))
-    for v in data["vectors"]
-]
+BY_NAME = {v["name"]: v for v in load(DEFAULT_FOLDER / "gossip", "messages")["vectors"]}
 KEY = bytes(range(32))
 NONCE = bytes(12)
 
 
-def hexed(name):
-    return bytes.fromhex(BY_NAME[name]["hex"])
-
-
-def read_stream(data, *keys, **options):
-    """The message in `data`, fed in three pieces."""
-    reader = StreamReader([Gcm(key) for key in keys], **options)
-    third = max(1, len(data) // 3)
-    message = None
-    for piece in (data[:third], data[third : 2 * third], data[2 * third :]):
-        if piece and message is None:
-            message = reader.feed(piece)
-    return message
-
-
 # --- single messages ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("vector", SINGLE, ids=lambda v: v["name"])
-def test_messages_made_by_memberlist_decode_and_encode_to_the_same_bytes(vector):
-    data = bytes.fromhex(vector["hex"])
-    message = decode_message(data)
-    assert fields_of(message) == normal(vector["decoded"])
-    assert encode_message(message) == data
-
-
-def test_every_vector_of_packets_and_streams_is_used():
-    others = set(BY_NAME) - {v["name"] for v in SINGLE}
-    assert len(SINGLE) == 16
-    assert others == {
-        "compound-2", "compound-3-user", "crc-ping", "crc-compound", "crc-bad-must-drop", "compressed-compound",
-        "label-ping", "label-255-crc", "pushpull-join-plain", "pushpull-join-compressed",
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -143,45 +99,8 @@ def test_a_mapped_address_is_shown_as_ipv4_and_other_lengths_are_refused():
 # --- packet wrappers ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["compound-2", "compound-3-user"])
-def test_compound_both_ways(name):
-    parts = [bytes.fromhex(part) for part in BY_NAME[name]["decoded"]["parts"]]
-    assert unpack_compound(hexed(name)) == (parts, 0)
-    assert pack_compounds(parts) == [hexed(name)]
-
-
-@pytest.mark.parametrize("name", ["crc-ping", "crc-compound"])
-def test_crc_both_ways(name):
-    inner = bytes.fromhex(BY_NAME[name]["decoded"]["inner"])
-    assert open_crc(hexed(name)) == inner
-    assert add_crc(inner) == hexed(name)
-
-
-def test_a_packet_with_a_wrong_crc_is_dropped():
-    with pytest.raises(DecodeError, match="crc"):
-        open_packet_body(hexed("crc-bad-must-drop"))
-
-
-def test_compression_both_ways():
-    decoded = BY_NAME["compressed-compound"]["decoded"]
-    inner = bytes.fromhex(decoded["inner"])
-    assert compress_message(inner) == hexed("compressed-compound")
-    assert open_packet_body(hexed("compressed-compound")).messages == unpack_compound(inner)[0]
-
-
-@pytest.mark.parametrize("name", ["label-ping", "label-255-crc"])
-def test_label_both_ways(name):
-    decoded = BY_NAME[name]["decoded"]
-    label, inner = decoded["label"].encode(), bytes.fromhex(decoded["inner"])
-    assert split_label(hexed(name)) == (label, inner)
-    assert label_header(label) + inner == hexed(name)
-    assert open_packet(hexed(name), [], label=label) == inner
-    with pytest.raises(DecodeError, match="label"):
-        open_packet(hexed(name), [])
-
-
 def test_a_compound_cut_short_keeps_its_whole_parts():
-    data = hexed("compound-3-user")
+    data = bytes.fromhex(BY_NAME["compound-3-user"]["hex"])
     parts = open_packet_body(data[:-1])
     assert len(parts.messages) == 2
     assert parts.truncated == 1
@@ -251,19 +170,6 @@ def test_any_datagram_decodes_or_is_refused(data):
 # --- encryption -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("vector", load("encryption")["vectors"], ids=lambda v: v["name"])
-def test_sealed_packets_and_streams_both_ways(vector):
-    decoded, data, cipher = vector["decoded"], bytes.fromhex(vector["hex"]), Gcm(bytes.fromhex(vector["key"]))
-    inner, nonce, label = bytes.fromhex(decoded["inner"]), bytes.fromhex(decoded["nonce"]), decoded["label"].encode()
-    if vector["layer"] == "packet":
-        assert open_packet(data, [Gcm(KEY[::-1]), cipher], label=label) == inner
-        assert seal_packet(inner, cipher, nonce, label, decoded["version"]) == data
-    else:
-        assert label_header(label) + seal_stream(inner, cipher, nonce, label, decoded["version"]) == data
-        reader = StreamReader([cipher], label=label)
-        assert reader.feed(data) == decode_message(inner)
-
-
 def test_a_plain_packet_is_dropped_when_there_are_keys_unless_told_otherwise():
     with pytest.raises(DecodeError):
         open_packet(PING, [Gcm(KEY)])
@@ -277,16 +183,6 @@ def test_a_block_below_the_least_length_or_of_another_version_is_refused(version
     for bad in (block[:28], b"\x02" + block[1:], block[:-1] + bytes((block[-1] ^ 1,))):
         with pytest.raises(DecodeError):
             open_packet(bad, [Gcm(KEY)])
-
-
-def test_captured_error_answers_are_read():
-    for vector in load("captured_errors")["vectors"]:
-        keys = [bytes.fromhex(vector["key"])] if vector["key"] else []
-        answer = read_stream(bytes.fromhex(vector["hex"]), *keys, opened=True)
-        assert answer == ErrorReply(vector["decoded"]["fields"]["Error"])
-        with pytest.raises(StreamRefused, match=answer.error) as refusal:
-            read_stream(bytes.fromhex(vector["request_hex"]), *keys)
-        assert decode_message(error_reply(refusal.value)) == answer
 
 
 def test_streams_are_refused_with_the_texts_of_memberlist():
@@ -305,49 +201,7 @@ def test_streams_are_refused_with_the_texts_of_memberlist():
 # --- captured traffic -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("vector", "keys"), CAPTURED, ids=lambda v: v["name"] if isinstance(v, dict) else "")
-def test_captured_traffic_of_real_agents_is_read(vector, keys):
-    data, expected = bytes.fromhex(vector["hex"]), vector["decoded"]
-    if vector["layer"] == "stream":
-        check_stream(read_stream(data, *keys), expected)
-        return
-    if keys:
-        data = open_packet(data, [Gcm(key) for key in keys])
-    parts = open_packet_body(data)
-    assert not parts.truncated
-    assert not parts.errors
-    assert len(parts.messages) == len(expected["messages"])
-    for body, want in zip(parts.messages, expected["messages"], strict=True):
-        message = decode_message(body)
-        assert body[0] == want["type"]
-        if body[0] == MessageType.USER:
-            assert message.data[0] == want["serf"]["serf_type"]
-        else:
-            assert fields_of(message) == normal(want["fields"])
-        assert encode_message(message) == body
-
-
-def check_stream(message, expected):
-    if expected["name"] != "push-pull":
-        assert fields_of(message) == normal(expected["fields"])
-        return
-    fields = fields_of(message)
-    assert {key: fields[key] for key in ("Join", "Nodes", "UserStateLen")} == expected["header"]
-    assert fields["states"] == normal(expected["states"])
-    assert message.user_state[0] == expected["user"]["serf_type"]
-
-
 # --- streams --------------------------------------------------------------------------------------------------
-
-
-def test_push_pull_both_ways():
-    decoded = BY_NAME["pushpull-join-plain"]["decoded"]
-    data = hexed("pushpull-join-plain")
-    message = decode_stream(data)
-    assert fields_of(message) == normal(decoded)
-    assert encode_stream(message) == data
-    assert wrap_stream(data, None, NONCE, opens=True) == hexed("pushpull-join-compressed")
-    assert read_stream(hexed("pushpull-join-compressed")) == message
 
 
 @pytest.mark.parametrize("wrap", ["plain", "compressed", "sealed", "labelled"])

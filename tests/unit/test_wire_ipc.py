@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.vectors_ipc import replay
+from conformance.ipc_conversations import replay
 from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.wire import ipc
 

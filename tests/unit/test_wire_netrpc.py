@@ -1,8 +1,6 @@
 """net/rpc headers and bodies against the recorded pairs, in any cut, and against any bytes."""
 
 import doctest
-import json
-from pathlib import Path
 
 import msgpack
 import pytest
@@ -13,81 +11,6 @@ from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.wire import netrpc, yamux_frames
 from pyconsul_agent.wire.msgpack import decode, encode, pack
 from pyconsul_agent.wire.netrpc import MessageReader, RequestHeader, ResponseHeader
-
-FOLDER = Path(__file__).parents[2] / "conformance/vectors/rpc"
-PAIRS = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("pairs-*.json"))}
-PRIMITIVES = json.loads((FOLDER / "encoding-primitives.json").read_text())
-
-
-def raw(message):
-    return bytes.fromhex(message["header_hex"]), bytes.fromhex(message["body_hex"])
-
-
-def reencoded(body):
-    value = msgpack.unpackb(body, raw=True, strict_map_key=False, object_pairs_hook=lambda pairs: dict(pairs))
-    return pack(value)
-
-
-@pytest.mark.parametrize("service", PAIRS)
-def test_recorded_headers_decode_and_encode(service):
-    for pair in PAIRS[service]:
-        for kind, form in (("request", RequestHeader), ("response", ResponseHeader)):
-            header_bytes, body = raw(pair[kind])
-            header = decode(form, header_bytes)
-            assert encode(header) == header_bytes
-            recorded = pair[kind]["header"]
-            assert (header.seq, header.method) == (recorded["Seq"], recorded["ServiceMethod"])
-            assert reencoded(body) == body
-        answered = decode(ResponseHeader, raw(pair["response"])[0])
-        assert answered.error == pair["response"]["header"]["Error"]
-
-
-@pytest.mark.parametrize("service", PAIRS)
-def test_recorded_conversation_is_cut_into_its_messages(service):
-    for kind, form in (("request", RequestHeader), ("response", ResponseHeader)):
-        messages = [raw(pair[kind]) for pair in PAIRS[service]]
-        stream = b"".join(header + body for header, body in messages)
-        for step in (7, 4096, len(stream)):
-            reader, got = MessageReader(form), []
-            for start in range(0, len(stream), step):
-                reader.feed(stream[start : start + step])
-                while (message := reader.next()) is not None:
-                    got.append((encode(message[0]), message[1]))
-            assert got == messages
-            assert not reader.in_message
-
-
-@pytest.mark.parametrize("service", PAIRS)
-def test_recorded_answers_are_what_we_write(service):
-    for pair in PAIRS[service]:
-        request = decode(RequestHeader, raw(pair["request"])[0])
-        header, body = raw(pair["response"])
-        error = decode(ResponseHeader, header).error
-        ours = netrpc.encode_error(request, error) if error else netrpc.encode_response(request, body)
-        assert ours == header + body
-        header, body = raw(pair["request"])
-        assert netrpc.encode_request(request.seq, request.method, body) == header + body
-
-
-SHARED = [entry for entry in PRIMITIVES if entry["name"].startswith("rpc.")]
-
-
-@pytest.mark.parametrize("entry", SHARED, ids=[entry["name"] for entry in SHARED])
-def test_header_primitives(entry):
-    form = ResponseHeader if "Response" in entry["name"] else RequestHeader
-    header = decode(form, bytes.fromhex(entry["hex"]))
-    assert header.method == entry["decoded"]["ServiceMethod"]
-    assert encode(header).hex() == entry["hex"]
-
-
-@pytest.mark.parametrize("entry", PRIMITIVES, ids=lambda entry: entry["name"])
-def test_every_primitive_is_cut_out_as_one_body(entry):
-    value = bytes.fromhex(entry.get("hex", "")) or bytes.fromhex(entry["prefix_hex"]).ljust(entry["total_bytes"], b"a")
-    reader = MessageReader(RequestHeader)
-    reader.feed(netrpc.encode_request(1, "A.B", value) + b"\x82")
-    assert reader.next() == (RequestHeader(1, "A.B"), value)
-    assert reader.next() is None
-    assert reader.buffered == 1
 
 
 @pytest.mark.parametrize("seq", [0, 1, 127, 128, 70000, 2**63, 2**64 - 1])

@@ -1,19 +1,17 @@
 """The yamux session against recorded frames, against itself, and against any bytes."""
 
-import json
 import random
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conformance.vectors_rpc import drain, frames_of
 from pyconsul_agent.wire import yamux
 from pyconsul_agent.wire.yamux import Session
 from pyconsul_agent.wire.yamux_frames import (
     ACK,
     FIN,
-    HEADER,
     RST,
     SYN,
     FrameType,
@@ -28,18 +26,9 @@ from pyconsul_agent.wire.yamux_frames import (
     encode_header,
 )
 
-VECTORS = json.loads((Path(__file__).parents[2] / "conformance/vectors/rpc/yamux-frames.json").read_text())
-CONVERSATIONS = {name: frames for name, frames in VECTORS.items() if name != "note"}
-TYPES = {"data": 0, "window_update": 1, "ping": 2, "go_away": 3}
-FLAGS = {"SYN": SYN, "ACK": ACK, "FIN": FIN, "RST": RST}
-
 
 def make_pair(**options):
     return Session(is_client=True, now=0.0, **options), Session(is_client=False, now=0.0, **options)
-
-
-def drain(session, now=0.0):
-    return b"".join(iter(lambda: session.take_output(now), b""))
 
 
 def exchange(client, server, now=0.0):
@@ -47,16 +36,6 @@ def exchange(client, server, now=0.0):
     while client.has_output or server.has_output:
         server.receive(drain(client, now), now)
         client.receive(drain(server, now), now)
-
-
-def frames_of(data):
-    frames = []
-    while data:
-        _, kind, flags, stream, length = HEADER.unpack_from(data)
-        size = 12 + (length if kind == 0 else 0)
-        frames.append((kind, flags, stream, length))
-        data = data[size:]
-    return frames
 
 
 def frame(kind, flags, stream, length, payload=b""):
@@ -67,58 +46,6 @@ def server_after(*frames):
     server = Session(is_client=False, now=0.0)
     server.receive(b"".join(frames), 0.0)
     return server
-
-
-@pytest.mark.parametrize("name", CONVERSATIONS)
-def test_recorded_headers_are_what_we_encode(name):
-    for recorded in CONVERSATIONS[name]:
-        flags = sum(FLAGS[flag] for flag in recorded["flags"])
-        header = encode_header(TYPES[recorded["type"]], flags, recorded["stream_id"], recorded["length"])
-        assert header.hex() == recorded["header_hex"]
-
-
-@pytest.mark.parametrize("name", ["start_of_session", "one_stream_from_open_to_close_after_an_rpc_error"])
-def test_a_recorded_client_is_understood_by_our_server(name):
-    server = Session(is_client=False, now=0.0)
-    sent, answered = {}, []
-    for recorded in CONVERSATIONS[name]:
-        if recorded["dir"] != "client_to_server":
-            continue
-        payload = bytes.fromhex(recorded.get("payload_hex", ""))
-        assert recorded["type"] != "data" or len(payload) == recorded["length"]
-        if payload:
-            sent[recorded["stream_id"]] = sent.get(recorded["stream_id"], b"") + payload
-        server.receive(bytes.fromhex(recorded["header_hex"]) + payload, 0.0)
-        for event in server.take_events():
-            match event:
-                case StreamOpened(number):
-                    server.accept(number)
-                case StreamData(number, data):
-                    assert sent[number].startswith(data)
-                    sent[number] = sent[number][len(data) :]
-                    server.consume(number, len(data))
-                case StreamFinished(number):
-                    server.finish(number)
-                case StreamAcked() | StreamDrained():
-                    pass
-                case other:
-                    pytest.fail(f"unexpected {other}")
-        answered += frames_of(drain(server))
-    assert not any(sent.values())
-    control = {
-        (recorded["type"], tuple(recorded["flags"]), recorded["stream_id"], recorded["length"])
-        for recorded in CONVERSATIONS[name]
-        if recorded["dir"] == "server_to_client" and recorded["type"] == "window_update" and recorded["flags"]
-    }
-    ours = {
-        (name_of(kind), tuple(flag for flag, bit in FLAGS.items() if flags & bit), stream, length)
-        for kind, flags, stream, length in answered
-    }
-    assert control <= ours
-
-
-def name_of(kind):
-    return next(name for name, value in TYPES.items() if value == kind)
 
 
 def test_a_stream_is_opened_with_syn_and_data_at_once():

@@ -49,7 +49,7 @@ def validate(check: CheckType) -> str:
         return "Interval and TTL cannot both be specified"
     if interval_type and check.interval <= 0:
         return "Interval must be > 0 for Script, HTTP, H2PING, or TCP checks"
-    if alias and check.interval > 0:
+    if alias and interval_type:
         return "Interval cannot be set for Alias checks"
     if alias and check.ttl > 0:
         return "TTL must be not be set for Alias checks"

@@ -21,9 +21,10 @@ from pyconsul_agent.agent.checks.status import (
 )
 from pyconsul_agent.env.base import Net, Process
 from pyconsul_agent.errors import DialRefused, NetError, NetTimeout
-from pyconsul_agent.structs.base import seconds
+from pyconsul_agent.structs.base import duration, seconds
 from pyconsul_agent.structs.catalog import CheckType
 from pyconsul_agent.structs.health import HealthCheck
+from pyconsul_agent.wire.gotypes import format_duration
 
 TIMEOUT_S = 10.0
 SCRIPT_TIMEOUT_S = 30.0
@@ -92,7 +93,7 @@ def script_probe(check: CheckType, process: Process, *, output_bytes_max: int = 
 
 
 def _short(timeout_s: float) -> str:
-    return f"{timeout_s:g}s"
+    return format_duration(duration(timeout_s))
 
 
 def tcp_probe(check: CheckType, net: Net) -> Probe:

@@ -97,16 +97,18 @@ class AgentEndpoints:
         if wan and segment and segment != "_all":
             raise HTTPError(400, "Cannot provide a segment with wan=true")
         if segment and segment != "_all":
-            raise HTTPError(
-                500, "Failed to get members for segment: network segments are not supported in this version of Consul"
-            )
+            raise HTTPError(500, "Network segments are not supported in this version of Consul")
         members = self._delegate.wan_members() if wan else self._delegate.lan_members()
+        if wan and not self._delegate.is_server:
+            return self._json(None, request)
         return self._json([member_json(member) for member in members], request)
 
     async def join(self, request: Request) -> Response:
         """Join another member's cluster."""
         address = request.path.removeprefix("/v1/agent/join/")
         if "wan" in request.query:
+            if not self._delegate.is_server:
+                raise HTTPError(500, "Must be a server to join WAN cluster")
             await self._delegate.join_wan([address])
         else:
             await self._delegate.join_lan([address])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,12 +14,15 @@ from pyconsul_agent.interfaces.http.agent_view import (
     NODE_MAINTENANCE,
     aggregate,
     check_json,
+    content_hash,
+    health_check_json,
     service_json,
 )
 from pyconsul_agent.interfaces.http.catalog import SERVICE_ALIASES
-from pyconsul_agent.interfaces.http.message import HTTPError, Request, Response, json_response, text_response
-from pyconsul_agent.interfaces.http.params import Defaults, refuse_namespaces, token_of
+from pyconsul_agent.interfaces.http.message import HTTPError, Request, Response, json_response
+from pyconsul_agent.interfaces.http.params import Defaults, read_fields, refuse_namespaces, token_of
 from pyconsul_agent.interfaces.http.routes import Route
+from pyconsul_agent.structs.base import seconds
 from pyconsul_agent.structs.catalog import CheckType, ConnectProxyConfig, NodeService, ServiceConnect, ServiceDefinition
 from pyconsul_agent.structs.health import HealthCheck
 from pyconsul_agent.wire.gojson import Ordered
@@ -34,10 +38,12 @@ CHECK_ALIASES = {
     "tls_skip_verify": "TLSSkipVerify",
     "grpc_use_tls": "GRPCUseTLS",
     "disable_redirects": "DisableRedirects",
+    "service_id": "",
 }
 META_PAIRS_MAX, META_KEY_MAX, META_VALUE_MAX = 64, 128, 512
 META_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 DNS_WEIGHT_MAX = 65535
+WAIT_DEFAULT_S, WAIT_MAX_S = 300.0, 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,7 @@ class AgentServices:
     async def services(self, request: Request) -> Response:
         """Every local service by id."""
         refuse_namespaces(request)
+        _refuse_filter(request)
         shown = {
             identity: service_json(service, self._defaults.datacenter)
             for identity, service in self._registry.state.live_services().items()
@@ -87,14 +94,38 @@ class AgentServices:
         return self._json(shown, request)
 
     async def service(self, request: Request) -> Response:
-        """One local service."""
+        """One local service; with `hash`, as soon as its hash is another one."""
         refuse_namespaces(request)
         identity = request.path.removeprefix("/v1/agent/service/")
+        fields = read_fields(request, self._defaults)
+        if known := request.query.get("hash"):
+            await self._until_changed(identity, known, seconds(fields["max_query_time"]))
         service = self._registry.state.service(identity)
         if service is None:
             raise HTTPError(404, f"unknown service ID: {identity}")
         shown = service_json(service, self._defaults.datacenter, with_hash=True)
         return self._json(shown, request, headers={"X-Consul-Contenthash": shown["ContentHash"]})
+
+    async def _until_changed(self, identity: str, known: str, asked_s: float) -> None:
+        """Wait while the service has the hash that the caller knows, with the limits of every blocking query."""
+        state = self._registry.state
+        changed = asyncio.Event()
+
+        def notify(service_id: str) -> None:
+            if service_id == identity:
+                changed.set()
+
+        limit_s = min(asked_s or WAIT_DEFAULT_S, WAIT_MAX_S)
+        state.watch(notify)
+        try:
+            async with asyncio.timeout(limit_s):
+                while (service := state.service(identity)) is not None and content_hash(service) == known:
+                    changed.clear()
+                    await changed.wait()
+        except TimeoutError:
+            return
+        finally:
+            state.unwatch(notify)
 
     async def register(self, request: Request) -> Response:
         """Register a service with its checks."""
@@ -104,7 +135,7 @@ class AgentServices:
         except ValueError as error:
             raise HTTPError(400, f"Request decode failed: {error}") from None
         service, checks = self._validated(body)
-        replace_checks = "replace-existing-checks" in request.query
+        replace_checks = _flag(request, "replace-existing-checks")
         token = body.token or token_of(request, self._defaults)
         self._run(lambda: self._registry.add_service(service, checks, token=token, replace_checks=replace_checks))
         return Response()
@@ -174,6 +205,7 @@ class AgentServices:
     async def checks(self, request: Request) -> Response:
         """Every local check by id."""
         refuse_namespaces(request)
+        _refuse_filter(request)
         shown = {identity: check_json(check) for identity, check in self._registry.state.live_checks().items()}
         return self._json(shown, request)
 
@@ -254,10 +286,12 @@ class AgentServices:
             raise HTTPError(500, "Bad request: Missing serviceID")
         service = self._registry.state.service(identity)
         if service is None:
+            reason = f"ServiceId {identity} not found"
+            headers = {"X-Consul-Reason": reason}
             if _wants_text(request):
-                return self._json(f"ServiceId {identity} not found", request, status=404)
+                return self._json(reason, request, status=404, headers=headers)
             missing = Ordered(AggregatedStatus="critical", Service=None, Checks=None)
-            return self._json(missing, request, status=404)
+            return self._json(missing, request, status=404, headers=headers)
         status, shown = self._health_of(service)
         return self._health(request, status, shown)
 
@@ -272,9 +306,11 @@ class AgentServices:
             if service.service == name
         ]
         if not found:
+            reason = f"ServiceName {name} Not Found"
+            headers = {"X-Consul-Reason": reason}
             if _wants_text(request):
-                return text_response(f"ServiceName {name} Not Found", status=404)
-            return self._json([], request, status=404)
+                return Response(404, reason.encode("utf-8", "surrogateescape"), "text/plain", headers)
+            return self._json([], request, status=404, headers=headers)
         order = ("passing", "warning", "critical", "maintenance")
         worst = max((status for status, _ in found), key=order.index)
         return self._health(request, worst, [shown for _, shown in found])
@@ -288,14 +324,14 @@ class AgentServices:
         shown = Ordered(
             AggregatedStatus=status,
             Service=service_json(service, self._defaults.datacenter),
-            Checks=[check_json(check) for check in checks],
+            Checks=[health_check_json(check) for check in checks],
         )
         return status, shown
 
     def _health(self, request: Request, status: str, shown: Any) -> Response:
         headers = {"X-Consul-Reason": status}
         if _wants_text(request):
-            return text_response(status, status=HEALTH_STATUS[status], headers=headers)
+            return Response(HEALTH_STATUS[status], status.encode(), "text/plain", headers)
         return self._json(shown, request, status=HEALTH_STATUS[status], headers=headers)
 
     def _json(
@@ -313,6 +349,18 @@ class AgentServices:
 
 def _wants_text(request: Request) -> bool:
     return request.query.get("format") == "text" or request.headers.get("accept") == "text/plain"
+
+
+def _refuse_filter(request: Request) -> None:
+    """An unfiltered answer to a filtered question would be a wrong one."""
+    if request.query.get("filter"):
+        text = "Failed to create boolean expression evaluator: filter expressions are not supported"
+        raise HTTPError(500, text)
+
+
+def _flag(request: Request, name: str) -> bool:
+    """A parameter that is on when present, unless its value says otherwise."""
+    return name in request.query and request.query.get(name) not in ("false", "0", "f", "F", "FALSE", "False")
 
 
 def _enable(request: Request) -> bool:

@@ -11,6 +11,7 @@ from pyconsul_agent.structs.health import HealthCheck
 from pyconsul_agent.structs.member import Member
 from pyconsul_agent.wire import gojson
 from pyconsul_agent.wire.gojson import Ordered
+from pyconsul_agent.wire.gotypes import format_duration
 
 NODE_MAINTENANCE = "_node_maintenance"
 SERVICE_MAINTENANCE = "_service_maintenance:"
@@ -74,6 +75,39 @@ def content_hash(service: NodeService) -> str:
 def check_json(check: HealthCheck) -> HealthCheck:
     """A local check; its lists are never null."""
     return check if check.service_tags is not None else replace(check, service_tags=())
+
+
+def health_check_json(check: HealthCheck) -> Ordered:
+    """A check inside local health, which has a form of its own: no type, no timing, the definition in full."""
+    definition = check.definition
+    return Ordered(
+        Node=check.node,
+        CheckID=check.check_id,
+        Name=check.name,
+        Status=check.status,
+        Notes=check.notes,
+        Output=check.output,
+        ServiceID=check.service_id,
+        ServiceName=check.service_name,
+        ServiceTags=check.service_tags or None,
+        Type="",
+        Definition=Ordered(
+            Interval=format_duration(definition.interval),
+            Timeout=format_duration(definition.timeout),
+            DeregisterCriticalServiceAfter=format_duration(definition.deregister_critical_service_after),
+            HTTP=definition.http,
+            Header=definition.header,
+            Method=definition.method,
+            Body=definition.body,
+            TLSServerName=definition.tls_server_name,
+            TLSSkipVerify=definition.tls_skip_verify,
+            TCP=definition.tcp,
+            GRPC=definition.grpc,
+            GRPCUseTLS=definition.grpc_use_tls,
+        ),
+        CreateIndex=check.create_index,
+        ModifyIndex=check.modify_index,
+    )
 
 
 def aggregate(checks: Sequence[HealthCheck]) -> str:

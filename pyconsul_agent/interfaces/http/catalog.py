@@ -76,12 +76,15 @@ async def read(caller: Caller, method: Method[RequestT, ReplyT], asked: RequestT
     try:
         return await caller.call(method, asked)
     except ConsulError as error:
-        raise HTTPError(status_of(error), str(error), headers=meta_headers(QueryMeta(), asked)) from error
+        raise HTTPError(status_of(error), str(error), headers=meta_headers(QueryMeta())) from error
 
 
 def service_json(service: NodeService) -> NodeService:
     """A service row with its lists as users expect them: `[]`, not null."""
     return service if service.tags is not None else replace(service, tags=())
+
+
+ENTERPRISE = " - Namespaces are a Consul Enterprise feature"
 
 
 class Catalog:
@@ -112,17 +115,21 @@ class Catalog:
         return json_response(True, request, pretty=self._defaults.pretty)
 
     async def deregister(self, request: Request) -> Response:
-        """Remove a check, a service, or a node with everything."""
-        body = self._body(DeregisterRequest, request)
+        """Remove a check, a service, or a node with everything. An `Address` is taken and means nothing."""
+        body = self._body(DeregisterRequest, request, ignored="address")
         await self._caller.call(CATALOG_DEREGISTER, body)
         return json_response(True, request, pretty=self._defaults.pretty)
 
-    def _body(self, form: type[BodyT], request: Request) -> BodyT:
+    def _body(self, form: type[BodyT], request: Request, *, ignored: str = "") -> BodyT:
         refuse_namespaces(request)
         try:
-            body = decode(form, parse(request.body), aliases=SERVICE_ALIASES)
+            value = parse(request.body)
+            if isinstance(value, dict):
+                value = {name: item for name, item in value.items() if name.lower() != ignored}
+            body = decode(form, value, aliases=SERVICE_ALIASES)
         except ValueError as error:
-            raise HTTPError(400, f"Request decode failed: {error}") from None
+            enterprise = ENTERPRISE if str(error) == 'json: unknown field "Namespace"' else ""
+            raise HTTPError(400, f"Request decode failed: {error}{enterprise}") from None
         return replace(
             body,
             datacenter=body.datacenter or self._defaults.datacenter,
@@ -182,7 +189,8 @@ class Catalog:
             raise HTTPError(400, "Missing service name")
         reply = await read(self._caller, CATALOG_SERVICE_NODES, asked)
         rows = [
-            row if row.service_tags is not None else replace(row, service_tags=()) for row in reply.service_nodes or ()
+            replace(row, service_tags=row.service_tags or (), service_meta=row.service_meta or {})
+            for row in reply.service_nodes or ()
         ]
         return self._answer(request, rows, reply, asked)
 

@@ -21,6 +21,8 @@ from pyconsul_agent.structs.requests import KeyListRequest, KeyRequest, KVSReque
 from pyconsul_agent.wire.gotypes import parse_uint
 
 PREFIX = "/v1/kv/"
+CHUNKED_BYTES_MAX = 4 * 1024 * 1024
+"""compat: Consul checks the declared length only, and takes any chunked body; here it has a limit too."""
 RAW_HEADERS = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
 
 
@@ -34,7 +36,16 @@ class KV:
 
     def routes(self) -> list[Route]:
         methods = (("GET", self.get), ("PUT", self.put), ("DELETE", self.delete))
-        return [Route(PREFIX, methods, "key", blocking=True, body_bytes_max=self._value_bytes_max)]
+        return [
+            Route(
+                PREFIX,
+                methods,
+                "key",
+                blocking=True,
+                body_bytes_max=self._value_bytes_max,
+                chunked_bytes_max=CHUNKED_BYTES_MAX,
+            )
+        ]
 
     async def get(self, request: Request) -> Response:
         """One key, all under a prefix (`recurse`), or names only (`keys`)."""

@@ -107,6 +107,8 @@ class Response:
     headers: dict[str, str] = field(default_factory=dict)
     stream: AsyncIterator[bytes] | None = None
     close: bool = False
+    bare: bool = False
+    """Without a Date, as Go answers what is no HTTP."""
 
 
 class HTTPError(Exception):

@@ -19,7 +19,7 @@ from pyconsul_agent.interfaces.http.message import (
     percent_decode,
     text_response,
 )
-from pyconsul_agent.interfaces.http.routes import Route, RouteTable
+from pyconsul_agent.interfaces.http.routes import Handler, Route, RouteTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Pipeline:
         try:
             path = percent_decode(raw_path)
         except BadQuery:
-            return Response(400, b"400 Bad Request", TEXT, close=True)
+            return Response(400, b"400 Bad Request", TEXT, close=True, bare=True)
         if self._rules.filter_unprintable and not _printable(path):
             return Response(400)
         clean = clean_path(path)
@@ -98,16 +98,31 @@ class Pipeline:
             response.content_type = "text/html; charset=utf-8"
         return response
 
+    def refuse(self, target: Target, method: str, remote: str) -> Response | None:
+        """What ends a request to a route before its body is read: a Response, or None to go on."""
+        if target.route is None:
+            return None
+        response = self._refusal(target, target.route, method, remote)
+        return None if response is None else self.dressed(response)
+
+    def dressed(self, response: Response) -> Response:
+        """A response of a route with the headers that all of them carry."""
+        response.headers = {**self._v1_headers(), **response.headers}
+        return response
+
     async def answer(self, target: Target, request: Request) -> Response:
-        """Run the request through the rest of the rules and its handler."""
+        """Run the request through the rules and its handler."""
         if target.route is None:
             other = self._fallback(request) if self._fallback is not None else None
             response = other or Response(404)
             response.headers = {**self._common, **response.headers}
             return response
-        response = await self._routed(target, target.route, request)
-        response.headers = {**self._v1_headers(), **response.headers}
-        return response
+        refusal = self.refuse(target, request.method, request.remote)
+        if refusal is not None:
+            return refusal
+        handler = target.route.handler(request.method)
+        assert handler is not None, "refused"
+        return self.dressed(await self._handled(handler, request))
 
     def _v1_headers(self) -> dict[str, str]:
         headers = dict(self._common)
@@ -117,19 +132,21 @@ class Pipeline:
             headers["X-Consul-Translate-Addresses"] = "true"
         return headers
 
-    async def _routed(self, target: Target, route: Route, request: Request) -> Response:
+    def _refusal(self, target: Target, route: Route, method: str, remote: str) -> Response | None:
         if target.query is None:
             return Response(500)
-        if any(request.path.startswith(prefix) for prefix in self._rules.block_endpoints):
+        if any(target.path.startswith(prefix) for prefix in self._rules.block_endpoints):
             return text_response("Endpoint is blocked by agent configuration", status=403)
-        if request.method == "OPTIONS":
+        if method == "OPTIONS":
             return Response(200, headers={"Allow": route.allow})
-        handler = route.handler(request.method)
-        if handler is None:
-            body = "" if request.method == "HEAD" else f"method {request.method} not allowed"
+        if route.handler(method) is None:
+            body = "" if method == "HEAD" else f"method {method} not allowed"
             return text_response(body, status=405, headers={"Allow": route.allow})
-        if request.method != "GET" and self._write_networks and not self._may_write(request.remote):
+        if method != "GET" and self._write_networks and not self._may_write(remote):
             return text_response("Access is restricted", status=403)
+        return None
+
+    async def _handled(self, handler: Handler, request: Request) -> Response:
         try:
             return await handler(request)
         except HTTPError as error:

@@ -26,6 +26,10 @@ class Route:
     access: str
     blocking: bool = False
     body_bytes_max: int | None = 512 * 1024
+    body_setting: str = "kv_max_value_size"
+    """The setting that a refusal of a longer body names."""
+    chunked_bytes_max: int = 0
+    """A limit of its own for bodies whose length is not declared, where it is larger."""
 
     def handler(self, method: str) -> Handler | None:
         """The handler of `method`, if there is one."""

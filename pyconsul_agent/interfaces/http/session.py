@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyconsul_agent.agent.delegate import Caller
+from pyconsul_agent.interfaces.http.catalog import read
 from pyconsul_agent.interfaces.http.message import HTTPError, Request, Response, json_response
 from pyconsul_agent.interfaces.http.params import Defaults, datacenter_of, meta_headers, read_fields, token_of
 from pyconsul_agent.interfaces.http.routes import Route
@@ -94,13 +95,13 @@ class Sessions:
             raise HTTPError(400, "Missing session")
         datacenter = datacenter_of(request, self._defaults)
         asked = SessionSpecificRequest(datacenter=datacenter, session_id=identity, session=identity, **fields)
-        return self._listed(request, await self._caller.call(SESSION_GET, asked))
+        return self._listed(request, await read(self._caller, SESSION_GET, asked))
 
     async def list(self, request: Request) -> Response:
         """Every session of the datacenter."""
         fields = read_fields(request, self._defaults)
         asked = SessionSpecificRequest(datacenter=datacenter_of(request, self._defaults), **fields)
-        return self._listed(request, await self._caller.call(SESSION_LIST, asked))
+        return self._listed(request, await read(self._caller, SESSION_LIST, asked))
 
     async def node(self, request: Request) -> Response:
         """The sessions of a node."""
@@ -109,7 +110,7 @@ class Sessions:
         if not node:
             raise HTTPError(400, "Missing node name")
         asked = NodeSpecificRequest(datacenter=datacenter_of(request, self._defaults), node=node, **fields)
-        return self._listed(request, await self._caller.call(SESSION_NODE_SESSIONS, asked))
+        return self._listed(request, await read(self._caller, SESSION_NODE_SESSIONS, asked))
 
     def _listed(self, request: Request, reply: Any) -> Response:
         headers = meta_headers(reply)
@@ -140,8 +141,11 @@ def _decode(value: Any, default: Session) -> Session:
     given = {name.lower(): item for name, item in value.items() if item is not None}
     node_checks = _strings(given, "NodeChecks")
     legacy = _strings(given, "Checks")
-    if legacy is not None and node_checks is None:
-        node_checks = legacy
+    if legacy is not None and not legacy:
+        # compat: an empty old list empties the one that has replaced it
+        node_checks, legacy = node_checks or (), None
+    elif legacy == (node_checks or default.node_checks):
+        legacy = None
     if "checks" in {name.lower() for name in value} and legacy is None and "nodechecks" in given:
         # "Checks": null empties the list that it shares with NodeChecks (Consul 1.10.11, measured).
         node_checks = ()
@@ -153,6 +157,7 @@ def _decode(value: Any, default: Session) -> Session:
         ttl=_text(given, "TTL", default.ttl),
         node_checks=default.node_checks if node_checks is None else node_checks,
         service_checks=_service_checks(given.get("servicechecks")),
+        checks=legacy,
     )
 
 

@@ -32,6 +32,9 @@ BODY_TIMEOUT_S = 60.0
 IDLE_TIMEOUT_S = 120.0
 WRITE_TIMEOUT_S = 60.0
 GZIP_BYTES_MIN = 1400
+LINGER_S = 0.5
+EOF_GRACE_S = 0.5
+"""How long an answer may still take when the client has closed its sending half, or all of it."""
 CONNECTIONS_PER_CLIENT = 200
 CONNECTIONS_MAX = 16_384
 PIPELINED_MAX = 16
@@ -123,11 +126,24 @@ class HTTPServer:
 class _Head:
     """A request while it is read."""
 
-    __slots__ = ("body", "body_limit", "headers", "hosts", "keep_alive", "length", "method", "size", "target", "url")
+    __slots__ = (
+        "body",
+        "body_limit",
+        "head_size",
+        "headers",
+        "hosts",
+        "keep_alive",
+        "length",
+        "method",
+        "size",
+        "target",
+        "url",
+    )
 
     def __init__(self) -> None:
         self.url = b""
         self.headers: dict[str, str] = {}
+        self.head_size = 0
         self.hosts = 0
         self.body: list[bytes] = []
         self.size = 0
@@ -147,7 +163,16 @@ class _Refused(Exception):
 
 
 def _bad(text: str = "400 Bad Request", status: int = 400) -> _Refused:
-    return _Refused(Response(status, text.encode(), TEXT, close=True))
+    return _Refused(Response(status, text.encode(), TEXT, close=True, bare=True))
+
+
+def _body_limit(target: Target, declared: int | None) -> int:
+    """How long a request's body may be."""
+    route = target.route
+    if route is None:
+        return UNROUTED_BYTES_MAX
+    limit = SNAPSHOT_BYTES_MAX if route.body_bytes_max is None else route.body_bytes_max
+    return limit if declared is not None else max(limit, route.chunked_bytes_max)
 
 
 class _Connection(asyncio.Protocol):
@@ -170,6 +195,7 @@ class _Connection(asyncio.Protocol):
         self._paused = False
         self._writable = asyncio.Event()
         self._writable.set()
+        self._ending: asyncio.TimerHandle | None = None
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0  # uvloop gives a handle without `when()` for a time that has come
@@ -191,8 +217,9 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._admitted:
             self._server.release(self, self._client)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._ending):
+            if timer is not None:
+                timer.cancel()
         self._closing = True
         self._writable.set()
         self._waiting.clear()
@@ -243,8 +270,12 @@ class _Connection(asyncio.Protocol):
             self._refuse(_bad().response)
 
     def eof_received(self) -> bool:
-        """A client that half-closes has gone, unless its request is being answered."""
-        return False
+        """The client sends no more. It may still read: an answer that is on its way gets a moment."""
+        if self._task is None or self._transport is None or self._transport.get_extra_info("sslcontext") is not None:
+            return False
+        self._ending = self._loop.call_later(EOF_GRACE_S, self._close)
+        self._refused = True
+        return True
 
     def _odd_method(self, data: bytes) -> Response:
         """A well-formed request line with a method that nobody knows gets the answer of its route."""
@@ -268,7 +299,8 @@ class _Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         headers = self._head.headers
-        if len(headers) >= HEADERS_MAX:
+        self._head.head_size += len(name) + len(value)
+        if len(headers) >= HEADERS_MAX or self._head.head_size > HEAD_BYTES_MAX:
             raise _bad("431 Request Header Fields Too Large", 431)
         key = name.decode("latin-1").lower()
         if key == "host":
@@ -290,10 +322,9 @@ class _Connection(asyncio.Protocol):
         self._framing(head)
         head.target = self._server.pipeline.locate(head.url.decode("utf-8", "surrogateescape"), head.method)
         if isinstance(head.target, Target):
-            limit = head.target.route.body_bytes_max if head.target.route is not None else UNROUTED_BYTES_MAX
-            head.body_limit = SNAPSHOT_BYTES_MAX if limit is None else limit
+            head.body_limit = _body_limit(head.target, head.length)
         if head.length is not None and head.length > head.body_limit:
-            raise _Refused(_too_large(head.length, head.body_limit))
+            raise _Refused(self._too_large(head, head.length))
         expect = head.headers.get("expect")
         if expect is not None:
             if expect.lower() != "100-continue":
@@ -320,8 +351,17 @@ class _Connection(asyncio.Protocol):
         head = self._head
         head.size += len(body)
         if head.size > head.body_limit:
-            raise _Refused(_too_large(head.size, head.body_limit))
+            raise _Refused(self._too_large(head, head.size))
         head.body.append(body)
+
+    def _too_large(self, head: _Head, size: int) -> Response:
+        """The answer to a body over its limit. The rules of the route come first: a wrong method is told as such."""
+        target = head.target
+        if isinstance(target, Response) or target.route is None:
+            return target if isinstance(target, Response) else Response(404, close=True)
+        pipeline = self._server.pipeline
+        refusal = pipeline.refuse(target, head.method, self._client)
+        return refusal or pipeline.dressed(_too_large(size, head.body_limit, target.route.body_setting))
 
     def on_message_complete(self) -> None:
         self._reading_body = False
@@ -352,13 +392,13 @@ class _Connection(asyncio.Protocol):
                 item = self._waiting.popleft()
                 keep = await self._answer(item)
                 if not keep:
-                    self._close()
+                    self._linger()
                     return
                 if self._paused and self._transport is not None:
                     self._paused = False
                     self._transport.resume_reading()
             if self._refused:
-                self._close()
+                self._linger()
         except TimeoutError:
             self._server.log.debug("Client does not read its answer", from_=self._client)
             self.end()
@@ -426,6 +466,8 @@ class _Connection(asyncio.Protocol):
         for name, value in response.headers.items():
             lines.append(f"{name}: {_one_line(value)}\r\n")
         head = "".join(lines).encode("utf-8", "surrogateescape")
+        if response.bare:
+            return b"%s%s\r\n" % (head, extra)
         return b"%sDate: %s\r\n%s\r\n" % (head, self._server.date(), extra)
 
     async def _send_stream(self, response: Response, compressed: bool) -> None:
@@ -449,6 +491,15 @@ class _Connection(asyncio.Protocol):
             close = getattr(response.stream, "aclose", None)
             if close is not None:
                 await close()
+
+    def _linger(self) -> None:
+        """Close, but let a client that is still sending a refused body find its answer first."""
+        if not self._refused or self._transport is None or self._ending is not None:
+            self._close()
+            return
+        self._closing = True
+        self._stop_timer()
+        self._ending = self._loop.call_later(LINGER_S, self._close)
 
     def _close(self) -> None:
         self._closing = True
@@ -508,10 +559,10 @@ def _one_line(value: str) -> str:
     return value.replace("\r", " ").replace("\n", " ")
 
 
-def _too_large(size: int, limit: int) -> Response:
+def _too_large(size: int, limit: int, setting: str) -> Response:
     response = text_response(
         f"Request body({size} bytes) too large, max size: {limit} bytes. "
-        "See https://www.consul.io/docs/agent/options.html#kv_max_value_size.",
+        f"See https://www.consul.io/docs/agent/options.html#{setting}.",
         status=413,
     )
     response.close = True

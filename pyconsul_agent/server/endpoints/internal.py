@@ -59,7 +59,8 @@ class Internal:
         try:
             self._user_event(EVENT_PREFIX + request.name, request.payload or b"")
         except ValueError as error:
-            raise RPCError(str(error)) from error
+            words = f'error broadcasting event to segment "": {error}'
+            raise RPCError(f"1 error occurred:\n\t* {words}\n\n") from error
         return self._blocking.finish(EventFireResponse())
 
     async def node_info(self, request: NodeSpecificRequest) -> IndexedNodeDump:

@@ -19,7 +19,7 @@ from pyconsul_agent.structs.requests import IndexedDirEntries, IndexedKeyList, K
 
 def check_entry(verb: str, entry: DirEntry) -> None:
     """Raises RPCError for an operation that must not reach the log."""
-    if not entry.key and verb not in ("delete-tree", "get-tree"):
+    if not entry.key and verb != "delete-tree":
         raise RPCError("Must provide key")
 
 

@@ -15,6 +15,7 @@ from pyconsul_agent.state import session as sessions
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet
 from pyconsul_agent.structs import methods
+from pyconsul_agent.structs.base import duration
 from pyconsul_agent.structs.requests import (
     IndexedSessions,
     NodeSpecificRequest,
@@ -22,13 +23,14 @@ from pyconsul_agent.structs.requests import (
     SessionSpecificRequest,
 )
 from pyconsul_agent.structs.session import Session
+from pyconsul_agent.wire.gotypes import format_duration
 
 ID_TRIES_MAX = 8
-TTL_MIN_NS = 10 * 1_000_000_000
+TTL_MIN_S = 10.0
 TTL_MAX_NS = 24 * 3600 * 1_000_000_000
 
 
-def checked_session(request: SessionRequest) -> Session:
+def checked_session(request: SessionRequest, ttl_min_s: float = TTL_MIN_S) -> Session:
     """The session with its defaults, as it may go into the log. Raises RPCError."""
     session = request.session
     if request.op == "destroy" and not session.id:
@@ -42,8 +44,9 @@ def checked_session(request: SessionRequest) -> Session:
             ttl = parse_duration_ns(session.ttl)
         except ValueError as error:
             raise RPCError(f"Session TTL '{session.ttl}' invalid: {error}") from error
-        if ttl != 0 and not TTL_MIN_NS <= ttl <= TTL_MAX_NS:
-            raise RPCError(f"Invalid Session TTL '{ttl}', must be between [10s=24h0m0s]")
+        if ttl != 0 and not duration(ttl_min_s) <= ttl <= TTL_MAX_NS:
+            shortest = format_duration(duration(ttl_min_s))
+            raise RPCError(f"Invalid Session TTL '{ttl}', must be between [{shortest}=24h0m0s]")
     return replace(session, behavior=session.behavior or sessions.RELEASE)
 
 
@@ -59,6 +62,7 @@ class Sessions:
         *,
         now: Callable[[], float],
         uuid: Callable[[], str],
+        ttl_min_s: float = TTL_MIN_S,
     ) -> None:
         self._store = store
         self._proposer = proposer
@@ -66,6 +70,7 @@ class Sessions:
         self._timers = timers
         self._now = now
         self._uuid = uuid
+        self._ttl_min_s = ttl_min_s
 
     def endpoints(self) -> list[Endpoint]:
         """The methods of this service."""
@@ -79,7 +84,7 @@ class Sessions:
 
     async def apply(self, request: SessionRequest) -> str:
         """Create (reply: the new ID) or destroy (reply: empty)."""
-        session = checked_session(request)
+        session = checked_session(request, self._ttl_min_s)
         if request.op == "create":
             session = replace(session, id=self._fresh_id())
         result = await propose(self._proposer, SESSION, replace(request, session=session), prefix="apply failed: ")

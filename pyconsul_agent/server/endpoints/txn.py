@@ -8,7 +8,7 @@ from dataclasses import replace
 from pyconsul_agent.errors import RPCError
 from pyconsul_agent.fsm.apply import TXN
 from pyconsul_agent.server.blocking import Blocking
-from pyconsul_agent.server.endpoints.catalog import check_node, checked_check, checked_service
+from pyconsul_agent.server.endpoints.catalog import check_node, checked_service
 from pyconsul_agent.server.endpoints.kvs import check_entry
 from pyconsul_agent.server.endpoints.shared import propose
 from pyconsul_agent.server.seams import Endpoint, Proposer, Where
@@ -84,7 +84,9 @@ class Txn:
         elif op.service is not None and op.service.verb != "get":
             return replace(op, service=replace(op.service, service=checked_service(op.service.service)))
         elif op.check is not None and op.check.verb != "get":
-            return replace(op, check=replace(op.check, check=checked_check(op.check.check)))
+            # compat: only the ID is filled in here, not the type
+            check = op.check.check
+            return replace(op, check=replace(op.check, check=replace(check, check_id=check.check_id or check.name)))
         return op
 
 

@@ -107,17 +107,21 @@ class Reconciler:
             return
         self._log.event("member_alive", name=member.name)
         node = self._store().tables.nodes.get(fold(member.name))
+        identity = member.tags.get("id", "")
         await self._write(
             REGISTER,
             RegisterRequest(
                 datacenter=self._datacenter,
                 node=member.name,
-                id=member.tags.get("id", ""),
+                id=identity,
                 address=member.address,
                 tagged_addresses=None if node is None else node.tagged_addresses,
                 node_meta=None if node is None else node.meta,
                 service=service,
                 check=serf_check(member.name, "passing", ALIVE_OUTPUT),
+                # A node that is not there is inserted all the same. One that its own agent registers at this very
+                # moment must not lose the metadata that this request does not know of.
+                skip_node_update=node is None or (node.address == member.address and node.id == identity),
             ),
         )
 

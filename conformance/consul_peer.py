@@ -1,0 +1,294 @@
+"""A real Consul 1.8.7 and ours in one cluster, on loopback: as clients of each other, as CLI, as raft peers.
+
+Run as `python -m conformance.consul_peer [SCENARIO...]`; scenarios are the names in SCENARIOS, all without one. Each
+step prints its result; closes with 'N passed, N failed'. Without a real Consul it is skipped, in CI it fails.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+import time
+from typing import Any
+
+from conformance import service_life
+from conformance.agents import (
+    OURS,
+    SERVER_PORT,
+    Agent,
+    Checks,
+    cluster,
+    leader_known,
+    member_status,
+    serf_health,
+    until,
+)
+from conformance.real_consul import Missing, real_consul, report_missing
+
+Program = tuple[str, ...]
+
+CALM_S = 10.0
+SYNC_S = 5.0
+"""A real agent registers itself again within 3 s of a new leader; a leave before that is undone by it."""
+KEY = base64.b64encode(bytes(range(32))).decode()
+
+
+def servers(start: Any, program: Program, addresses: list[str], prefix: str, *more: str) -> list[Agent]:
+    """Servers of one make that wait for each other."""
+    more = ("-retry-interval=1s", *more)
+    agents = []
+    for number, address in enumerate(addresses, 1):
+        joins = [f"-retry-join={other}" for other in addresses[:1] if other != address]
+        expect = f"-bootstrap-expect={len(addresses)}"
+        agents.append(start(program, f"{prefix}{number}", address, "-server", expect, *joins, *more))
+    return agents
+
+
+def settle(checks: Checks, agents: list[Agent]) -> None:
+    """Wait until all know a leader."""
+    names = ", ".join(agent.name for agent in agents)
+    checks.until(f"{names} have a leader", lambda: all(leader_known(agent) for agent in agents), 30)
+
+
+def client_joins(checks: Checks, client: Agent, cluster_servers: list[Agent]) -> None:
+    """A client is a member everywhere and healthy in the catalog."""
+    for server in cluster_servers:
+        checks.until(
+            f"{server.name} sees {client.name} alive", lambda s=server: member_status(s, client.name) == "alive"
+        )
+        checks.until(
+            f"{server.name} has a passing serfHealth of {client.name}",
+            lambda s=server: serf_health(s, client.name) == "passing",
+        )
+    checks.until(f"{client.name} knows the leader", lambda: leader_known(client))
+    nodes = {row["Node"]: row["Address"] for row in client.get("/v1/catalog/nodes") or ()}
+    checks.equal(f"{client.name} lists the nodes", nodes, {a.name: a.address for a in [*cluster_servers, client]})
+
+
+def stays_calm(checks: Checks, agents: list[Agent]) -> None:
+    """Nobody suspects anybody for a while."""
+    print(f"...  holding for {CALM_S:.0f} s", flush=True)
+    time.sleep(CALM_S)
+    lines = [f"{a.name}: {line}" for a in agents for line in a.log_lines() if "uspect" in line and "failed" in line]
+    checks.equal("nobody suspected anybody", lines, [])
+
+
+def client_leaves(checks: Checks, client: Agent, watchers: list[Agent]) -> None:
+    """A leave shows as left and takes the node out of the catalog."""
+    checks.equal(f"{client.name} leaves with exit code 0", client.interrupt(), 0)
+    for server in watchers:
+        checks.until(f"{server.name} sees it left", lambda s=server: member_status(s, client.name) == "left")
+        checks.until(
+            f"{server.name} has it out of the catalog",
+            lambda s=server: (
+                client.name not in {row["Node"] for row in s.get("/v1/catalog/nodes") or [{"Node": client.name}]}
+            ),
+        )
+
+
+def real_client(checks: Checks, real: Program, *more: str) -> None:
+    """Three of our servers, a real client."""
+    with cluster(checks) as start:
+        ours = servers(start, OURS, ["127.0.1.2", "127.0.1.3", "127.0.1.4"], "ours", *more)
+        settle(checks, ours)
+        client = start(real, "real", "127.0.1.5", "-retry-join=127.0.1.2", *more)
+        client_joins(checks, client, ours)
+        service_life.all_of(checks, client, ours[1])
+        stays_calm(checks, [*ours, client])
+        again = comes_back(checks, start, real, client, ours[0], *more)
+        living = leader_change(checks, again, ours)
+        time.sleep(SYNC_S)
+        client_leaves(checks, again, living)
+
+
+def comes_back(checks: Checks, start: Any, real: Program, client: Agent, server: Agent, *more: str) -> Agent:
+    """The client crashes, is seen failed, and comes back as a new process."""
+    client.kill()
+    checks.until("its crash is seen as failed", lambda: member_status(server, client.name) == "failed", 40)
+    checks.until("its serfHealth is critical", lambda: serf_health(server, client.name) == "critical")
+    again: Agent = start(real, client.name, client.address, "-retry-join=127.0.1.3", *more)
+    checks.until("it comes back", lambda: member_status(server, client.name) == "alive", 30)
+    checks.until("its serfHealth passes again", lambda: serf_health(server, client.name) == "passing")
+    return again
+
+
+def leader_of(agents: list[Agent]) -> Agent:
+    """Which of them leads, as the first one says."""
+    address = str(leader_known(agents[0]))
+    return next(agent for agent in agents if address == f"{agent.address}:{SERVER_PORT}")
+
+
+def leader_change(checks: Checks, client: Agent, cluster_servers: list[Agent]) -> list[Agent]:
+    """The leader crashes and the client goes on with another; the servers that live."""
+    old = leader_of(cluster_servers)
+    old.kill()
+    started = time.monotonic()
+    wrote = until(lambda: client.put("/v1/kv/after", b"crash") is True, 40)
+    checks.note(f"{client.name} writes after the leader's crash", wrote)
+    print(f"...  {time.monotonic() - started:.1f} s after it", flush=True)
+    return [agent for agent in cluster_servers if agent is not old]
+
+
+def encrypted_client(checks: Checks, real: Program) -> None:
+    """The same under gossip encryption, shorter."""
+    with cluster(checks) as start:
+        ours = servers(start, OURS, ["127.0.1.2"], "ours", f"-encrypt={KEY}")
+        settle(checks, ours)
+        client = start(real, "real", "127.0.1.5", "-retry-join=127.0.1.2", f"-encrypt={KEY}")
+        client_joins(checks, client, ours)
+        time.sleep(SYNC_S)
+        client_leaves(checks, client, ours)
+
+
+def our_client(checks: Checks, real: Program) -> None:
+    """Two real servers, our client."""
+    with cluster(checks) as start:
+        theirs = servers(start, real, ["127.0.1.10", "127.0.1.11"], "real")
+        settle(checks, theirs)
+        client = start(OURS, "ours", "127.0.1.12", "-retry-join=127.0.1.10")
+        client_joins(checks, client, theirs)
+        service_life.all_of(checks, client, theirs[1])
+        stays_calm(checks, theirs)
+        client_leaves(checks, client, theirs)
+
+
+def real_cli(checks: Checks, real: Program) -> None:
+    """The real command line against our HTTP API."""
+    with cluster(checks) as start:
+        ours = servers(start, OURS, ["127.0.1.2", "127.0.1.3", "127.0.1.4"], "ours")
+        settle(checks, ours)
+        agent = ours[0]
+
+        def says(step: str, arguments: list[str], *texts: str) -> str:
+            code, output = agent.command(real, *arguments)
+            checks.note(f"consul {step}", code == 0 and all(text in output for text in texts), (code, output))
+            return output
+
+        checks.until("three peers", lambda: len(agent.get("/v1/status/peers") or ()) == 3, 30)
+        says("members", ["members"], "ours1", "127.0.1.3:8301", "alive", "server", "1.10.11", "dc1")
+        says("members -detailed", ["members", "-detailed"], "role=consul", "port=8300")
+        says("info", ["info"], "server = true", "state = ", "num_peers = 2")
+        says("kv put", ["kv", "put", "-flags=5", "a/b", "value"], "Success! Data written to: a/b")
+        says("kv get", ["kv", "get", "a/b"], "value")
+        says("kv get -detailed", ["kv", "get", "-detailed", "a/b"], "Flags            5", "ModifyIndex")
+        says("kv get -recurse", ["kv", "get", "-recurse", "a/"], "a/b:value")
+        exported = says("kv export", ["kv", "export", "a/"], '"key": "a/b"')
+        says("kv delete", ["kv", "delete", "a/b"], "Success! Deleted key: a/b")
+        says("kv import", ["kv", "import", exported], "Imported: a/b")
+        says("catalog nodes", ["catalog", "nodes"], "ours1", "ours2", "ours3")
+        says("catalog services", ["catalog", "services"], "consul")
+        says("catalog datacenters", ["catalog", "datacenters"], "dc1")
+        says("operator raft list-peers", ["operator", "raft", "list-peers"], "ours1", "leader", "follower", "true")
+        says("operator autopilot get-config", ["operator", "autopilot", "get-config"], "CleanupDeadServers = true")
+        says("services register", ["services", "register", "-name=cli", "-port=99"], "Registered service: cli")
+        checks.until("the service is found", lambda: agent.get("/v1/catalog/service/cli"))
+        says("services deregister", ["services", "deregister", "-id=cli"], "Deregistered service: cli")
+        says("maint -enable", ["maint", "-enable", "-reason=test"], "Node maintenance is now enabled")
+        says("maint -disable", ["maint", "-disable"], "Node maintenance is now disabled")
+        says("event", ["event", "-name=deploy", "v1"], "Event ID:")
+        says("lock", ["lock", "locks/one", "echo held"], "held")
+        says("rtt", ["rtt", "ours1", "ours1"], "Estimated")
+        says("snapshot save", ["snapshot", "save", str(agent.log_path.parent / "x.snap")], "Saved and verified")
+        says("snapshot restore", ["snapshot", "restore", str(agent.log_path.parent / "x.snap")], "Restored snapshot")
+        says("join", ["join", "127.0.1.3"], "Successfully joined cluster by contacting 1 nodes")
+        code, output = ours[2].command(real, "leave")
+        checks.note("consul leave", code == 0 and "Graceful leave complete" in output, (code, output))
+        checks.equal("the agent ends well", ours[2].wait(), 0)
+        checks.until("consul members shows it left", lambda: "left" in agent.command(real, "members")[1])
+
+
+def raft_ids(agent: Agent) -> dict[str, Any]:
+    """Name -> row of the raft configuration."""
+    document = agent.get("/v1/operator/raft/configuration") or {"Servers": []}
+    return {row["Node"]: row for row in document["Servers"]}
+
+
+def is_voter(agent: Agent, name: str) -> bool:
+    """Whether `agent` sees `name` as a voter."""
+    return bool(raft_ids(agent).get(name, {}).get("Voter"))
+
+
+def our_peer(checks: Checks, real: Program) -> None:
+    """Two real servers, one of ours joins them as raft peer; then a real leader crashes."""
+    with cluster(checks) as start:
+        theirs = servers(start, real, ["127.0.1.20", "127.0.1.21"], "real")
+        settle(checks, theirs)
+        theirs[0].put("/v1/kv/before", b"ours came")
+        mine = start(OURS, "ours", "127.0.1.22", "-server", "-retry-join=127.0.1.20")
+        joins_raft(checks, mine, theirs)
+        leader = leader_of(theirs)
+        other = next(a for a in theirs if a is not leader)
+        leader.kill()
+        survives(checks, [other, mine])
+
+
+def real_peer(checks: Checks, real: Program) -> None:
+    """Two of our servers, a real one joins them as raft peer; then our leader crashes."""
+    with cluster(checks) as start:
+        ours = servers(start, OURS, ["127.0.1.20", "127.0.1.21"], "ours")
+        settle(checks, ours)
+        ours[0].put("/v1/kv/before", b"theirs came")
+        theirs = start(real, "real", "127.0.1.22", "-server", "-retry-join=127.0.1.20")
+        joins_raft(checks, theirs, ours)
+        leader = leader_of(ours)
+        other = next(a for a in ours if a is not leader)
+        leader.kill()
+        survives(checks, [other, theirs])
+
+
+def joins_raft(checks: Checks, newcomer: Agent, others: list[Agent]) -> None:
+    """A server of the other make becomes a voter and has the data."""
+    checks.until(
+        f"{newcomer.name} is a raft peer", lambda: newcomer.name in raft_ids(others[0]), 30, lambda: raft_ids(others[0])
+    )
+    checks.until(f"{newcomer.name} is promoted", lambda: is_voter(others[0], newcomer.name), 60)
+    checks.until(f"{newcomer.name} has the data", lambda: newcomer.get("/v1/kv/before?stale"))
+    checks.until(f"{newcomer.name} knows the leader", lambda: leader_known(newcomer))
+    checks.equal(f"{newcomer.name} passes a write on", newcomer.put("/v1/kv/through", b"forwarded"), True)
+    checks.until("all have it", lambda: all(a.get("/v1/kv/through?stale") for a in [newcomer, *others]))
+
+
+def survives(checks: Checks, left: list[Agent]) -> None:
+    """Two of three go on: a new leader, writes through both."""
+    for agent in left:
+        wrote = until(lambda a=agent: leader_known(a) and a.put(f"/v1/kv/{a.name}", b"after") is True, 60)
+        checks.note(f"{agent.name} writes after the leader's crash", wrote)
+    print(f"...  the leader is {leader_known(left[0])}", flush=True)
+    checks.until("both have both", lambda: all(a.get(f"/v1/kv/{b.name}?stale") for a in left for b in left))
+
+
+SCENARIOS = {
+    "real_client": real_client,
+    "encrypted_client": encrypted_client,
+    "our_client": our_client,
+    "real_cli": real_cli,
+    "our_peer": our_peer,
+    "real_peer": real_peer,
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code of the program."""
+    unknown = [name for name in arguments if name not in SCENARIOS]
+    if unknown:
+        print(f"no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}", file=sys.stderr)
+        return 2
+    try:
+        real = (real_consul(),)
+    except Missing as reason:
+        return report_missing("consul_peer", reason)
+    for name in [key for key in os.environ if key.startswith("CONSUL_")]:
+        del os.environ[name]  # addresses and tokens of whoever calls us are not for these agents
+    checks = Checks()
+    for name in arguments or SCENARIOS:
+        print(f"=== {name}: {(SCENARIOS[name].__doc__ or '').splitlines()[0]}", flush=True)
+        try:
+            SCENARIOS[name](checks, real)
+        except Exception as error:
+            print(f"     {type(error).__name__}: {error}", flush=True)
+    return checks.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
