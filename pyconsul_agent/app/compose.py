@@ -317,6 +317,8 @@ class Agent:
         self.state.set_meta(node_info(options, self.node_id).meta)
         self._self_endpoints.show(self._identity())
         self._http.set_connections_per_client(fresh.limits.http_max_conns_per_client)
+        if isinstance(self.delegate, ClientNode):
+            self.delegate.set_call_limit(fresh.limits.rpc_rate, fresh.limits.rpc_max_burst)
         self._pipeline.set_response_headers(fresh.http_config.response_headers)
         self._dns.reload(dns)
 

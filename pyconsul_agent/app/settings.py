@@ -115,6 +115,8 @@ def server_config(options: Options, node_id: str) -> ServerConfig:
         rpc_handshake_timeout_s=options.limits.rpc_handshake_timeout,
         rpc_connections_per_client=options.limits.rpc_max_conns_per_client,
         session_ttl_min_s=options.session_ttl_min or SESSION_TTL_MIN_S,
+        query_default_s=options.default_query_time,
+        query_max_s=options.max_query_time,
     )
 
 
@@ -135,6 +137,8 @@ def client_config(options: Options, node_id: str) -> ClientConfig:
         lan=swim(LAN, options.gossip_lan),
         lan_serf=_serf(options, "lan"),
         hold_timeout_s=options.performance.rpc_hold_timeout,
+        rpc_rate=options.limits.rpc_rate,
+        rpc_burst=options.limits.rpc_max_burst,
     )
 
 
@@ -164,7 +168,12 @@ def reloaded(old: Options, fresh: Options) -> Options:
         discard_check_output=fresh.discard_check_output,
         dns_config=fresh.dns_config,
         recursors=fresh.recursors,
-        limits=replace(old.limits, http_max_conns_per_client=fresh.limits.http_max_conns_per_client),
+        limits=replace(
+            old.limits,
+            http_max_conns_per_client=fresh.limits.http_max_conns_per_client,
+            rpc_rate=fresh.limits.rpc_rate,
+            rpc_max_burst=fresh.limits.rpc_max_burst,
+        ),
         http_config=replace(old.http_config, response_headers=fresh.http_config.response_headers),
     )
 

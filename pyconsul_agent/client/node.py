@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from pyconsul_agent.client.rate import TokenBucket
 from pyconsul_agent.client.router import Router
 from pyconsul_agent.env.base import Env
 from pyconsul_agent.env.log import Log
@@ -45,6 +46,9 @@ class ClientConfig:
     lan: SwimConfig = LAN
     lan_serf: SerfConfig = field(default_factory=SerfConfig)
     hold_timeout_s: float = 7.0
+    rpc_rate: float = -1.0
+    """Calls per second that this agent may make; negative: any number."""
+    rpc_burst: int = 1000
 
 
 class ClientNode:
@@ -54,6 +58,7 @@ class ClientNode:
 
     def __init__(self, config: ClientConfig, env: Env, log: Log, listeners: Listeners) -> None:
         self._config = config
+        self._clock = env.clock
         self._log = log
         self._listeners = listeners
         self._tasks = TaskOwner(log)
@@ -84,12 +89,14 @@ class ClientNode:
                 snapshot_path=f"{config.data_dir}/serf/local.snapshot" if config.data_dir else None,
             ),
         )
+        self._bucket = TokenBucket(config.rpc_rate, config.rpc_burst, env.clock.monotonic())
         self._router = Router(
             self._pool,
             env.clock,
             env.random,
             log,
             node_count=lambda: len(self._lan.members()),
+            admit=lambda: self._bucket.take(env.clock.monotonic()),
             hold_timeout_s=config.hold_timeout_s,
         )
 
@@ -146,6 +153,10 @@ class ClientNode:
         else:
             self._log.event("server_removed", **fields)
             self._router.server_left(info.name)
+
+    def set_call_limit(self, rate: float, burst: int) -> None:
+        """Other limits on this agent's calls, from now on (reload)."""
+        self._bucket.limit(rate, burst, self._clock.monotonic())
 
     # --- Delegate ---------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pyconsul_agent.env.base import Clock
 from pyconsul_agent.env.log import Log
-from pyconsul_agent.server.blocking import Blocking
+from pyconsul_agent.server.blocking import Blocking, Waits
 from pyconsul_agent.server.endpoints.catalog import Catalog
 from pyconsul_agent.server.endpoints.coordinate import Coordinates
 from pyconsul_agent.server.endpoints.health import Health
@@ -46,6 +46,7 @@ class Parts:
     session_ttl_min_s: float
     datacenter: str
     log: Log
+    waits: Waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def offered(parts: Parts) -> Offered:
     """Build every endpoint."""
     near = Near(parts.store, parts.datacenter)
     # Routing, leadership checks and consistency are the dispatcher's; here reads only wait.
-    blocking = Blocking(parts.store, parts.leadership, parts.random)
+    blocking = Blocking(parts.store, parts.leadership, parts.random, waits=parts.waits)
     now = parts.clock.monotonic
     coordinates = Coordinates(parts.store, parts.proposer, blocking, parts.wan_coordinates, parts.log)
     families = (

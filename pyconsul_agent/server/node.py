@@ -19,6 +19,7 @@ from pyconsul_agent.runtime.raft_storage import RaftStorage
 from pyconsul_agent.runtime.rpc_pool import RPCPool, ServerAddress
 from pyconsul_agent.runtime.rpc_server import RPCLimits, RPCServer
 from pyconsul_agent.serf.consul import LanRules, ServerInfo, ServerTags, server_tags, wan_name, wan_rules
+from pyconsul_agent.server.blocking import Waits
 from pyconsul_agent.server.bootstrap import Bootstrapper
 from pyconsul_agent.server.config import ServerConfig
 from pyconsul_agent.server.directory import ServerDirectory
@@ -209,6 +210,7 @@ class ServerNode:
             session_ttl_min_s=self._config.session_ttl_min_s,
             user_event=lambda name, payload: self._lan.user_event(name, payload),
             datacenter=self._config.datacenter, log=self._log,
+            waits=Waits(self._config.query_default_s, self._config.query_max_s),
         )  # fmt: skip
 
     def _wan_coordinates(self) -> list[DatacenterMap]:
