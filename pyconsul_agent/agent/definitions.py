@@ -19,6 +19,7 @@ from pyconsul_agent.structs.catalog import (
 )
 from pyconsul_agent.wire.gojson_reader import decode
 
+NO_SIDECARS = "sidecar services (connect.sidecar_service) are not supported by this version"
 CHECK_SPELLINGS = {"id": "CheckID", "args": "ScriptArgs"}
 
 
@@ -52,6 +53,8 @@ def service_of(block: Mapping[str, Any]) -> ServiceFromFile:
         raise ConfigError(f"invalid service definition: {error}") from None
     if not body.name:
         raise ConfigError("service definition without a name")
+    if body.connect is not None and body.connect.sidecar_service is not None:
+        raise ConfigError(f'service "{body.name}": {NO_SIDECARS}')
     service = NodeService(
         kind=body.kind,
         id=body.id or body.name,
@@ -65,7 +68,7 @@ def service_of(block: Mapping[str, Any]) -> ServiceFromFile:
         weights=body.weights,
         enable_tag_override=body.enable_tag_override,
         proxy=body.proxy or ConnectProxyConfig(),
-        connect=replace(body.connect, sidecar_service=None) if body.connect is not None else ServiceConnect(),
+        connect=body.connect or ServiceConnect(),
     )
     return ServiceFromFile(service, tuple(checks), body.token)
 

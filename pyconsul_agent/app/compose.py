@@ -23,10 +23,10 @@ from pyconsul_agent.app.settings import (
     http_defaults,
     http_rules,
     node_info,
-    refuse_unsupported,
     reloaded,
     server_config,
 )
+from pyconsul_agent.app.unsupported import refuse_unsupported
 from pyconsul_agent.client.node import ClientNode
 from pyconsul_agent.config.options import Options
 from pyconsul_agent.env.base import Env

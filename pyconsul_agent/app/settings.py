@@ -60,18 +60,6 @@ def keyring(options: Options) -> Keyring | None:
     return Keyring(keys=(decode_key(options.encrypt),)) if options.encrypt else None
 
 
-def refuse_unsupported(options: Options) -> None:
-    """Security options that this version cannot honor must not be ignored. Raises ConfigError."""
-    tls = options.tls
-    if any((tls.ca_file, tls.ca_path, tls.cert_file, tls.key_file, tls.verify_incoming, tls.verify_incoming_rpc,
-            tls.verify_incoming_https, tls.verify_outgoing, tls.verify_server_hostname)):  # fmt: skip
-        raise ConfigError("TLS is configured, but this version does not support it yet")
-    if options.auto_encrypt.tls or options.auto_encrypt.allow_tls or options.ports.https > 0:
-        raise ConfigError("TLS is configured, but this version does not support it yet")
-    if options.acl.enabled:
-        raise ConfigError("ACLs are enabled, but this version does not support them yet")
-
-
 def server_config(options: Options, node_id: str) -> ServerConfig:
     """For server mode."""
     at = options.resolved
