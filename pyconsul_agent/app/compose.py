@@ -38,6 +38,7 @@ from pyconsul_agent.interfaces.http.catalog import Catalog
 from pyconsul_agent.interfaces.http.coordinate import Coordinates
 from pyconsul_agent.interfaces.http.event import EventEndpoints
 from pyconsul_agent.interfaces.http.health import Health
+from pyconsul_agent.interfaces.http.keyring import Keyring
 from pyconsul_agent.interfaces.http.kv import KV
 from pyconsul_agent.interfaces.http.message import Request, Response
 from pyconsul_agent.interfaces.http.operator import Operator
@@ -194,6 +195,7 @@ class Agent:
             Coordinates(self.delegate, defaults, enabled=not options.disable_coordinates),
             EventEndpoints(self.delegate, self._events, self._env.uuid, defaults),
             Operator(self.delegate, defaults),
+            Keyring(self.delegate, defaults),
         )
         return [route for family in families for route in family.routes()]
 

@@ -60,6 +60,10 @@ def keyring(options: Options) -> Keyring | None:
     return Keyring(keys=(decode_key(options.encrypt),)) if options.encrypt else None
 
 
+def _keyring_dir(options: Options) -> str:
+    return f"{options.data_dir}/serf" if options.data_dir and not options.disable_keyring_file else ""
+
+
 def server_config(options: Options, node_id: str) -> ServerConfig:
     """For server mode."""
     at = options.resolved
@@ -92,6 +96,7 @@ def server_config(options: Options, node_id: str) -> ServerConfig:
             server_stabilization_time=duration(pilot.server_stabilization_time),
         ),
         keyring=keyring(options),
+        keyring_dir=_keyring_dir(options),
         verify_incoming=options.encrypt_verify_incoming,
         verify_outgoing=options.encrypt_verify_outgoing,
         lan=swim(LAN, options.gossip_lan),
@@ -120,6 +125,7 @@ def client_config(options: Options, node_id: str) -> ClientConfig:
         advertise=options.resolved.advertise,
         lan_port=options.ports.serf_lan,
         keyring=keyring(options),
+        keyring_dir=_keyring_dir(options),
         verify_incoming=options.encrypt_verify_incoming,
         verify_outgoing=options.encrypt_verify_outgoing,
         lan=swim(LAN, options.gossip_lan),

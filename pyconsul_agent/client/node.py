@@ -12,6 +12,7 @@ from pyconsul_agent.env.base import Env
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import RPCError
 from pyconsul_agent.runtime.gossip import GossipOptions, GossipPool, PoolEvent
+from pyconsul_agent.runtime.keyring_file import KeyringFile
 from pyconsul_agent.runtime.listeners import NEW_LEADER, USER_EVENT_PREFIX, Listeners
 from pyconsul_agent.runtime.rpc_pool import IDLE_ON_CLIENT_S, IDLE_STREAMS_ON_CLIENT, RPCPool, ServerAddress
 from pyconsul_agent.runtime.tasks import TaskOwner
@@ -41,6 +42,8 @@ class ClientConfig:
     lan_port: int = 8301
     keyring: Keyring | None = None
     """Gossip keys; None: gossip in the clear."""
+    keyring_dir: str = ""
+    """Where the keys are kept across starts; empty: nowhere."""
     verify_incoming: bool = True
     verify_outgoing: bool = True
     lan: SwimConfig = LAN
@@ -71,6 +74,7 @@ class ClientNode:
             idle_streams_max=IDLE_STREAMS_ON_CLIENT,
         )
         tags = AgentTags(datacenter=config.datacenter, node_id=config.node_id, build=config.build)
+        keyring_file = KeyringFile(env.files, config.keyring_dir and f"{config.keyring_dir}/local.keyring", log)
         self._lan = GossipPool(
             env,
             log.named("serf.lan"),
@@ -83,7 +87,8 @@ class ClientNode:
                 swim=config.lan,
                 serf=config.lan_serf,
                 veto=LanRules(config.node_name, config.node_id, config.datacenter),
-                keyring=config.keyring,
+                keyring=keyring_file.load(config.keyring),
+                on_keyring=keyring_file.save,
                 verify_incoming=config.verify_incoming,
                 verify_outgoing=config.verify_outgoing,
                 snapshot_path=f"{config.data_dir}/serf/local.snapshot" if config.data_dir else None,

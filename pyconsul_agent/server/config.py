@@ -39,6 +39,8 @@ class ServerConfig:
 
     keyring: Keyring | None = None
     """Gossip keys; None: gossip in the clear."""
+    keyring_dir: str = ""
+    """Where the keys are kept across starts; empty: nowhere."""
     verify_incoming: bool = True
     verify_outgoing: bool = True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from pyconsul_agent.env.base import Clock
@@ -13,6 +13,7 @@ from pyconsul_agent.server.endpoints.catalog import Catalog
 from pyconsul_agent.server.endpoints.coordinate import Coordinates
 from pyconsul_agent.server.endpoints.health import Health
 from pyconsul_agent.server.endpoints.internal import Internal
+from pyconsul_agent.server.endpoints.keyring import KeyPool, Keyrings
 from pyconsul_agent.server.endpoints.kvs import KeyValues
 from pyconsul_agent.server.endpoints.operator import Autopilot, RaftOperator
 from pyconsul_agent.server.endpoints.prepared_query import PreparedQueries
@@ -47,6 +48,9 @@ class Parts:
     datacenter: str
     log: Log
     waits: Waits
+    lan_keys: KeyPool
+    wan_keys: KeyPool | None
+    elsewhere: Callable[[str, str, bytes], Awaitable[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,13 @@ def offered(parts: Parts) -> Offered:
         ),
         Txn(parts.store, parts.proposer, blocking, now),
         Internal(parts.store, blocking, parts.user_event),
+        Keyrings(
+            parts.lan_keys,
+            parts.wan_keys,
+            datacenter=parts.datacenter,
+            datacenters=parts.datacenters,
+            elsewhere=parts.elsewhere,
+        ),
         coordinates,
         Autopilot(parts.store, parts.proposer, blocking),
         PreparedQueries(
