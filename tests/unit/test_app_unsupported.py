@@ -11,8 +11,10 @@ from pyconsul_agent.agent.definitions import service_of
 from pyconsul_agent.app.compose import Agent
 from pyconsul_agent.app.files import log_sinks, pid_file
 from pyconsul_agent.app.unsupported import without_effect
+from pyconsul_agent.config.build import build
 from pyconsul_agent.config.configure import configure
-from pyconsul_agent.config.sources import Sources
+from pyconsul_agent.config.merge import merge
+from pyconsul_agent.config.sources import Sources, parse_file
 from pyconsul_agent.env.base import InterfaceAddress, open_stream
 from pyconsul_agent.env.syslog import SyslogSink
 from pyconsul_agent.errors import ConfigError
@@ -125,6 +127,25 @@ def test_sidecars_are_refused_over_http_and_in_files():
     run(scenario)
     with pytest.raises(ConfigError, match=r'service "web": sidecar services \(connect'):
         service_of({"name": "web", "connect": {"sidecar_service": {}}})
+
+
+def test_blocks_of_hcl_files_are_objects_of_a_definition():
+    text = """
+    service {
+      name = "web"
+      connect { native = true }
+      meta { zone = "a" }
+      weights { passing = 2, warning = 1 }
+      tagged_addresses { lan { address = "10.0.0.1", port = 80 } }
+      check { ttl = "10s" }
+    }
+    """
+    checked, _ = parse_file("x.hcl", text, "hcl")
+    (block,) = build(merge([checked])).services
+    found = service_of(block)
+    service = found.service
+    assert (service.connect.native, service.meta, service.weights.passing) == (True, {"zone": "a"}, 2)
+    assert (service.tagged_addresses["lan"].port, len(found.checks)) == (80, 1)
 
 
 # --- files of the process ------------------------------------------------------------------------------------------
