@@ -1,5 +1,11 @@
-"""`python -m pyconsul_agent`: the command line."""
+"""`python -m pyconsul_agent`, and the installed programs: the command line."""
 
-from pyconsul_agent.cli.main import main
+import _signal  # type: ignore[import-not-found]
 
-raise SystemExit(main())
+# While modules are still being imported, an interrupt ends the process as it ends any other program.
+_signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
+from pyconsul_agent.cli.main import main  # noqa: E402
+
+if __name__ == "__main__":
+    raise SystemExit(main())

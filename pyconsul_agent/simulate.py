@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     failed = 0
     for seed in range(given.seed, given.seed + given.seeds):
-        outcome = run_seed(seed, PROFILES[given.profile], say=sys.stdout.write if given.verbose else None)
+        outcome = run_seed(seed, PROFILES[given.profile], say=_say if given.verbose else None)
         if given.seeds == 1 and not given.verbose:
             print(outcome.drawn.text())
         failed += bool(outcome.failure)
@@ -35,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 file.write(outcome.history.lines())
     print(f"{given.seeds - failed} passed, {failed} failed")
     return 1 if failed else 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,10 @@ class Delegate(Caller, Protocol):
 
     def local_member(self) -> Member: ...
 
+    @property
+    def name_taken_by(self) -> str | None:
+        """`address:port` of another LAN member with our name, if the last join met one; None if not."""
+
     def lan_coordinate(self) -> VivaldiCoordinate: ...
 
     async def join_lan(self, addresses: Sequence[str]) -> int:

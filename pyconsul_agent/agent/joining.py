@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConsulError, NetError
 
+NAME_ATTEMPTS = 10
+NAME_INTERVAL_S = 1.0
+
 Join = Callable[[Sequence[str]], Awaitable[int]]
 
 
@@ -34,6 +37,27 @@ async def join_once(join: Join, addresses: Sequence[str], log: Log, *, pool: str
         raise JoinFailed(str(error)) from error
     log.event("join_done", pool=pool, count=count)
     return count
+
+
+async def join_with_own_name(
+    join: Join, addresses: Sequence[str], taken_by: Callable[[], str | None], log: Log, *, name: str
+) -> None:
+    """Join the LAN, and see that no other living node goes by our name.
+
+    The other may be this node's former life (a container that was replaced), not yet known to be dead; so its name is
+    asked for again until the cluster can have found out. Raises JoinFailed when the name stays taken.
+    """
+    await join_once(join, addresses, log, pool="lan")
+    for _ in range(NAME_ATTEMPTS):
+        if taken_by() is None:
+            return
+        await asyncio.sleep(NAME_INTERVAL_S)
+        try:
+            await join(addresses)
+        except NetError as error:
+            raise JoinFailed(str(error)) from error
+    if (other := taken_by()) is not None:
+        raise JoinFailed(f"Node name {name!r} is taken by another node at {other}. Names must be unique!")
 
 
 async def join_until_done(join: Join, addresses: Sequence[str], rules: RetryRules, log: Log, *, pool: str) -> None:

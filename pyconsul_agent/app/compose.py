@@ -10,7 +10,7 @@ from pyconsul_agent.agent.antientropy import AntiEntropy
 from pyconsul_agent.agent.checks.http import AiohttpChecks
 from pyconsul_agent.agent.coordinates import send_coordinates
 from pyconsul_agent.agent.events import Events
-from pyconsul_agent.agent.joining import JoinFailed, RetryRules, join_once, join_until_done
+from pyconsul_agent.agent.joining import JoinFailed, RetryRules, join_once, join_until_done, join_with_own_name
 from pyconsul_agent.agent.local import LocalState, Tokens
 from pyconsul_agent.agent.persist import Persistence, lock_data_dir, node_id
 from pyconsul_agent.agent.registry import CheckSettings, Registry, Tools
@@ -245,7 +245,9 @@ class Agent:
                 delegate.join_wan, options.retry_join_wan, options.retry_interval_wan, options.retry_max_wan, "wan"
             )
         if options.start_join:
-            await join_once(delegate.join_lan, options.start_join, log, pool="lan")
+            await join_with_own_name(
+                delegate.join_lan, options.start_join, lambda: delegate.name_taken_by, log, name=options.node_name
+            )
         if options.start_join_wan:
             await join_once(delegate.join_wan, options.start_join_wan, log, pool="wan")
 

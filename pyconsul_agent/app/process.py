@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine
@@ -147,11 +148,21 @@ def _failed(logs: LogStream, error: Exception) -> int:
     text = str(error) if isinstance(error, ConsulError) else f"{type(error).__name__}: {error}"
     if isinstance(error, OSError) and not isinstance(error, ConsulError):
         text = f"{error.filename or ''}: {(error.strerror or text).lower()}".removeprefix(": ")
+    text = _one_line(text)
     logs.release()
     if logs.format != "classic":
         logs.logger().error("Error starting agent", error=text)
     _warn(f"==> Error starting agent: {text}\n")
     return 1
+
+
+def _one_line(text: str) -> str:
+    """A list of errors ("2 errors occurred:" and a line each) as one line."""
+    head, _, rest = text.partition("\n")
+    if not rest:
+        return text
+    items = [line.strip().removeprefix("* ") for line in rest.splitlines() if line.strip()]
+    return "; ".join(items if re.fullmatch(r"\d+ errors? occurred:", head) else [head, *items])
 
 
 def _warnings(options: Options, log: Any) -> None:

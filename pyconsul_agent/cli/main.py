@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -122,7 +123,10 @@ def _dispatch(context: Context, words: list[str]) -> int:
         asked = bool(rest) and rest[0] in ("-h", "-help", "--help")
         (context.out if asked else context.err).write(_group_usage(name, entry))
         return 0 if asked else 1
-    return _run(context, load(entry), rest)
+    command = load(entry)
+    if name != "agent" and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # some commands end in their own way
+    return _run(context, command, rest)
 
 
 def load(entry: Entry) -> Command:

@@ -178,6 +178,10 @@ class ClientNode:
     def local_member(self) -> Member:
         return self._lan.local_member()
 
+    @property
+    def name_taken_by(self) -> str | None:
+        return self._lan.name_taken_by
+
     def lan_coordinate(self) -> VivaldiCoordinate:
         return self._lan.coordinate()
 

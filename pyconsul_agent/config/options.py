@@ -1,9 +1,9 @@
 """Every option of the agent, by section, with its default. What a process is configured with is one `Options` value.
 
 A field is one configuration key: its name is the key (`key=` when it differs), its kind says what files may hold
-(docs/protocol/configuration.md). Durations are float seconds. Files, flags and the environment become nested mappings of keys
-(`config.sources`), are merged (`config.merge`), built into `Options` (`config.build`) and judged (`config.validate`).
-Fields marked `derived` have no key: `validate` fills them in from the others.
+(docs/protocol/configuration.md). Durations are float seconds. Files, flags and the environment become nested mappings
+of keys (`config.sources`), are merged (`config.merge`), built into `Options` (`config.build`) and judged
+(`config.validate`). Fields marked `derived` have no key: `validate` fills them in from the others.
 """
 
 from __future__ import annotations

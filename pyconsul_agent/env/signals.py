@@ -16,6 +16,7 @@ def on_signals(caught: Callable[[str], None]) -> Callable[[], None]:
     SIGPIPE is ignored: a peer that closes is an error of its connection, not of the process.
     """
     loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in WORDS}
     for number, word in WORDS.items():
         loop.add_signal_handler(number, caught, word)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
@@ -23,5 +24,6 @@ def on_signals(caught: Callable[[str], None]) -> Callable[[], None]:
     def undo() -> None:
         for number in WORDS:
             loop.remove_signal_handler(number)
+            signal.signal(number, before[number])
 
     return undo

@@ -47,7 +47,10 @@ class Raft:
         """`me` is this server's ID and advertised "ip:port" (its suffrage is not looked at)."""
         hard = initial.hard_state
         s = State(config=config, me=me, rng=rng, log=Log(config, initial, reader))
-        s.term, s.vote_term, s.voted_for = hard.term, hard.vote_term, hard.voted_for
+        # A received snapshot gets its name before the term that came with it is on disk: after a crash in between our
+        # term would be older than our own last entry's.
+        s.term = max(hard.term, s.log.last_term)
+        s.vote_term, s.voted_for = hard.vote_term, hard.voted_for
         s.snapshot = initial.snapshot
         if initial.snapshot is not None:
             s.configurations.append((initial.snapshot.configuration_index, initial.snapshot.configuration))

@@ -161,8 +161,8 @@ def _decide(
     """(granted, whether the answer may leave without a write)."""
     address = candidate.decode("utf-8", "replace")
     known = find(s.latest, candidate_id) if candidate_id else None
-    if candidate_id and servers_of(s.latest) and known is None:
-        return _refuse(s, address)
+    if not candidate or (candidate_id and servers_of(s.latest) and known is None):
+        return _refuse(s, address)  # a vote for nobody would look like none on disk, and could be given twice
     if not request.leadership_transfer and (protected(s, address, now) or bound(s, address, now)):
         return _refuse(s, address)
     if request.term < s.term:

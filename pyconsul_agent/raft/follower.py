@@ -48,6 +48,10 @@ def append_entries(s: State, token: int, request: AppendEntriesRequest, now: flo
     if not _has(s, request.prev_log_entry, request.prev_log_term):
         s.reply(token, _response(s, last, success=False, no_retry_backoff=True))
         return
+    if s.unproven and not _proves(s, request.prev_log_entry, entries):
+        # Our log before the snapshot is gone and the leader's differs: to say yes would count entries we do not have.
+        s.reply(token, _response(s, last, success=False), "a restored snapshot here was never replicated")
+        return
     if not _store(s, entries, configurations):
         s.reply(token, _response(s, last, success=False), "entry conflicts with a committed one")
         return
@@ -103,6 +107,15 @@ def _has(s: State, index: int, term: int) -> bool:
     return s.log.term(index) == term
 
 
+def _proves(s: State, previous: int, entries: tuple[LogEntry, ...]) -> bool:
+    """Whether the leader has the end of our restored snapshot, so that this was committed after all."""
+    at = s.unproven - previous - 1
+    if at >= len(entries) or (at >= 0 and entries[at].term != s.log.snapshot_term):
+        return False
+    s.unproven = 0
+    return True
+
+
 def _store(s: State, entries: tuple[LogEntry, ...], configurations: dict[int, Configuration]) -> bool:
     """Append what is new; truncate only on a conflict. False when that would take back a committed entry."""
     for position, entry in enumerate(entries):
@@ -150,6 +163,9 @@ def install_snapshot(s: State, token: int, request: InstallSnapshotRequest, now:
         refuse_snapshot(s, token)
         return
     heard_leader(s, now)
+    if s.unproven and (index < s.unproven or (index == s.unproven and term != s.log.snapshot_term)):
+        refuse_snapshot(s, token, "a restored snapshot here was never replicated")
+        return
     if index <= s.commit_index or s.log.term(index) == term:
         # By log matching we hold all of it; that it is in a snapshot says that it is committed.
         if index > s.commit_index:
@@ -186,6 +202,7 @@ def installed(s: State, done: Done, now: float) -> None:
     s.log.reset(meta.index, meta.term)
     s.configurations = [(meta.configuration_index, meta.configuration)]
     s.commit_index = s.handed = meta.index
+    s.unproven = 0
     for waiting in s.tickets:
         s.answer(waiting.ticket, waiting.index, LeadershipLost())
     s.tickets.clear()

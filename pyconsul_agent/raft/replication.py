@@ -84,6 +84,8 @@ def advance_commit(s: State) -> bool:
     if not voting:
         return False
     index = quorum_value([s.log.stable if server.id == s.me.id else s.peers[server.id].match for server in voting])
+    if index >= s.unproven:
+        s.unproven = 0
     if index <= s.commit_index or index < s.term_start:
         return False
     assert s.log.term(index) == s.term, (index, s.term)

@@ -55,5 +55,5 @@ def restored(s: State, meta: SnapshotMeta | None) -> bool:
     s.log.reset(meta.index, meta.term)
     s.log.truncate_from = first  # not compact_to: deletion must come before the entries that follow the hole
     s.snapshot = meta
-    s.commit_index = s.handed = meta.index
+    s.commit_index = s.handed = s.unproven = meta.index
     return True

@@ -156,6 +156,8 @@ class State:
     lease_void: bool = False
     """A TimeoutNow of ours is about, so stickiness protects no lease for the rest of this term."""
     restoring: bool = False
+    unproven: int = 0
+    """Index of a user's restored snapshot that no quorum has yet: nothing up to there may be taken for committed."""
     # out
     sequence: int = 0
     ticket: int = 0

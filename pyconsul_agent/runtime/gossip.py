@@ -426,6 +426,11 @@ class GossipPool:
         assert member is not None
         return member
 
+    @property
+    def name_taken_by(self) -> str | None:
+        """`address:port` of another node with our name, if the last join met one."""
+        return self._serf.name_taken_by
+
     def coordinate(self) -> VivaldiCoordinate:
         """Our network coordinate."""
         return self._serf.coordinate

@@ -4,6 +4,9 @@ One pump task asks the core for Readies. What may leave at once leaves at once; 
 task; what is committed goes to the applier. All proposals of one turn of the loop become one Ready, hence one
 transaction. The core is told `advance` only after the transaction's commit has returned. A storage error ends it all:
 `fatal` is called and nothing is acknowledged any more.
+
+The core is told the time of a clock that goes on while the machine is suspended: a leader that wakes must not believe
+in a lease from before its sleep.
 """
 
 from __future__ import annotations
@@ -44,6 +47,8 @@ DIAL_TIMEOUT_S = 2.0
 """Short, because a lane that waits for a lost SYN sends no heartbeats."""
 REMOVED_GRACE_S = 2.0
 """A removed server may still get the entry that removes it."""
+TIMER_MIN_S = 1e-6
+"""The core's clock and the loop's may round differently: time must pass before the next look."""
 SHUT_DOWN = "raft is already shutdown"
 
 
@@ -128,7 +133,7 @@ class RaftNode:
         index, term = (snapshot.index, snapshot.term) if snapshot else (0, 0)
         self._stable_index = max(initial.last_index, index)
         self._applier = Applier(self._machine, self._clock, index, term)
-        self._raft = Raft(self._config, self._me, initial, self._storage.reader, self._random, self._clock.monotonic())
+        self._raft = Raft(self._config, self._me, initial, self._storage.reader, self._random, self._clock.boottime())
         self._running = True
         for name, work in (
             ("raft pump", self._pump),
@@ -153,7 +158,7 @@ class RaftNode:
         """End every connection and task, fail what is under way, release storage. Idempotent."""
         if self._running:
             self._running = False
-            self._raft.stop(self._clock.monotonic())
+            self._raft.stop(self._clock.boottime())
             self._applier.fail(RaftError(SHUT_DOWN))
             self._watch.end()
         await self._tasks.close()
@@ -166,7 +171,7 @@ class RaftNode:
     async def _essential(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """The edge of a task without which raft cannot go on.
 
-        Takes a function: of a server that is stopped before its tasks ran, no coroutine may be left that was not awaited.
+        Takes a function: of a server that is stopped before its tasks ran, no coroutine may be left unawaited.
         """
         try:
             await work()
@@ -213,12 +218,12 @@ class RaftNode:
     @property
     def last_contact_s(self) -> float | None:
         """Seconds since the leader was heard; 0 on the leader, None if never."""
-        return self._raft.last_contact(self._clock.monotonic())
+        return self._raft.last_contact(self._clock.boottime())
 
     @property
     def lease_valid(self) -> bool:
         """Whether a default read may be answered now (promise P3); ask again just before answering."""
-        return self._running and self._raft.lease_valid(self._clock.monotonic())
+        return self._running and self._raft.lease_valid(self._clock.boottime())
 
     @property
     def term(self) -> int:
@@ -251,7 +256,7 @@ class RaftNode:
 
     def stats(self) -> dict[str, str]:
         """The raft section of `consul info`."""
-        return raft_stats(self._raft, self._me, self._applier, self._config, self._clock.monotonic())
+        return raft_stats(self._raft, self._me, self._applier, self._config, self._clock.boottime())
 
     def on_leadership(self, callback: Callable[[bool, int], None]) -> None:
         """Call `callback(is_leader, term)` whenever this server gains or loses leadership."""
@@ -273,7 +278,7 @@ class RaftNode:
         pieces = pieces_of(kind, data, self._random.getrandbits(64))
         async with self._admission.admitted(len(pieces), len(data)):
             self._check_running()
-            now, at = self._clock.monotonic(), self._now()
+            now, at = self._clock.boottime(), self._now()
             futures = [
                 self._applier.expect(
                     self._raft.propose(EntryType.COMMAND, piece, now, extensions, at),
@@ -290,18 +295,18 @@ class RaftNode:
     async def barrier(self) -> None:
         """Return when everything committed before has been applied here. Raises RaftError."""
         self._check_running()
-        await self._answered(self._raft.propose(EntryType.BARRIER, None, self._clock.monotonic(), None, self._now()))
+        await self._answered(self._raft.propose(EntryType.BARRIER, None, self._clock.boottime(), None, self._now()))
 
     async def verify(self) -> None:
         """Prove leadership by a quorum round; what was committed by then is applied. Raises RaftError, NotLeader."""
         self._check_running()
-        index = await self._answered(self._raft.verify(self._clock.monotonic()))
+        index = await self._answered(self._raft.verify(self._clock.boottime()))
         await self._applier.reached(index)
 
     async def bootstrap(self, configuration: Configuration) -> None:
         """Give a virgin server its first configuration. Raises ValueError when there is any state."""
         self._check_running()
-        self._raft.bootstrap(configuration, self._clock.monotonic())
+        self._raft.bootstrap(configuration, self._clock.boottime())
         self._kick()
 
     async def add_voter(self, id: str, address: str) -> None:
@@ -323,11 +328,11 @@ class RaftNode:
     async def transfer_leadership(self, id: str = "") -> None:
         """Hand leadership to that server, or to the voter that is furthest."""
         self._check_running()
-        await self._answered(self._raft.transfer(self._clock.monotonic(), id))
+        await self._answered(self._raft.transfer(self._clock.boottime(), id))
 
     async def _change(self, kind: str, server: Server) -> None:
         self._check_running()
-        await self._answered(self._raft.change(Change(kind, server), self._clock.monotonic()))
+        await self._answered(self._raft.change(Change(kind, server), self._clock.boottime()))
 
     async def _answered(self, ticket: int) -> int:
         future = self._applier.expect(ticket)
@@ -364,7 +369,7 @@ class RaftNode:
             stored = await self._storage.create_snapshot(meta, self._machine.snapshot())
             newest = self._raft.snapshot
             if newest is None or newest.index < stored.index:
-                self._raft.snapshot_taken(stored, self._clock.monotonic())
+                self._raft.snapshot_taken(stored, self._clock.boottime())
                 self._kick()
             self._log.info("raft snapshot taken", id=stored.id, index=stored.index, bytes=stored.size)
             return stored
@@ -385,7 +390,7 @@ class RaftNode:
                 await self._stored.wait()
             self._check_running()
             async with self._disk:
-                meta = self._raft.begin_restore(self._clock.monotonic())
+                meta = self._raft.begin_restore(self._clock.boottime())
                 self._kick()
                 # Rows keep the indexes they had when saved; what is written from now on must have higher ones.
                 meta = replace(meta, index=max(meta.index, saved.index + 1))
@@ -401,13 +406,13 @@ class RaftNode:
                 await sink.write(piece)
             stored = await sink.finish()
             switch = await self._blocking(lambda: self._machine.restore(sink.chunks()))
-            swapped = self._running and self._raft.restored(stored, self._clock.monotonic())
+            swapped = self._running and self._raft.restored(stored, self._clock.boottime())
             if not swapped:
                 raise LeadershipLost
         finally:
             if not swapped:
                 if self._running:
-                    self._raft.restored(None, self._clock.monotonic())
+                    self._raft.restored(None, self._clock.boottime())
                 await sink.abort()
             self._kick()
         if switch is not None:
@@ -443,19 +448,20 @@ class RaftNode:
         while True:
             await self._applier.room()
             self._kicked.clear()
-            ready = self._raft.ready(self._clock.monotonic())
+            ready = self._raft.ready(self._clock.boottime())
             if ready is not None:
                 self._perform(ready)
                 self._observe()
                 continue
             deadline = self._raft.deadline
-            timer = None if deadline is None else loop.call_at(deadline, self._kick)
+            pause = 0.0 if deadline is None else max(deadline - self._clock.boottime(), TIMER_MIN_S)
+            timer = None if deadline is None else loop.call_later(pause, self._kick)
             try:
                 await self._kicked.wait()
             finally:
                 if timer is not None:
                     timer.cancel()
-            now = self._clock.monotonic()
+            now = self._clock.boottime()
             if deadline is not None and now >= deadline:
                 self._raft.tick(now)
 
@@ -480,7 +486,7 @@ class RaftNode:
             self._send(ready.after_sync)
             self._unstored -= 1
             self._stored.set()
-            self._raft.advance(done, self._clock.monotonic())
+            self._raft.advance(done, self._clock.boottime())
             self._kick()
 
     async def _commit(self, ready: Ready) -> Done:
@@ -559,7 +565,7 @@ class RaftNode:
         future.add_done_callback(lambda _: self._replies.pop(token, None))
         if sink is not None:
             self._sinks[token] = sink
-        self._raft.receive(token, request, self._clock.monotonic())
+        self._raft.receive(token, request, self._clock.boottime())
         self._kick()
         return future
 
@@ -572,20 +578,20 @@ class RaftNode:
     def replied(self, sequence: int, reply: RaftResponse | str | None) -> None:
         """PeerEvents: a request ended."""
         if self._running:
-            self._raft.received_reply(sequence, reply, self._clock.monotonic())
+            self._raft.received_reply(sequence, reply, self._clock.boottime())
             self._kick()
 
     def reachable(self, server_id: str) -> None:
         """PeerEvents: a connection with that server works. Also for gossip to call."""
         if self._running:
             self._peers.hurry(server_id)
-            self._raft.peer_reachable(server_id, self._clock.monotonic())
+            self._raft.peer_reachable(server_id, self._clock.boottime())
             self._kick()
 
     def refused(self, server_id: str) -> None:
         """PeerEvents: nobody listens at that server's address and no connection with it is left."""
         if self._running:
-            self._raft.peer_refused(server_id, self._clock.monotonic())
+            self._raft.peer_refused(server_id, self._clock.boottime())
             self._kick()
 
     async def _dial(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

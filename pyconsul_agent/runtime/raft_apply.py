@@ -68,6 +68,7 @@ class Applier:
         self._tickets: dict[int, asyncio.Future[Outcome]] = {}
         self._proposals: set[int] = set()
         self._results: dict[int, object] = {}
+        self._failure: Exception | None = None
 
     def expect(self, ticket: int, *, proposal: bool = False) -> asyncio.Future[Outcome]:
         """A future that ends with the ticket's Answer and, for a proposal, what the state machine said."""
@@ -99,6 +100,8 @@ class Applier:
             await self._next_progress()
 
     async def _next_progress(self) -> None:
+        if self._failure is not None:
+            raise self._failure
         self._progress.clear()
         await self._progress.wait()
 
@@ -153,7 +156,9 @@ class Applier:
         self._progress.set()
 
     def fail(self, error: Exception) -> None:
-        """End every ticket with `error`."""
+        """End every ticket, and whoever waits for progress, with `error`."""
+        self._failure = error
+        self._progress.set()
         tickets, self._tickets = self._tickets, {}
         for ticket, future in tickets.items():
             if not future.done():

@@ -42,6 +42,8 @@ BACK_OFF_MIN_S = 0.02
 BACK_OFF_MAX_S = 0.5
 """A peer that came back is dialed within this, so the bound is short; a SYN is cheap."""
 PROBE_PAUSE_S = 0.05
+PROBE_WATCH_S = 0.5
+PROBES_MAX = 8
 READ_BYTES = 64 * 1024
 SNAPSHOT_CHUNK_BYTES = 64 * 1024
 SNAPSHOT_TIMEOUT_MIN_S = 10.0
@@ -144,15 +146,38 @@ class Peers:
             self.tasks.start(self._probe(server), f"raft probe of {server.id}")
 
     async def _probe(self, server: Server) -> None:
+        """Look until somebody is there, or nobody.
+
+        A dying process loses its connections before its listener, so that the kernel may accept a dial in its name:
+        only a connection that stays says that the server lives.
+        """
         try:
-            _, writer = await self.connect(server)
-        except LOST as error:
-            self.log.debug("raft probe failed", peer=server.id, error=str(error))
-            await asyncio.sleep(PROBE_PAUSE_S)
-        else:
-            await close_writer(writer)
+            for _ in range(PROBES_MAX):
+                if self._open.get(server.id) or await self._is_there(server):
+                    return
+                await asyncio.sleep(PROBE_PAUSE_S)
         finally:
             self._probing.discard(server.id)
+
+    async def _is_there(self, server: Server) -> bool:
+        try:
+            reader, writer = await self.connect(server)
+        except DialRefused as error:
+            self.log.debug("raft probe failed", peer=server.id, error=str(error))
+            return True  # told as evidence; there is nothing more to learn
+        except LOST as error:
+            self.log.debug("raft probe failed", peer=server.id, error=str(error))
+            return False
+        try:
+            async with asyncio.timeout(PROBE_WATCH_S):
+                await reader.read(1)
+        except TimeoutError:
+            return True
+        except LOST as error:
+            self.log.debug("raft probe lost", peer=server.id, error=str(error))
+        finally:
+            await close_writer(writer)
+        return False
 
     async def connect(self, server: Server) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Dial. A refused dial while no connection with the server is left is evidence of its end."""

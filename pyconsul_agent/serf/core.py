@@ -111,6 +111,8 @@ class Serf:
         self._tickets: dict[int, float] = {}
         self._ticket_count = 0
         self._joins_ignoring_old = 0
+        self.name_taken_by: str | None = None
+        """`address:port` of another node that goes by our name, as the last join heard; None if it heard of none."""
         self._recorder: SnapshotRecorder | None = None
         self._next: dict[str, float] = {}
         if snapshot is not None:
@@ -322,6 +324,7 @@ class Serf:
     def begin_join(self) -> None:
         """A join of ours starts: until `finish_join`, user events older than the other side's clock are history."""
         self._joins_ignoring_old += 1
+        self.name_taken_by = None
 
     def finish_join(self, count: int, now: float) -> None:
         """The join ended with `count` contacts."""
@@ -336,7 +339,7 @@ class Serf:
         self._intents.queue(encode(message))
 
     def _deny_leave(self, now: float) -> None:
-        """Somebody believes that this node has left. A push/pull passes that on with a time one higher: top that too."""
+        """Somebody believes that this node has left. Push/pulls pass that on with a time one higher: top that too."""
         self._table.clock.increment()
         self.announce_join(now)
 
@@ -422,6 +425,8 @@ class Serf:
         if existing.name == self.name:
             text = "Node name conflicts with another node. Names must be unique!"
             self._log(LogLevel.ERROR, text, node=other.name, address=f"{other.address}:{other.port}")
+            if not self.same_identity(existing.meta, other.meta):  # else it is us, at an address we have left
+                self.name_taken_by = f"{other.address}:{other.port}"
         else:
             pairs = {"existing": f"{existing.address}:{existing.port}", "other": f"{other.address}:{other.port}"}
             self._log(LogLevel.WARN, "Name conflict, both claim it", node=other.name, **pairs)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pyconsul_agent.errors import DialError
 from pyconsul_agent.runtime.rpc_pool import ServerAddress
 from pyconsul_agent.serf.consul import ServerInfo, parse_server
 from pyconsul_agent.structs.member import Member, MemberEventKind, MemberStatus
@@ -78,11 +79,16 @@ class ServerDirectory:
         return raft_address
 
     def dial_address(self, server: Server) -> tuple[str, int]:
-        """Where raft should dial a peer: the address that gossip knows for its id, else the configuration's."""
+        """Where raft should dial a peer: the address that gossip knows for its id, else the configuration's.
+
+        Raises DialError when that is no `ip:port` (peers.json is written by hand).
+        """
         info = self.by_id(server.id)
         if info is not None:
             return info.address, info.port
         host, _, port = server.address.rpartition(":")
+        if not (port.isascii() and port.isdigit()):
+            raise DialError(f"raft address of {server.id} has no port: {server.address}")
         return host.strip("[]"), int(port)
 
     @property
@@ -128,3 +134,12 @@ def servers_of(members: Iterable[Member], datacenter: str) -> list[tuple[Member,
     """The servers of a datacenter among members of any status."""
     found = ((member, parse_server(member)) for member in members)
     return [(member, info) for member, info in found if info is not None and info.datacenter == datacenter]
+
+
+def servers_by_id(members: Iterable[Member], datacenter: str) -> dict[str, ServerInfo]:
+    """The servers of a datacenter by raft ID; of two names with one ID (a renamed server) the live one counts."""
+    found: dict[str, ServerInfo] = {}
+    for _, info in servers_of(members, datacenter):
+        if info.id and (info.id not in found or info.status in ALIVE):
+            found[info.id] = info
+    return found

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from pyconsul_agent.env.base import Address, Clock
-from pyconsul_agent.errors import DecodeError, NoLeader, RaftError, RPCError
+from pyconsul_agent.errors import DecodeError, NoLeader, NotLeader, RaftError, RPCError
 from pyconsul_agent.server.forward import LeaderNotTracked
 from pyconsul_agent.server.seams import Endpoint, Leadership, Where
 from pyconsul_agent.structs.base import Duration, duration
@@ -174,7 +174,13 @@ class Dispatcher:
         await self._prepare_read(request)
         if not request.allow_stale and not self._consistent_ready():
             raise _CannotVouch
-        reply = await endpoint.run(request)
+        try:
+            reply = await endpoint.run(request)
+        except NotLeader as error:
+            raise _CannotVouch from error
+        # A read that waited may have outlived a leadership, and have run before the next one's barrier.
+        if not request.allow_stale and not self._consistent_ready():
+            raise _CannotVouch
         if not request.allow_stale and not self._leadership.lease_valid:
             try:
                 await self._leadership.verify()

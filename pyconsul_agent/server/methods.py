@@ -44,6 +44,8 @@ class Parts:
     datacenters: Callable[[], list[str]]
     wan_coordinates: Callable[[], list[DatacenterMap]]
     user_event: Callable[[str, bytes], None]
+    ready: Callable[[], bool]
+    """Whether this leader has applied what its predecessors committed."""
     session_ttl_min_s: float
     datacenter: str
     log: Log
@@ -72,7 +74,7 @@ def offered(parts: Parts) -> Offered:
         Status(parts.leadership, parts.membership, parts.last_log),
         Catalog(parts.store, parts.proposer, blocking, near, parts.datacenters),
         Health(parts.store, blocking, near),
-        KeyValues(parts.store, parts.proposer, blocking, now),
+        KeyValues(parts.store, parts.proposer, blocking, now, ready=parts.ready),
         Sessions(
             parts.store,
             parts.proposer,
@@ -82,7 +84,7 @@ def offered(parts: Parts) -> Offered:
             uuid=parts.uuid,
             ttl_min_s=parts.session_ttl_min_s,
         ),
-        Txn(parts.store, parts.proposer, blocking, now),
+        Txn(parts.store, parts.proposer, blocking, now, ready=parts.ready),
         Internal(parts.store, blocking, parts.user_event),
         Keyrings(
             parts.lan_keys,

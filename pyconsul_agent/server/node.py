@@ -217,6 +217,7 @@ class ServerNode:
             datacenters=self._directory.datacenters, wan_coordinates=self._wan_coordinates,
             session_ttl_min_s=self._config.session_ttl_min_s,
             user_event=lambda name, payload: self._lan.user_event(name, payload),
+            ready=lambda: self._leader.ready,
             datacenter=self._config.datacenter, log=self._log,
             lan_keys=self._lan, wan_keys=self._wan, elsewhere=forwarder.to_datacenter,
             waits=Waits(self._config.query_default_s, self._config.query_max_s),
@@ -337,6 +338,10 @@ class ServerNode:
 
     def local_member(self) -> Member:
         return self._lan.local_member()
+
+    @property
+    def name_taken_by(self) -> str | None:
+        return self._lan.name_taken_by
 
     def lan_coordinate(self) -> VivaldiCoordinate:
         return self._lan.coordinate()

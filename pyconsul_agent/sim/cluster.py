@@ -40,7 +40,7 @@ class Unmet(AssertionError):
 
 @dataclass(slots=True)
 class Probes:
-    """Who wants to know what the agents do. Each is called at once, on the loop, and raises when a promise is broken."""
+    """Who wants to know what the agents do. Each is called at once, on the loop, and must not raise."""
 
     elected: list[Callable[[Node, int], None]] = field(default_factory=list)
     """(server, term)"""
@@ -307,10 +307,11 @@ class Cluster:
         text = f"{node.name}: {state} members={node.statuses()}"
         if node.is_server:
             raft = node.raft
+            voters = [server.address for server in raft.configuration()[0].servers or ()]
             text += (
                 f" {'leader' if raft.is_leader else 'follower'} of {raft.leader_address or 'nobody'} term={raft.term}"
                 f" last={raft.last_index} commit={raft.commit_index} applied={raft.applied_index}"
-                f" ready={node.server._leader.ready} voters={[s.address for s in raft.configuration()[0].servers or ()]}"
+                f" ready={node.server._leader.ready} voters={voters}"
             )
         return text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from pyconsul_agent.sim.cluster import Cluster, Node
 from pyconsul_agent.sim.raft_storage import RaftDisk
@@ -179,7 +180,7 @@ class FaultDriver:
     async def _bytewise(self, fault: Fault) -> None:
         await self._all_links(min(fault.lasts_s, 1.0), {"segment_bytes_max": 7})
 
-    async def _all_links(self, lasts_s: float, changes: dict[str, float]) -> None:
+    async def _all_links(self, lasts_s: float, changes: dict[str, Any]) -> None:
         normal = {name: getattr(self._network.link, name) for name in changes}
         hosts = [node.host for node in self._cluster.nodes.values()]
         pairs = [(a, b) for number, a in enumerate(hosts) for b in hosts[number + 1 :]]

@@ -101,12 +101,12 @@ class Truth:
         self.entries[entry.index] = Applied(entry.index, at, kind, request, result)
         self.highest = max(self.highest, entry.index)
 
-    def keys(self) -> list[tuple[int, Applied, KVSRequest]]:
+    def key_writes(self) -> list[tuple[int, Applied, KVSRequest]]:
         """Key-value writes in log order."""
         ordered = (self.entries[index] for index in sorted(self.entries))
         return [(each.index, each, each.request) for each in ordered if isinstance(each.request, KVSRequest)]
 
-    def sessions(self) -> list[tuple[int, Applied, SessionRequest]]:
+    def session_writes(self) -> list[tuple[int, Applied, SessionRequest]]:
         """Session writes in log order."""
         ordered = (self.entries[index] for index in sorted(self.entries))
         return [(each.index, each, each.request) for each in ordered if isinstance(each.request, SessionRequest)]

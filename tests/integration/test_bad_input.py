@@ -125,10 +125,18 @@ RPC_CASES = {
     "TLS insecure": b"\x07" + b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
 }
 
+INCOMPLETE = {
+    "net/rpc map of 4 G entries",
+    "net/rpc string of 4 GiB",
+    "raft append with a string of 4 GiB",
+    "yamux data on no stream",
+}
+"""Nothing is wrong with these yet: the rest may come within the time of a request, unless the caller finishes."""
+
 
 @pytest.mark.parametrize("name", RPC_CASES)
 def test_bad_bytes_on_the_server_port_are_answered_by_closing(agent, undisturbed, name):
-    assert len(send_and_wait(8300, RPC_CASES[name], timeout_s=7, finish=name.startswith(("net/rpc s", "raft a")))) < 100
+    assert len(send_and_wait(8300, RPC_CASES[name], timeout_s=7, finish=name in INCOMPLETE)) < 100
 
 
 def test_a_silent_connection_to_the_server_port_is_closed_after_the_handshake_timeout(agent, undisturbed):
@@ -161,7 +169,9 @@ def pack_int(name: str, value: int) -> bytes:
 
 
 def push_pull(nodes: int, user_bytes: int, join: bool = True) -> bytes:
-    fields = pack_int("Nodes", nodes) + pack_int("UserStateLen", user_bytes) + b"\xa4Join" + (b"\xc3" if join else b"\xc2")
+    fields = (
+        pack_int("Nodes", nodes) + pack_int("UserStateLen", user_bytes) + b"\xa4Join" + (b"\xc3" if join else b"\xc2")
+    )
     return b"\x06\x83" + fields
 
 
@@ -304,7 +314,10 @@ HTTP_CASES = {
     "huge headers": (HEAD + b"X-A: " + b"a" * 200_000 + b"\r\n\r\n", 431),
     "many headers": (HEAD + b"".join(b"X-%d: a\r\n" % number for number in range(5000)) + b"\r\n", 431),
     "bad chunk": (b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\nabc\r\n", 400),
-    "chunk of 2^64": (b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 17 + b"\r\n", 400),
+    "chunk of 2^64": (
+        b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 17 + b"\r\n",
+        400,
+    ),
     "10 GB declared": (b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000000\r\n\r\nabc", 413),
     "zero in the path": (b"GET /v1/kv/%00 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 400),
     "HTTP/3.9": (b"GET / HTTP/3.9\r\nHost: x\r\n\r\n", 505),

@@ -24,6 +24,9 @@ class Disk:
     def __init__(self, files):
         self.files = files
 
+    def exists(self, path):
+        return path in self.files
+
     def is_dir(self, path):
         return False
 

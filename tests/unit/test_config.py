@@ -25,6 +25,9 @@ class Disk:
     def __init__(self, **files):
         self.files = {name: text.encode() if isinstance(text, str) else text for name, text in files.items()}
 
+    def exists(self, path):
+        return path in self.files or self.is_dir(path)
+
     def is_dir(self, path):
         return any(name.startswith(path.rstrip("/") + "/") for name in self.files)
 

@@ -126,6 +126,12 @@ def test_vote_is_granted_once_per_term():
     assert one.disk.hard == HardState(2, 2, L)
 
 
+def test_nobody_gets_no_vote():
+    one = One()
+    assert not one.ask(vote(2, candidate=b"")).granted
+    assert one.ask(vote(2)).granted
+
+
 @pytest.mark.parametrize(("index", "term", "granted"), [(3, 2, True), (2, 2, False), (9, 1, False), (1, 3, True)])
 def test_vote_needs_a_log_as_new_as_ours(index, term, granted):
     one = One()
@@ -491,6 +497,23 @@ def test_user_restore_leaves_a_hole_that_followers_need_a_snapshot_for(jump):
     assert offered == [("n2", "r")]  # n3 has not answered anything yet
 
 
+@pytest.mark.parametrize("jump", [0, 100])
+def test_deposed_leader_whose_restored_snapshot_nobody_has_accepts_no_entries_in_its_place(jump):
+    one = One().lead().follow_up()
+    last, place = one.raft.last_index, one.raft.begin_restore(one.now)
+    meta = SnapshotMeta(
+        id="r", index=place.index + jump, term=place.term, configuration=CONFIGURATION, configuration_index=1
+    )
+    assert one.raft.restored(meta, one.now)
+    one.pump()
+    one.sent.clear()
+    refused = one.ask(append(place.term + 1, (last, place.term), [(last + 1, place.term + 1)], last + 1))
+    assert refused.error == "a restored snapshot here was never replicated"
+    assert not refused.message.success
+    after = (meta.index, place.term)  # of a leader that got the snapshot
+    assert one.ask(append(place.term + 2, after, [(meta.index + 1, place.term + 2)])).success
+
+
 def test_user_restore_of_a_deposed_leader_is_thrown_away():
     one = One().lead().follow_up()
     place = one.raft.begin_restore(one.now)
@@ -506,6 +529,13 @@ def test_restart_continues_from_the_disk():
     again = One(disk=one.disk)
     assert (again.raft.term, again.raft.last_index, again.raft.configuration) == (2, 3, CONFIGURATION)
     assert again.raft.commit_index == 0
+
+
+def test_term_is_never_older_than_the_snapshot_that_was_published_before_a_crash():
+    meta = SnapshotMeta(id="s", index=9, term=5, configuration=CONFIGURATION, configuration_index=1)
+    disk = Disk()
+    raft = Raft(CONFIG, SERVERS[0], InitialState(HardState(3, 3, L), meta), disk, random.Random(1), 50.0)
+    assert (raft.term, raft.last_term) == (5, 5)
 
 
 def test_log_with_a_hole_after_the_snapshot_is_refused_at_start():

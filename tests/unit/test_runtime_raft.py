@@ -8,13 +8,14 @@ import pytest
 
 from pyconsul_agent.env.base import open_stream
 from pyconsul_agent.errors import DecodeError, LeadershipLost, NotLeader, RaftError, RPCError
+from pyconsul_agent.runtime.raft_apply import Applier
 from pyconsul_agent.runtime.raft_recovery import recover
 from pyconsul_agent.sim.process import ProcessKilled
 from pyconsul_agent.sim.raft_storage import SimRaftStorage
 from pyconsul_agent.sim.world import World
 from pyconsul_agent.structs.raft import InstallSnapshotRequest, SnapshotMeta, Suffrage, TimeoutNowRequest
 from pyconsul_agent.wire.raft import ReplyDecoder, encode_configuration, encode_request
-from tests.builders import run_sim
+from tests.builders import run_async, run_sim
 from tests.raft_cluster import Cluster, ListMachine, Member, Recorder, configuration, small, until
 
 
@@ -171,6 +172,42 @@ def test_verify_and_barrier_pass_on_the_leader_and_fail_elsewhere():
         for call in (lambda node: node.barrier(), lambda node: node.verify(), lambda node: node.apply(7, b"x")):
             with pytest.raises((NotLeader, RaftError)):
                 await other.do(call)
+
+    simulate(scenario, count=3)
+
+
+def test_read_that_waits_for_the_state_machine_ends_when_raft_stops():
+    async def main():
+        applier = Applier(ListMachine(), Slept(None, 0), 0, 0)
+        waiting = asyncio.ensure_future(applier.reached(5))
+        await asyncio.sleep(0)
+        applier.fail(RaftError("stopped"))
+        with pytest.raises(RaftError):
+            await asyncio.wait_for(waiting, 1)
+
+    run_async(main())
+
+
+class Slept:
+    """A clock of a machine that was suspended: only the time since the boot knows of it."""
+
+    def __init__(self, clock, seconds):
+        self._clock = clock
+        self._seconds = seconds
+        self.monotonic = clock and clock.monotonic
+
+    def boottime(self):
+        return self._clock.boottime() + self._seconds
+
+
+def test_leader_that_wakes_from_suspension_has_no_lease():
+    async def scenario(cluster):
+        leader = await cluster.boot()
+        await leader.do(lambda node: node.apply(7, b"x"))
+        await until(lambda: leader.node.lease_valid)
+        leader.node._clock = Slept(leader.node._clock, 0.2)
+        assert not leader.node.lease_valid
+        await until(lambda: leader.node.is_leader and leader.node.lease_valid)
 
     simulate(scenario, count=3)
 

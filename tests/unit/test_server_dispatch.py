@@ -385,6 +385,34 @@ def test_default_read_waits_for_the_start_up_barrier_of_a_new_leader():
     assert len(server.runs) == 1
 
 
+def test_read_that_ran_before_the_barrier_of_a_later_leadership_runs_again():
+    # It blocked while this server was deposed and elected again: the lease is good, the state may be old.
+    ready = [True]
+    server = Server(leading(), consistent_ready=lambda: bool(ready))
+
+    def depose():
+        if len(server.runs) == 1:
+            ready.clear()
+            asyncio.get_running_loop().call_later(0.1, ready.append, True)
+
+    server.on_run = depose
+    assert call(server, KVS_GET, GET)[0].index == 42
+    assert len(server.runs) == 2
+
+
+def test_read_that_finds_itself_deposed_asks_the_new_leader():
+    leadership = leading()
+    server = Server(leadership, ENTRIES)
+
+    def depose():
+        leadership.__dict__.update(is_leader=False, leader_address="10.0.0.2:8300")
+        raise NotLeader
+
+    server.on_run = depose
+    assert call(server, KVS_GET, GET)[0].index == 7
+    assert server.forwards.sent[0][0] == "leader"
+
+
 def test_stale_read_does_not_wait_for_the_start_up_barrier():
     server = Server(leading(), consistent_ready=lambda: False)
     assert call(server, KVS_GET, replace(GET, allow_stale=True))[1] == 0

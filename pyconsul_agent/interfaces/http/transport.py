@@ -33,6 +33,7 @@ IDLE_TIMEOUT_S = 120.0
 WRITE_TIMEOUT_S = 60.0
 GZIP_BYTES_MIN = 1400
 LINGER_S = 0.5
+LINGER_BYTES_MAX = 8 * 1024 * 1024
 EOF_GRACE_S = 0.5
 """How long an answer may still take when the client has closed its sending half, or all of it."""
 CONNECTIONS_PER_CLIENT = 200
@@ -166,6 +167,11 @@ def _bad(text: str = "400 Bad Request", status: int = 400) -> _Refused:
     return _Refused(Response(status, text.encode(), TEXT, close=True, bare=True))
 
 
+_OTHER_VERSION = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32} \S{1,8192} HTTP/(?!1\.[01])\d\.\d\r?\n")
+"""A request line in order, but of a version that the parser does not take."""
+_BAD_VERSION = _bad("505 HTTP Version Not Supported: unsupported protocol version", 505)
+
+
 def _body_limit(target: Target, declared: int | None) -> int:
     """How long a request's body may be."""
     route = target.route
@@ -191,6 +197,7 @@ class _Connection(asyncio.Protocol):
         self._waiting: deque[_Head | Response] = deque()
         self._task: asyncio.Task[None] | None = None
         self._refused = False
+        self._dropped = 0
         self._closing = False
         self._paused = False
         self._writable = asyncio.Event()
@@ -212,7 +219,7 @@ class _Connection(asyncio.Protocol):
             self._transport.write(TOO_MANY)
             self._transport.close()
             return
-        self._expect(HEAD_TIMEOUT_S)
+        self._expect(IDLE_TIMEOUT_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._admitted:
@@ -243,6 +250,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._closing or self._refused:
+            self._drop(len(data))
             return
         if not self._reading_body:
             if self._head_bytes == 0 and not self._waiting and self._task is None:
@@ -267,7 +275,13 @@ class _Connection(asyncio.Protocol):
             self._refuse(self._odd_method(data))
         except httptools.HttpParserError as error:
             self._server.log.debug("Malformed request", from_=self._client, error=str(error)[:200])
-            self._refuse(_bad().response)
+            self._refuse(_BAD_VERSION.response if _OTHER_VERSION.match(data) else _bad().response)
+
+    def _drop(self, size: int) -> None:
+        """Bytes behind a request that was refused; so many are read that a client is likely to find the answer."""
+        self._dropped += size
+        if self._dropped > LINGER_BYTES_MAX and self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def eof_received(self) -> bool:
         """The client sends no more. It may still read: an answer that is on its way gets a moment."""
@@ -318,7 +332,7 @@ class _Connection(asyncio.Protocol):
         if head.hosts > 1:
             raise _bad("400 Bad Request: too many Host headers")
         if version not in ("1.0", "1.1"):
-            raise _bad("505 HTTP Version Not Supported: unsupported protocol version", 505)
+            raise _BAD_VERSION
         self._framing(head)
         head.target = self._server.pipeline.locate(head.url.decode("utf-8", "surrogateescape"), head.method)
         if isinstance(head.target, Target):

@@ -26,11 +26,21 @@ def check_entry(verb: str, entry: DirEntry) -> None:
 class KeyValues:
     """Reads from the local store, writes through the log."""
 
-    def __init__(self, store: Store, proposer: Proposer, blocking: Blocking, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        proposer: Proposer,
+        blocking: Blocking,
+        now: Callable[[], float],
+        *,
+        ready: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`ready` says whether this leader has applied what its predecessors committed."""
         self._store = store
         self._proposer = proposer
         self._blocking = blocking
         self._now = now
+        self._ready = ready
 
     def endpoints(self) -> list[Endpoint]:
         """The methods of this service."""
@@ -44,6 +54,8 @@ class KeyValues:
     async def apply(self, request: KVSRequest) -> bool:
         """One write; the reply is whether a conditional one was done, False for the others."""
         check_entry(request.op, request.dir_ent)
+        if request.op == "lock" and not self._ready():
+            await self._proposer.barrier()  # the end of the holder's session, and so the delay, may not be applied yet
         if request.op == "lock" and self._store.lock_delays.remaining_s(request.dir_ent.key, self._now()) > 0:
             return False  # without an entry in the log
         return await propose(self._proposer, KVS, request, prefix="raft apply failed: ") is True

@@ -22,11 +22,21 @@ from pyconsul_agent.structs.txn import TxnError, TxnOp
 class Txn:
     """Reads run on the local store, writes through the log."""
 
-    def __init__(self, store: Store, proposer: Proposer, blocking: Blocking, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        proposer: Proposer,
+        blocking: Blocking,
+        now: Callable[[], float],
+        *,
+        ready: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`ready` says whether this leader has applied what its predecessors committed."""
         self._store = store
         self._proposer = proposer
         self._blocking = blocking
         self._now = now
+        self._ready = ready
 
     def endpoints(self) -> list[Endpoint]:
         """The methods of this service."""
@@ -37,6 +47,8 @@ class Txn:
 
     async def apply(self, request: TxnRequest) -> TxnResponse:
         """Write; refusals are in the reply's errors, with the place of their operation."""
+        if not self._ready() and any(op.kv is not None and op.kv.verb == "lock" for op in request.ops or ()):
+            await self._proposer.barrier()  # the end of the holder's session, and so the delay, may not be applied yet
         ops, errors = self._checked(request.ops or ())
         if errors:
             return TxnResponse(results=None, errors=errors)
@@ -79,6 +91,10 @@ class Txn:
                 key = op.kv.dir_ent.key.decode("utf-8", "surrogateescape")
                 raise RPCError(f'failed to lock key "{key}" due to lock delay')
             return op
+        if read and any(
+            part is not None and part.verb != "get" for part in (op.node, op.service, op.check, op.session)
+        ):
+            raise RPCError("cannot write in a read-only transaction")  # it would answer as if it had
         if op.node is not None and op.node.verb != "get":
             check_node(op.node.node.node, op.node.node.id)
         elif op.service is not None and op.service.verb != "get":

@@ -15,7 +15,7 @@ from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConsulError
 from pyconsul_agent.runtime.rpc_pool import RPCPool, ServerAddress
 from pyconsul_agent.serf.consul import ServerInfo
-from pyconsul_agent.server.directory import servers_of
+from pyconsul_agent.server.directory import servers_by_id
 from pyconsul_agent.server.seams import Membership
 from pyconsul_agent.structs.base import duration, seconds
 from pyconsul_agent.structs.member import Member, MemberStatus
@@ -218,7 +218,7 @@ class Autopilot:
 
     async def _judge(self) -> None:
         configuration, _ = self._membership.configuration()
-        known = {info.id: info for _, info in servers_of(self._members(), self._datacenter) if info.id}
+        known = servers_by_id(self._members(), self._datacenter)
         asked = [server for server in configuration.servers or () if server.id in known]
         stats = await asyncio.gather(*(self._stats(known[server.id]) for server in asked))
         leader = LeaderPosition(self._raft.term, self._raft.last_index)
@@ -276,7 +276,7 @@ class Autopilot:
 
     async def _remove_dead(self) -> None:
         configuration, _ = self._membership.configuration()
-        known = {info.id: info for _, info in servers_of(self._members(), self._datacenter) if info.id}
+        known = servers_by_id(self._members(), self._datacenter)
         dead = removable(configuration, known, self._config())
         for name in dead.failed_names:
             self._log.info("Attempting removal of failed server node", name=name)

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from pyconsul_agent.env.log import Log
-from pyconsul_agent.errors import ConsulError
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.server.leader.reconcile import Reconciler
 from pyconsul_agent.server.seams import Proposer
@@ -102,12 +101,22 @@ class LeaderLoop:
             while True:
                 try:
                     await self._round(duties)
-                except ConsulError as error:
-                    self._log.error("leader duties failed, trying again", error=str(error))
+                except Exception as error:
+                    # The edge of the task: without it this server would lead on and never be ready for reads.
+                    self._log.error("leader duties failed, trying again", error=f"{type(error).__name__}: {error}")
                     await asyncio.sleep(RETRY_S)
         finally:
             self._ready = False
             await duties.close()
+
+    async def _kept(self, duty: Duty, name: str) -> None:
+        """The edge of a duty: one that fails is begun again, since nobody else does its work."""
+        while True:
+            try:
+                return await duty()
+            except Exception as error:
+                self._log.error("leader duty failed, trying again", duty=name, error=f"{type(error).__name__}: {error}")
+                await asyncio.sleep(RETRY_S)
 
     async def _round(self, duties: TaskOwner) -> None:
         """Barrier, establish if need be, reconcile all; then events until the minute is over."""
@@ -118,7 +127,7 @@ class LeaderLoop:
                 await step()
             self._ready = True
             for name, duty in self._duties:
-                duties.start(duty(), name)
+                duties.start(self._kept(duty, name), name)
         self._overflow = False
         await self._reconciler.everyone(self._members())
         loop = asyncio.get_running_loop()

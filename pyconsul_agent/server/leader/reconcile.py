@@ -59,9 +59,16 @@ class Reconciler:
         self._log = log
         self._datacenter = datacenter
         self._own_name = own_name
+        self._holders: dict[str, str] = {}
+        """Raft ID -> name of the member that has it. A renamed server keeps its ID; its old name lingers as left."""
 
     async def everyone(self, members: Sequence[Member]) -> None:
         """Reconcile each member, then treat catalog nodes that gossip does not know as reaped."""
+        self._holders = {
+            member.tags["id"]: member.name
+            for member in members
+            if member.status in (MemberStatus.ALIVE, MemberStatus.LEAVING) and member.tags.get("id")
+        }
         known = set()
         for member in members:
             known.add(fold(member.name))
@@ -101,6 +108,7 @@ class Reconciler:
         server = parse_server(member)
         service = None
         if server is not None:
+            self._holders[server.id] = member.name
             await self._join(member, server)
             service = server_service(member, server)
         if self._is_registered(member, service):
@@ -203,6 +211,8 @@ class Reconciler:
             await self._gone(member.name, kind)
 
     async def _remove_server(self, server: ServerInfo) -> None:
+        if self._holders.get(server.id, server.name) != server.name:
+            return  # its ID lives on under another name
         configuration, _ = self._membership.configuration()
         for present in configuration.servers or ():
             if present.id == server.id:

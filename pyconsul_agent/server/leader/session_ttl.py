@@ -55,6 +55,10 @@ class SessionTimers:
             self._heap = [(when, name) for name, when in self._deadlines.items()]
             heapq.heapify(self._heap)
 
+    def counts(self, session_id: str) -> bool:
+        """Whether a time runs for this session."""
+        return session_id in self._deadlines
+
     def clear(self, session_id: str) -> None:
         """Forget a session that ended otherwise."""
         self._deadlines.pop(session_id, None)
@@ -113,7 +117,9 @@ class SessionExpiry:
                 pause = self.POLL_S if deadline is None else min(self.POLL_S, max(0.0, deadline - self._now()))
                 await asyncio.sleep(pause)
                 for session_id in self._timers.expired(self._now()):
-                    await self._destroy(session_id)
+                    # Renewed (or ended) while those before it were written: it lives on.
+                    if not self._timers.counts(session_id):
+                        await self._destroy(session_id)
         finally:
             self._timers.stop()
 

@@ -30,7 +30,7 @@ def versions_of(truth: Truth) -> dict[str, list[Version]]:
     """
     versions: dict[str, list[Version]] = {}
     locked: set[str] = set()
-    for index, applied, request in truth.keys():
+    for index, applied, request in truth.key_writes():
         key = request.dir_ent.key.decode("utf-8", "replace")
         history = versions.setdefault(key, [Version(0, None)])
         now, guard = history[-1], request.dir_ent.modify_index
@@ -54,7 +54,9 @@ def versions_of(truth: Truth) -> dict[str, list[Version]]:
 def check(history: History, truth: Truth) -> None:
     """Raises Violation."""
     versions = versions_of(truth)
-    made = {(request.dir_ent.value or b"").decode("utf-8", "replace"): index for index, _, request in truth.keys()}
+    made = {
+        (request.dir_ent.value or b"").decode("utf-8", "replace"): index for index, _, request in truth.key_writes()
+    }
     ended: list[tuple[float, int]] = []
     for operation in history.operations:
         shown = _shown(operation, made)

@@ -23,14 +23,14 @@ def check(history: History, truth: Truth) -> None:
 
 def _check_holders(truth: Truth) -> None:
     ended: dict[str, int] = {}
-    for index, _, request in truth.sessions():
-        if request.op == "destroy":
-            ended.setdefault(request.session.id, index)
+    for index, _, change in truth.session_writes():
+        if change.op == "destroy":
+            ended.setdefault(change.session.id, index)
     gone = {entry.index for entry in truth.entries.values() if entry.kind == 1}  # a node was deregistered
     failed = {entry.index for entry in truth.entries.values() if entry.kind == 0}  # a check may have become critical
     locks: dict[str, _Lock] = {}
     taken: dict[str, int] = {}
-    for index, applied, request in truth.keys():
+    for index, applied, request in truth.key_writes():
         key = request.dir_ent.key.decode("utf-8", "replace")
         lock = locks.setdefault(key, _Lock())
         if request.op == "lock" and applied.result is True:
@@ -52,7 +52,8 @@ def _require_free(
     if ended.get(lock.holder, index) < index or any(taken < other < index for other in others):
         return  # destroyed, or its node or check went
     raise Violation(
-        f"I12 two holders: {request.dir_ent.key!r} is taken at {index} by {request.dir_ent.session}, held by {lock.holder}"
+        f"I12 two holders: {request.dir_ent.key!r} is taken at {index} by {request.dir_ent.session},"
+        f" held by {lock.holder}"
     )
 
 
@@ -77,7 +78,7 @@ def check_sessions(history: History, truth: Truth, *, ttl_s: float) -> None:
         if operation.f in ("session", "renew") and operation.outcome == "ok":
             touched[operation.session] = max(touched.get(operation.session, 0.0), operation.begin)
     asked = {each.session for each in history.operations if each.f == "destroy"}
-    for index, applied, request in truth.sessions():
+    for index, applied, request in truth.session_writes():
         identity = request.session.id
         if request.op != "destroy" or identity in asked or identity not in touched:
             continue

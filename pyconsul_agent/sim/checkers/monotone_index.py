@@ -1,4 +1,4 @@
-"""P2: what reads say of indexes does not go back: a key's ModifyIndex, and X-Consul-Index of reads that are not stale."""
+"""P2: indexes that reads show do not go back: a key's ModifyIndex, and X-Consul-Index of reads that are not stale."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ VERBS = {"put": "set", "cas": "cas", "acquire": "lock", "release": "unlock"}
 def check(history: History, truth: Truth) -> None:
     """Raises Violation."""
     written: dict[str, list[Applied]] = {}
-    for _, applied, request in truth.keys():
+    for _, applied, request in truth.key_writes():
         if request.op in VERBS.values():
             written.setdefault((request.dir_ent.value or b"").decode("utf-8", "replace"), []).append(applied)
     for operation in history.operations:
@@ -35,7 +35,7 @@ def _check_write(operation: Operation, found: list[Applied]) -> None:
 def _check_deletes(history: History, truth: Truth) -> None:
     """Deletes carry no value: each acknowledged one needs an entry of its own in its interval."""
     entries: dict[str, list[int]] = {}
-    for index, _, request in truth.keys():
+    for index, _, request in truth.key_writes():
         if request.op == "delete":
             entries.setdefault(request.dir_ent.key.decode("utf-8", "replace"), []).append(index)
     wanted = [each for each in history.operations if each.f == "delete" and each.outcome == "ok"]

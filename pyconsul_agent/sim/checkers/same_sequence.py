@@ -28,5 +28,6 @@ class SameSequence:
         other, *seen = self._seen.setdefault(entry.index, (server, *what))
         if tuple(seen) != what:
             raise Violation(
-                f"I4 same sequence: {server} and {other} differ at index {entry.index}: results {what[1]!r}, {seen[1]!r}"
+                f"I4 same sequence: {server} and {other} differ at index {entry.index}:"
+                f" results {what[1]!r}, {seen[1]!r}"
             )

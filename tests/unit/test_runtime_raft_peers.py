@@ -1,0 +1,106 @@
+"""What dials say about a peer's life."""
+
+import asyncio
+
+from pyconsul_agent.errors import DialRefused
+from pyconsul_agent.runtime.raft_peers import PROBE_WATCH_S, Peers
+from pyconsul_agent.structs.raft import Server
+from tests.builders import run_sim
+from tests.raft_cluster import Recorder
+
+LEADER = Server(id="n1", address="10.0.0.1:8300")
+
+
+class Events:
+    def __init__(self):
+        self.refusals = []
+
+    def replied(self, sequence, reply):
+        raise AssertionError("nothing was sent")
+
+    def reachable(self, server_id):
+        pass
+
+    def refused(self, server_id):
+        self.refusals.append(server_id)
+
+
+class Dying:
+    """A host whose kernel accepts `accepted` more dials in the name of a process that is going."""
+
+    def __init__(self, accepted):
+        self.accepted = accepted
+        self.dials = 0
+
+    async def dial(self, host, port):
+        self.dials += 1
+        if self.dials > self.accepted:
+            raise DialRefused("refused")
+        reader = asyncio.StreamReader()
+        reader.feed_eof()
+        return reader, Writer()
+
+
+class Alive(Dying):
+    async def dial(self, host, port):
+        self.dials += 1
+        return asyncio.StreamReader(), Writer()
+
+
+class Writer:
+    def close(self):
+        pass
+
+    async def wait_closed(self):
+        pass
+
+    def is_closing(self):
+        return True
+
+    @property
+    def transport(self):
+        return self
+
+    def abort(self):
+        pass
+
+
+def peers_of(host, events):
+    async def open_snapshot(identity):
+        raise AssertionError(identity)
+
+    return Peers(
+        dial=host.dial,
+        resolve=lambda server: ("10.0.0.1", 8300),
+        open_snapshot=open_snapshot,
+        events=events,
+        log=Recorder(),
+    )
+
+
+def test_a_dial_that_a_dying_host_accepts_does_not_hide_its_death():
+    async def scene(world):
+        host, events = Dying(accepted=2), Events()
+        peers = peers_of(host, events)
+        peers.opened("n1")
+        peers.ended(LEADER)
+        await asyncio.sleep(1)
+        assert events.refusals == ["n1"]
+        assert host.dials == 3
+        await peers.close()
+
+    run_sim(1, scene)
+
+
+def test_a_dial_that_stays_open_is_a_sign_of_life():
+    async def scene(world):
+        host, events = Alive(accepted=0), Events()
+        peers = peers_of(host, events)
+        peers.opened("n1")
+        peers.ended(LEADER)
+        await asyncio.sleep(4 * PROBE_WATCH_S)
+        assert events.refusals == []
+        assert host.dials == 1
+        await peers.close()
+
+    run_sim(1, scene)
