@@ -19,6 +19,11 @@ from pyconsul_agent.structs.catalog import (
 )
 from pyconsul_agent.wire.gojson_reader import decode
 
+NO_SIDECARS = "sidecar services (connect.sidecar_service) are not supported by this version"
+SINGLE_BLOCKS = frozenset({
+    "check", "config", "connect", "expose", "header", "mesh_gateway", "meta", "proxy", "service", "sidecar_service",
+    "tagged_addresses", "lan", "wan", "lan_ipv4", "wan_ipv4", "lan_ipv6", "wan_ipv6", "transparent_proxy", "weights",
+})  # fmt: skip
 CHECK_SPELLINGS = {"id": "CheckID", "args": "ScriptArgs"}
 
 
@@ -42,7 +47,7 @@ class CheckFromFile:
 
 def service_of(block: Mapping[str, Any]) -> ServiceFromFile:
     """A `service` block. Raises ConfigError."""
-    plain = dict(block)
+    plain = _unpacked(block)
     single = plain.pop("check", None)
     several = plain.pop("checks", None) or []
     checks = [_check(each) for each in [*several, *([single] if single else [])]]
@@ -52,6 +57,8 @@ def service_of(block: Mapping[str, Any]) -> ServiceFromFile:
         raise ConfigError(f"invalid service definition: {error}") from None
     if not body.name:
         raise ConfigError("service definition without a name")
+    if body.connect is not None and body.connect.sidecar_service is not None:
+        raise ConfigError(f'service "{body.name}": {NO_SIDECARS}')
     service = NodeService(
         kind=body.kind,
         id=body.id or body.name,
@@ -65,14 +72,14 @@ def service_of(block: Mapping[str, Any]) -> ServiceFromFile:
         weights=body.weights,
         enable_tag_override=body.enable_tag_override,
         proxy=body.proxy or ConnectProxyConfig(),
-        connect=replace(body.connect, sidecar_service=None) if body.connect is not None else ServiceConnect(),
+        connect=body.connect or ServiceConnect(),
     )
     return ServiceFromFile(service, tuple(checks), body.token)
 
 
 def check_of(block: Mapping[str, Any]) -> CheckFromFile:
     """A `check` block. Raises ConfigError."""
-    plain = dict(block)
+    plain = _unpacked(block)
     service_id = str(plain.pop("service_id", "") or plain.pop("serviceid", "") or "")
     token = str(plain.pop("token", "") or "")
     check = _check(plain)
@@ -81,8 +88,19 @@ def check_of(block: Mapping[str, Any]) -> CheckFromFile:
     return CheckFromFile(replace(check, name=check.name or check.check_id), service_id, token)
 
 
+def _unpacked(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Blocks of HCL, which are lists of objects, as the one object that these keys want."""
+    out: dict[str, Any] = {}
+    for key, item in value.items():
+        single = isinstance(item, list | tuple) and len(item) == 1 and isinstance(item[0], Mapping)
+        if key.lower() in SINGLE_BLOCKS and single:
+            item = item[0]
+        out[key] = _unpacked(item) if isinstance(item, Mapping) else item
+    return out
+
+
 def _check(block: Mapping[str, Any]) -> CheckType:
-    plain = {key: value for key, value in block.items() if key != "service_id"}
+    plain = {key: value for key, value in _unpacked(block).items() if key != "service_id"}
     try:
         return decode(CheckType, _go_names(plain), aliases=CHECK_SPELLINGS)
     except ValueError as error:

@@ -171,6 +171,8 @@ class Registry:
         """Refuse what may not run here."""
         if problem := definitions.validate(check):
             raise ValueError(f"Invalid check: {problem}")
+        if problem := definitions.unsupported(check):
+            raise ValueError(problem)
         if len(self.state.checks) >= CHECKS_MAX and check.check_id not in self.state.checks:
             raise ValueError(f"too many checks on this agent: {CHECKS_MAX}")
         if definitions.is_script(check):
@@ -310,12 +312,10 @@ class Registry:
             work = run_probe(
                 check, script_probe(check, tools.process, output_bytes_max=limit), self._report, tools.random
             )
-        elif check.alias_service and not check.alias_node:
+        else:
+            assert check.alias_service, "admitted"
             changed = self._alias_changed[identity] = asyncio.Event()
             work = run_alias(identity, self._alias(check.alias_service), changed, self._report)
-        else:
-            self._log.warn("No runner for this type of check yet", check=identity, type=definitions.type_of(check))
-            return
         self._runners[identity] = asyncio.get_running_loop().create_task(work)
 
     def _alias(self, service_id: str) -> Callable[[], Result]:

@@ -23,10 +23,10 @@ from pyconsul_agent.app.settings import (
     http_defaults,
     http_rules,
     node_info,
-    refuse_unsupported,
     reloaded,
     server_config,
 )
+from pyconsul_agent.app.unsupported import refuse_unsupported
 from pyconsul_agent.client.node import ClientNode
 from pyconsul_agent.config.options import Options
 from pyconsul_agent.env.base import Env
@@ -38,6 +38,7 @@ from pyconsul_agent.interfaces.http.catalog import Catalog
 from pyconsul_agent.interfaces.http.coordinate import Coordinates
 from pyconsul_agent.interfaces.http.event import EventEndpoints
 from pyconsul_agent.interfaces.http.health import Health
+from pyconsul_agent.interfaces.http.keyring import Keyring
 from pyconsul_agent.interfaces.http.kv import KV
 from pyconsul_agent.interfaces.http.message import Request, Response
 from pyconsul_agent.interfaces.http.operator import Operator
@@ -53,6 +54,7 @@ from pyconsul_agent.runtime.listeners import USER_EVENT_PREFIX, Listeners
 from pyconsul_agent.runtime.raft_storage import RaftStorage
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.server.node import ServerNode
+from pyconsul_agent.server.recovery import recover_if_asked
 from pyconsul_agent.structs.member import UserEvent
 from pyconsul_agent.telemetry.logging import LogStream, parse_level
 from pyconsul_agent.version import CONSUL_REVISION, CONSUL_VERSION
@@ -72,6 +74,7 @@ class Agent:
         self.exit_code = 0
         self._env = env
         self._logs = logs
+        self._storage = storage
         self._log = logs.logger()
         self._unlock = lock_data_dir(env.files, options.data_dir) if options.data_dir else None
         self.node_id = node_id(env, options.data_dir, options.node_id)
@@ -192,6 +195,7 @@ class Agent:
             Coordinates(self.delegate, defaults, enabled=not options.disable_coordinates),
             EventEndpoints(self.delegate, self._events, self._env.uuid, defaults),
             Operator(self.delegate, defaults),
+            Keyring(self.delegate, defaults),
         )
         return [route for family in families for route in family.routes()]
 
@@ -201,6 +205,7 @@ class Agent:
         """Start everything, join. Raises ConsulError when the agent cannot run; call `stop` then."""
         options = self.options
         load(self._registry, definitions_of(options.services, options.checks))
+        await self._recover()
         await self.delegate.start()
         self._tasks.start(self._registry.run(), "check reaper")
         if not options.disable_coordinates:
@@ -224,6 +229,13 @@ class Agent:
         self._tasks.start(self._reloader.run(), "reload")
         await self._join()
         self._tasks.start(self._sync.run(), "anti-entropy")
+
+    async def _recover(self) -> None:
+        """What an operator asks of a server that lost its quorum comes before raft starts."""
+        options = self.options
+        if options.server and options.data_dir:
+            log = self._log.named("server").named("raft")
+            await recover_if_asked(self._env, f"{options.data_dir}/raft", lambda: self._storage(options), log)
 
     async def _join(self) -> None:
         options, delegate, log = self.options, self.delegate, self._log
@@ -309,6 +321,8 @@ class Agent:
         self.state.set_meta(node_info(options, self.node_id).meta)
         self._self_endpoints.show(self._identity())
         self._http.set_connections_per_client(fresh.limits.http_max_conns_per_client)
+        if isinstance(self.delegate, ClientNode):
+            self.delegate.set_call_limit(fresh.limits.rpc_rate, fresh.limits.rpc_max_burst)
         self._pipeline.set_response_headers(fresh.http_config.response_headers)
         self._dns.reload(dns)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import re
 import sys
@@ -11,7 +12,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from pyconsul_agent.app.compose import Agent
+from pyconsul_agent.app.files import log_sinks, pid_file
 from pyconsul_agent.app.reload import Reread
+from pyconsul_agent.app.unsupported import without_effect
 from pyconsul_agent.config.banner import banner, opening
 from pyconsul_agent.config.options import Options
 from pyconsul_agent.env.base import Env
@@ -101,7 +104,9 @@ async def _run(options: Options, env: Env, scratch: str, reread: Reread | None) 
     undo = on_signals(lambda word: None if signals.full() else signals.put_nowait(word))
     agent: Agent | None = None
     code = 1
+    opened = contextlib.ExitStack()
     try:
+        opened.enter_context(log_sinks(options, logs, env.clock.wall_ns))
         _warnings(options, log)
         agent = Agent(options, env, logs, storage(env, logs, scratch), reread=reread)
         if logs.format == "classic":
@@ -113,6 +118,7 @@ async def _run(options: Options, env: Env, scratch: str, reread: Reread | None) 
             # What start-up made lives as long as the process: keep the collector from walking it again and again.
             gc.collect()
             gc.freeze()
+            opened.enter_context(pid_file(options.pid_file, log))
             log.event("agent_running")
             code = await _until_told(agent, signals, logs)
             if agent.failure:
@@ -126,6 +132,7 @@ async def _run(options: Options, env: Env, scratch: str, reread: Reread | None) 
         await env.blocking.close()
         undo()
     log.event("exit_code", code=code)
+    opened.close()
     return code
 
 
@@ -163,7 +170,7 @@ def _warnings(options: Options, log: Any) -> None:
         log.event("bootstrap_warning")
     if options.server and options.bootstrap_expect > 1:
         log.event("expect_warning", count=options.bootstrap_expect)
-    for text in options.warnings:
+    for text in (*options.warnings, *without_effect(options)):
         log.warn(text)
 
 

@@ -43,6 +43,7 @@ def swim(base: SwimConfig, gossip: Gossip) -> SwimConfig:
 def _serf(options: Options, pool: str) -> SerfConfig:
     gossip = options.gossip_lan if pool == "lan" else options.gossip_wan
     reconnect = options.reconnect_timeout if pool == "lan" else options.reconnect_timeout_wan
+    networks = options.serf_lan_allowed_cidrs if pool == "lan" else options.serf_wan_allowed_cidrs
     base = SerfConfig()
     return SerfConfig(
         pool=pool,
@@ -50,6 +51,7 @@ def _serf(options: Options, pool: str) -> SerfConfig:
         retransmit_mult=gossip.retransmit_mult,
         reconnect_timeout_s=reconnect or base.reconnect_timeout_s,
         rejoin_after_leave=options.rejoin_after_leave,
+        allowed_networks=networks or None,
     )
 
 
@@ -58,16 +60,8 @@ def keyring(options: Options) -> Keyring | None:
     return Keyring(keys=(decode_key(options.encrypt),)) if options.encrypt else None
 
 
-def refuse_unsupported(options: Options) -> None:
-    """Security options that this version cannot honor must not be ignored. Raises ConfigError."""
-    tls = options.tls
-    if any((tls.ca_file, tls.ca_path, tls.cert_file, tls.key_file, tls.verify_incoming, tls.verify_incoming_rpc,
-            tls.verify_incoming_https, tls.verify_outgoing, tls.verify_server_hostname)):  # fmt: skip
-        raise ConfigError("TLS is configured, but this version does not support it yet")
-    if options.auto_encrypt.tls or options.auto_encrypt.allow_tls or options.ports.https > 0:
-        raise ConfigError("TLS is configured, but this version does not support it yet")
-    if options.acl.enabled:
-        raise ConfigError("ACLs are enabled, but this version does not support them yet")
+def _keyring_dir(options: Options) -> str:
+    return f"{options.data_dir}/serf" if options.data_dir and not options.disable_keyring_file else ""
 
 
 def server_config(options: Options, node_id: str) -> ServerConfig:
@@ -102,6 +96,7 @@ def server_config(options: Options, node_id: str) -> ServerConfig:
             server_stabilization_time=duration(pilot.server_stabilization_time),
         ),
         keyring=keyring(options),
+        keyring_dir=_keyring_dir(options),
         verify_incoming=options.encrypt_verify_incoming,
         verify_outgoing=options.encrypt_verify_outgoing,
         lan=swim(LAN, options.gossip_lan),
@@ -113,6 +108,8 @@ def server_config(options: Options, node_id: str) -> ServerConfig:
         rpc_handshake_timeout_s=options.limits.rpc_handshake_timeout,
         rpc_connections_per_client=options.limits.rpc_max_conns_per_client,
         session_ttl_min_s=options.session_ttl_min or SESSION_TTL_MIN_S,
+        query_default_s=options.default_query_time,
+        query_max_s=options.max_query_time,
     )
 
 
@@ -128,11 +125,14 @@ def client_config(options: Options, node_id: str) -> ClientConfig:
         advertise=options.resolved.advertise,
         lan_port=options.ports.serf_lan,
         keyring=keyring(options),
+        keyring_dir=_keyring_dir(options),
         verify_incoming=options.encrypt_verify_incoming,
         verify_outgoing=options.encrypt_verify_outgoing,
         lan=swim(LAN, options.gossip_lan),
         lan_serf=_serf(options, "lan"),
         hold_timeout_s=options.performance.rpc_hold_timeout,
+        rpc_rate=options.limits.rpc_rate,
+        rpc_burst=options.limits.rpc_max_burst,
     )
 
 
@@ -162,7 +162,12 @@ def reloaded(old: Options, fresh: Options) -> Options:
         discard_check_output=fresh.discard_check_output,
         dns_config=fresh.dns_config,
         recursors=fresh.recursors,
-        limits=replace(old.limits, http_max_conns_per_client=fresh.limits.http_max_conns_per_client),
+        limits=replace(
+            old.limits,
+            http_max_conns_per_client=fresh.limits.http_max_conns_per_client,
+            rpc_rate=fresh.limits.rpc_rate,
+            rpc_max_burst=fresh.limits.rpc_max_burst,
+        ),
         http_config=replace(old.http_config, response_headers=fresh.http_config.response_headers),
     )
 

@@ -46,6 +46,7 @@ COMMANDS: dict[str, Entry] = {
     "info": Entry("Provides debugging information for operators", "info:INFO"),
     "join": Entry("Tell Consul agent to join cluster", "membership:JOIN"),
     "keygen": Entry("Generates a new encryption key", "keygen:KEYGEN"),
+    "keyring": Entry("Manages gossip layer encryption keys", "keyring:KEYRING"),
     "kv": Entry("Interact with the key-value store", group_usage=_SUB, help="Reads and writes the key-value store."),
     "kv delete": Entry("Removes data from the KV store", "kv:DELETE"),
     "kv export": Entry("Exports a tree from the KV store as JSON", "kv:EXPORT"),

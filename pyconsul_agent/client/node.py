@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from pyconsul_agent.client.rate import TokenBucket
 from pyconsul_agent.client.router import Router
 from pyconsul_agent.env.base import Env
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import RPCError
 from pyconsul_agent.runtime.gossip import GossipOptions, GossipPool, PoolEvent
+from pyconsul_agent.runtime.keyring_file import KeyringFile
 from pyconsul_agent.runtime.listeners import NEW_LEADER, USER_EVENT_PREFIX, Listeners
 from pyconsul_agent.runtime.rpc_pool import IDLE_ON_CLIENT_S, IDLE_STREAMS_ON_CLIENT, RPCPool, ServerAddress
 from pyconsul_agent.runtime.tasks import TaskOwner
@@ -40,11 +42,16 @@ class ClientConfig:
     lan_port: int = 8301
     keyring: Keyring | None = None
     """Gossip keys; None: gossip in the clear."""
+    keyring_dir: str = ""
+    """Where the keys are kept across starts; empty: nowhere."""
     verify_incoming: bool = True
     verify_outgoing: bool = True
     lan: SwimConfig = LAN
     lan_serf: SerfConfig = field(default_factory=SerfConfig)
     hold_timeout_s: float = 7.0
+    rpc_rate: float = -1.0
+    """Calls per second that this agent may make; negative: any number."""
+    rpc_burst: int = 1000
 
 
 class ClientNode:
@@ -54,6 +61,7 @@ class ClientNode:
 
     def __init__(self, config: ClientConfig, env: Env, log: Log, listeners: Listeners) -> None:
         self._config = config
+        self._clock = env.clock
         self._log = log
         self._listeners = listeners
         self._tasks = TaskOwner(log)
@@ -66,6 +74,7 @@ class ClientNode:
             idle_streams_max=IDLE_STREAMS_ON_CLIENT,
         )
         tags = AgentTags(datacenter=config.datacenter, node_id=config.node_id, build=config.build)
+        keyring_file = KeyringFile(env.files, config.keyring_dir and f"{config.keyring_dir}/local.keyring", log)
         self._lan = GossipPool(
             env,
             log.named("serf.lan"),
@@ -78,18 +87,21 @@ class ClientNode:
                 swim=config.lan,
                 serf=config.lan_serf,
                 veto=LanRules(config.node_name, config.node_id, config.datacenter),
-                keyring=config.keyring,
+                keyring=keyring_file.load(config.keyring),
+                on_keyring=keyring_file.save,
                 verify_incoming=config.verify_incoming,
                 verify_outgoing=config.verify_outgoing,
                 snapshot_path=f"{config.data_dir}/serf/local.snapshot" if config.data_dir else None,
             ),
         )
+        self._bucket = TokenBucket(config.rpc_rate, config.rpc_burst, env.clock.monotonic())
         self._router = Router(
             self._pool,
             env.clock,
             env.random,
             log,
             node_count=lambda: len(self._lan.members()),
+            admit=lambda: self._bucket.take(env.clock.monotonic()),
             hold_timeout_s=config.hold_timeout_s,
         )
 
@@ -146,6 +158,10 @@ class ClientNode:
         else:
             self._log.event("server_removed", **fields)
             self._router.server_left(info.name)
+
+    def set_call_limit(self, rate: float, burst: int) -> None:
+        """Other limits on this agent's calls, from now on (reload)."""
+        self._bucket.limit(rate, burst, self._clock.monotonic())
 
     # --- Delegate ---------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -288,6 +289,19 @@ def _security(options: Options) -> None:
     tls = options.tls
     if (tls.verify_incoming or tls.verify_incoming_rpc) and not (tls.ca_file or tls.ca_path):
         raise ConfigError("VerifyIncoming set but no CA certificates were provided")
+    for key in ("serf_lan_allowed_cidrs", "serf_wan_allowed_cidrs"):
+        for network in getattr(options, key):
+            _cidr(key, network)
+
+
+def _cidr(key: str, text: str) -> None:
+    """An entry that were ignored would let in, or keep out, the wrong members."""
+    try:
+        if "/" not in text:
+            raise ValueError
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ConfigError(f"{key}: invalid CIDR address: {text}") from None
 
 
 def decode_key(text: str) -> bytes:

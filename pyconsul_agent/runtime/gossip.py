@@ -75,7 +75,7 @@ class GossipOptions:
     verify_outgoing: bool = True
     snapshot_path: str | None = None
     on_keyring: Callable[[Keyring], None] | None = None
-    """Called when a key query changed the ring, to keep its file. Must not block or raise."""
+    """Called when a key query changed the ring, to keep its file: before the answer, so it may write that file."""
 
 
 class GossipPool:

@@ -18,8 +18,6 @@ from pyconsul_agent.state.watch import WatchSet
 from pyconsul_agent.structs.base import duration, seconds
 from pyconsul_agent.structs.requests import QueryMeta, QueryOptions
 
-WAIT_DEFAULT_S = 300.0
-WAIT_MAX_S = 600.0
 JITTER_FRACTION = 16
 HOLD_TIMEOUT_S = 7.0
 READY_POLLS = 16
@@ -27,10 +25,18 @@ READY_POLLS = 16
 ReplyT = TypeVar("ReplyT", bound=QueryMeta)
 
 
-def wait_s(options: QueryOptions, draw: random.Random) -> float:
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """How long blocking queries wait that do not say (`default_query_time`), and at most (`max_query_time`)."""
+
+    default_s: float = 300.0
+    max_s: float = 600.0
+
+
+def wait_s(options: QueryOptions, draw: random.Random, waits: Waits = Waits()) -> float:
     """How long a blocking query may take, jitter included."""
     asked = seconds(options.max_query_time)
-    wait = WAIT_DEFAULT_S if asked <= 0 else min(asked, WAIT_MAX_S)
+    wait = waits.default_s if asked <= 0 else min(asked, waits.max_s)
     return wait + draw.random() * wait / JITTER_FRACTION
 
 
@@ -65,12 +71,14 @@ class Blocking:
         *,
         ready: Callable[[], bool] = lambda: True,
         hold_timeout_s: float = HOLD_TIMEOUT_S,
+        waits: Waits = Waits(),
     ) -> None:
         self._store = store
         self._leadership = leadership
         self._draw = draw
         self._ready = ready
         self._hold_timeout_s = hold_timeout_s
+        self._waits = waits
 
     async def run(
         self,
@@ -89,7 +97,7 @@ class Blocking:
             await self.check(options)
             return self.finish(query(WatchSet()))
         threshold = Threshold(options.min_query_index)
-        deadline = asyncio.get_running_loop().time() + wait_s(options, self._draw)
+        deadline = asyncio.get_running_loop().time() + wait_s(options, self._draw, self._waits)
         while True:
             await self.check(options)
             generation = self._store.generation

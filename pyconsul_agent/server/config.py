@@ -39,6 +39,8 @@ class ServerConfig:
 
     keyring: Keyring | None = None
     """Gossip keys; None: gossip in the clear."""
+    keyring_dir: str = ""
+    """Where the keys are kept across starts; empty: nowhere."""
     verify_incoming: bool = True
     verify_outgoing: bool = True
 
@@ -52,3 +54,6 @@ class ServerConfig:
     rpc_handshake_timeout_s: float = 5.0
     rpc_connections_per_client: int = 100
     session_ttl_min_s: float = 10.0
+    query_default_s: float = 300.0
+    query_max_s: float = 600.0
+    """How long blocking queries wait that do not say, and at most."""

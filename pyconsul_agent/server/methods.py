@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from pyconsul_agent.env.base import Clock
 from pyconsul_agent.env.log import Log
-from pyconsul_agent.server.blocking import Blocking
+from pyconsul_agent.server.blocking import Blocking, Waits
 from pyconsul_agent.server.endpoints.catalog import Catalog
 from pyconsul_agent.server.endpoints.coordinate import Coordinates
 from pyconsul_agent.server.endpoints.health import Health
 from pyconsul_agent.server.endpoints.internal import Internal
+from pyconsul_agent.server.endpoints.keyring import KeyPool, Keyrings
 from pyconsul_agent.server.endpoints.kvs import KeyValues
 from pyconsul_agent.server.endpoints.operator import Autopilot, RaftOperator
 from pyconsul_agent.server.endpoints.prepared_query import PreparedQueries
@@ -48,6 +49,10 @@ class Parts:
     session_ttl_min_s: float
     datacenter: str
     log: Log
+    waits: Waits
+    lan_keys: KeyPool
+    wan_keys: KeyPool | None
+    elsewhere: Callable[[str, str, bytes], Awaitable[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ def offered(parts: Parts) -> Offered:
     """Build every endpoint."""
     near = Near(parts.store, parts.datacenter)
     # Routing, leadership checks and consistency are the dispatcher's; here reads only wait.
-    blocking = Blocking(parts.store, parts.leadership, parts.random)
+    blocking = Blocking(parts.store, parts.leadership, parts.random, waits=parts.waits)
     now = parts.clock.monotonic
     coordinates = Coordinates(parts.store, parts.proposer, blocking, parts.wan_coordinates, parts.log)
     families = (
@@ -81,6 +86,13 @@ def offered(parts: Parts) -> Offered:
         ),
         Txn(parts.store, parts.proposer, blocking, now, ready=parts.ready),
         Internal(parts.store, blocking, parts.user_event),
+        Keyrings(
+            parts.lan_keys,
+            parts.wan_keys,
+            datacenter=parts.datacenter,
+            datacenters=parts.datacenters,
+            elsewhere=parts.elsewhere,
+        ),
         coordinates,
         Autopilot(parts.store, parts.proposer, blocking),
         PreparedQueries(

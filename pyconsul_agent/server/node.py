@@ -13,12 +13,14 @@ from pyconsul_agent.errors import ConsulError, RaftError, RPCError
 from pyconsul_agent.fsm.machine import StateMachine
 from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.runtime.gossip import GossipOptions, GossipPool
+from pyconsul_agent.runtime.keyring_file import KeyringFile
 from pyconsul_agent.runtime.listeners import NEW_LEADER, Listeners
 from pyconsul_agent.runtime.raft import RaftNode, SnapshotPolicy
 from pyconsul_agent.runtime.raft_storage import RaftStorage
 from pyconsul_agent.runtime.rpc_pool import RPCPool, ServerAddress
 from pyconsul_agent.runtime.rpc_server import RPCLimits, RPCServer
 from pyconsul_agent.serf.consul import LanRules, ServerInfo, ServerTags, server_tags, wan_name, wan_rules
+from pyconsul_agent.server.blocking import Waits
 from pyconsul_agent.server.bootstrap import Bootstrapper
 from pyconsul_agent.server.config import ServerConfig
 from pyconsul_agent.server.directory import ServerDirectory
@@ -85,7 +87,8 @@ class ServerNode:
             lambda: self._store, self._raft, self._raft, self._autopilot, log,
             datacenter=config.datacenter, own_name=config.node_name,
         )  # fmt: skip
-        self._offered = offered(self._parts())
+        forwarder = Forwarder(self._pool, self._raft, self._directory)
+        self._offered = offered(self._parts(forwarder))
         self._leader = LeaderLoop(
             self._raft,
             reconciler,
@@ -102,7 +105,6 @@ class ServerNode:
             ),
         )  # fmt: skip
         self._raft.on_leadership(self._leadership)
-        forwarder = Forwarder(self._pool, self._raft, self._directory)
         self._dispatcher = Dispatcher(
             self._offered.endpoints,
             self._raft,
@@ -135,6 +137,7 @@ class ServerNode:
             bootstrap=config.bootstrap, expect=config.expect, wan_join_port=config.wan_port,
         )  # fmt: skip
         serf_dir = f"{config.data_dir}/serf" if config.data_dir else ""
+        local_keys, remote_keys = self._keyring_file("local"), self._keyring_file("remote")
         lan = GossipPool(
             self._env,
             self._log.named("serf.lan"),
@@ -147,7 +150,8 @@ class ServerNode:
                 swim=config.lan,
                 serf=config.lan_serf,
                 veto=LanRules(config.node_name, config.node_id, config.datacenter),
-                keyring=config.keyring,
+                keyring=local_keys.load(config.keyring),
+                on_keyring=local_keys.save,
                 verify_incoming=config.verify_incoming,
                 verify_outgoing=config.verify_outgoing,
                 snapshot_path=f"{serf_dir}/local.snapshot" if serf_dir else None,
@@ -167,13 +171,18 @@ class ServerNode:
                 swim=config.wan,
                 serf=config.wan_serf,
                 veto=wan_rules,
-                keyring=config.keyring,
+                keyring=remote_keys.load(config.keyring),
+                on_keyring=remote_keys.save,
                 verify_incoming=config.verify_incoming,
                 verify_outgoing=config.verify_outgoing,
                 snapshot_path=f"{serf_dir}/remote.snapshot" if serf_dir else None,
             ),
         )
         return lan, wan
+
+    def _keyring_file(self, name: str) -> KeyringFile:
+        folder = self._config.keyring_dir
+        return KeyringFile(self._env.files, folder and f"{folder}/{name}.keyring", self._log)
 
     def _make_raft(self, storage: RaftStorage, fatal: Callable[[BaseException], None]) -> RaftNode:
         config = self._config
@@ -200,7 +209,7 @@ class ServerNode:
             members=self._lan.members, force_leave=self._lan.force_leave, config=self._autopilot_config,
         )  # fmt: skip
 
-    def _parts(self) -> Parts:
+    def _parts(self, forwarder: Forwarder) -> Parts:
         return Parts(
             store=self._store, proposer=self._raft, leadership=self._raft, membership=self._raft, members=self._lan,
             timers=self._timers, clock=self._env.clock, random=self._env.random, uuid=self._env.uuid,
@@ -210,6 +219,8 @@ class ServerNode:
             user_event=lambda name, payload: self._lan.user_event(name, payload),
             ready=lambda: self._leader.ready,
             datacenter=self._config.datacenter, log=self._log,
+            lan_keys=self._lan, wan_keys=self._wan, elsewhere=forwarder.to_datacenter,
+            waits=Waits(self._config.query_default_s, self._config.query_max_s),
         )  # fmt: skip
 
     def _wan_coordinates(self) -> list[DatacenterMap]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from pyconsul_agent.env.log import Log
@@ -9,11 +10,15 @@ from pyconsul_agent.errors import NetError
 from pyconsul_agent.runtime.gossip import GossipPool, PoolEvent
 from pyconsul_agent.runtime.listeners import NEW_LEADER, USER_EVENT_PREFIX, Listeners
 from pyconsul_agent.runtime.tasks import TaskOwner
-from pyconsul_agent.serf.consul import ServerInfo
+from pyconsul_agent.serf.consul import ServerInfo, wan_name
 from pyconsul_agent.server.bootstrap import Bootstrapper
 from pyconsul_agent.server.directory import ServerDirectory, address_of
 from pyconsul_agent.server.leader.loop import LeaderLoop
 from pyconsul_agent.structs.member import MemberEvent, MemberEventKind, UserEvent
+
+FLOOD_INTERVAL_S = 60.0
+FLOOD_JOINS_MAX = 64
+"""Servers that are tried in one round; a datacenter has a handful."""
 
 
 class PoolWatcher:
@@ -44,6 +49,7 @@ class PoolWatcher:
         self._tasks.start(self._follow_lan(lan), "lan events")
         if self._wan is not None:
             self._tasks.start(self._follow_wan(self._wan), "wan events")
+            self._tasks.start(self._flood_forever(self._wan), "flood joins")
 
     async def stop(self) -> None:
         """Stop following."""
@@ -87,17 +93,28 @@ class PoolWatcher:
         else:
             self._log.event("server_removed", **fields)
 
+    async def _flood_forever(self, wan: GossipPool) -> None:
+        """Try again, one after the other, what did not come about when the servers arrived."""
+        while True:
+            await asyncio.sleep(FLOOD_INTERVAL_S)
+            missing = [info for info in self._directory.lan_servers if self._lacks(wan, info)]
+            for info in missing[:FLOOD_JOINS_MAX]:
+                await self._join_wan(wan, info)
+
     def _flood(self, info: ServerInfo) -> None:
         """Bring a server of our LAN into the WAN pool."""
-        if self._wan is None or info.wan_join_port <= 0:
-            return
-        if self._wan.member(f"{info.name}.{info.datacenter}") is None:
-            self._tasks.start(self._join_wan(f"{info.address}:{info.wan_join_port}"), "flood join")
+        if self._wan is not None and self._lacks(self._wan, info):
+            self._tasks.start(self._join_wan(self._wan, info), "flood join")
 
-    async def _join_wan(self, address: str) -> None:
-        assert self._wan is not None
+    @staticmethod
+    def _lacks(wan: GossipPool, info: ServerInfo) -> bool:
+        return info.wan_join_port > 0 and wan.member(wan_name(info.name, info.datacenter)) is None
+
+    async def _join_wan(self, wan: GossipPool, info: ServerInfo) -> None:
+        host = f"[{info.address}]" if ":" in info.address else info.address
+        address = f"{host}:{info.wan_join_port}"
         try:
-            await self._wan.join([address])
+            await wan.join([address])
         except NetError as error:
             self._log.debug("Failed to flood-join server at address", address=address, error=str(error))
 

@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import datetime
 import re
 
@@ -137,3 +139,16 @@ def format_time(value: GoTime) -> str:
 
 
 _EPOCH = datetime.datetime(1970, 1, 1)
+
+
+def base64_problem(text: str) -> str:
+    """Go's words for text that is not base64; empty when it is."""
+    try:
+        base64.b64decode(text.encode("ascii", "replace"), validate=True)
+    except binascii.Error:
+        wrong = next((at for at, character in enumerate(text) if character not in _BASE64), len(text) // 4 * 4)
+        return f"illegal base64 data at input byte {wrong}"
+    return ""
+
+
+_BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"

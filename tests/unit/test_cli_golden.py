@@ -39,7 +39,7 @@ def server(answer):
             self.end_headers()
             self.wfile.write(body)
 
-        do_GET = do_PUT = do_DELETE = handle_any
+        do_GET = do_PUT = do_POST = do_DELETE = handle_any
 
         def log_message(self, *arguments):
             pass
@@ -437,3 +437,69 @@ def test_every_command_can_say_its_usage():
         assert out.getvalue().startswith(f"Usage: consul {name}"), entry
         assert err.getvalue() == ""
         assert not re.search(r".{81}", out.getvalue()), f"{name}: a line is too long"
+
+
+# --- keyring -------------------------------------------------------------------------------------------------------
+
+FIRST, SECOND = "pUqJrVyVRj5jsiYEkM/tFQYfWyJIv4s3XkvDwy7Cu5s=", "GtGw8rtA2YJ6ASxAb0c2mBmbtMmAhnuQ9wjCDXrH3Go="
+
+
+def pools(*keys, lan=4):
+    def pool(wan, nodes):
+        counts = dict.fromkeys(keys, nodes)
+        return {"WAN": wan, "Datacenter": "dc1", "Segment": "", "Keys": counts, "PrimaryKeys": {}, "NumNodes": nodes}
+
+    return [pool(True, 3 if lan == 4 else 1), pool(False, lan)]
+
+
+def said(name):
+    """The body of the error that a recorded run shows."""
+    text = case("keyring", name)["stderr"]
+    return text.removeprefix("error: Unexpected response code: 500 (").removesuffix(")\n").encode()
+
+
+KEYRING_ANSWERS = {
+    # run -> (method, query, key, status, body)
+    "keyring-list": ("GET", "", "", 200, pools(FIRST)),
+    "keyring-install": ("POST", "", SECOND, 200, b""),
+    "keyring-use": ("PUT", "", SECOND, 200, b""),
+    "keyring-list-2": ("GET", "", "", 200, pools(FIRST, SECOND)),
+    "keyring-remove-primary": ("DELETE", "", SECOND, 500, said("keyring-remove-primary")),
+    "keyring-use-back": ("PUT", "", FIRST, 200, b""),
+    "keyring-remove": ("DELETE", "", SECOND, 200, b""),
+    "keyring-install-bad": ("POST", "", "abc", 500, said("keyring-install-bad")),
+    "keyring-on-client": ("GET", "", "", 500, said("keyring-on-client")),
+    "keyring-list-local": ("GET", "?local-only=true", "", 200, pools(FIRST)[1:]),
+    "keyring-relay": ("GET", "?relay-factor=1", "", 200, pools(FIRST)),
+    "acl-keyring-list": ("GET", "", "", 200, pools(FIRST, lan=2)),
+    "keyring-agent-default-token": ("GET", "", "", 200, pools(FIRST, lan=2)),
+    "denied-keyring": ("GET", "", "", 500, said("denied-keyring")),
+    "keyring-none": None,
+    "keyring-install-local": None,
+    "keyring-relay-bad": None,
+}
+
+
+@pytest.mark.parametrize("run", list(runs("keyring")))
+def test_keyring(run):
+    expected = KEYRING_ANSWERS[run["name"]]
+    asked = []
+
+    def answer(method, target, body, headers):
+        asked.append((method, target, json.loads(body)["Key"] if body else ""))
+        return expected[3:]
+
+    with server(answer) as address:
+        assert_same(run, replay(run, address), address)
+    assert asked == ([] if expected is None else [(expected[0], f"/v1/operator/keyring{expected[1]}", expected[2])])
+
+
+def test_keyring_takes_one_action_and_lists_primary_keys_and_messages():
+    run = {"argv": ["consul", "keyring", "-list", "-use", FIRST]}
+    assert replay(run, CLOSED) == (1, "", "Only a single action is allowed\n")
+    (answer,) = pools()[1:]
+    answer.update(PrimaryKeys={FIRST: 3}, Messages={"n2": "truncated"})
+    with server(lambda *_: (200, [answer])) as address:
+        code, out, err = replay({"argv": ["consul", "keyring", "-list-primary"]}, address)
+    lines = ["==> Gathering installed primary encryption keys...", "", "dc1 (LAN):", "  ===> n2: truncated"]
+    assert (code, out, err) == (0, "\n".join([*lines, f"  {FIRST} [3/4]", ""]), "")

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyconsul_agent.client.rate import TokenBucket
 from pyconsul_agent.client.router import Router
 from pyconsul_agent.client.server_list import ServerList
 from pyconsul_agent.errors import NoServers, RPCError, RPCRateExceeded
@@ -224,3 +225,43 @@ def test_rebalance_happens_after_two_minutes_and_then_every_two_to_three():
     run(main())
     assert counts == [0, 1, 1, 2]
     assert pool.calls[0] == ("srv1", STATUS_PING.name)
+
+
+# --- limit on calls ------------------------------------------------------------------------------------------------
+
+
+def taken(bucket, now, tries=100):
+    return sum(bucket.take(now) for _ in range(tries))
+
+
+def test_bucket_gives_its_burst_at_once_and_then_its_rate():
+    bucket = TokenBucket(2.0, 5, 10.0)
+    assert taken(bucket, 10.0) == 5
+    assert taken(bucket, 10.4) == 0
+    assert taken(bucket, 10.5) == 1
+    assert taken(bucket, 12.0) == 3
+    assert taken(bucket, 1000.0) == 5
+
+
+def test_bucket_without_limit_never_refuses_and_rate_zero_gives_the_burst_once():
+    assert taken(TokenBucket(-1.0, 0, 0.0), 0.0) == 100
+    bucket = TokenBucket(0.0, 3, 0.0)
+    assert (taken(bucket, 0.0), taken(bucket, 1e6)) == (3, 0)
+
+
+def test_bucket_takes_other_limits_and_keeps_no_more_than_they_allow():
+    bucket = TokenBucket(1.0, 10, 0.0)
+    bucket.limit(1.0, 4, 0.0)
+    assert taken(bucket, 0.0) == 4
+    bucket.limit(-1.0, 4, 0.0)
+    assert taken(bucket, 0.0) == 100
+    bucket.limit(1.0, 2, 0.0)
+    assert taken(bucket, 0.0) == 2
+
+
+def test_bucket_is_not_filled_by_a_clock_that_stands_or_goes_back():
+    bucket = TokenBucket(1.0, 1, 5.0)
+    assert taken(bucket, 5.0) == 1
+    assert taken(bucket, 4.0) == 0
+    assert taken(bucket, 5.9) == 0
+    assert taken(bucket, 6.0) == 1

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from pyconsul_agent.env.base import open_stream
 from pyconsul_agent.errors import NetError, RPCError
 from pyconsul_agent.interfaces.ipc import server as module
-from pyconsul_agent.interfaces.ipc.handlers import EMPTY_KEYRING, NO_KEYRING, Actions, Handlers, bad_base64
+from pyconsul_agent.interfaces.ipc.handlers import EMPTY_KEYRING, NO_KEYRING, Actions, Handlers
 from pyconsul_agent.interfaces.ipc.server import IPCServer
 from pyconsul_agent.sim.env import make_env
 from pyconsul_agent.sim.world import World
 from pyconsul_agent.structs.member import Member, MemberStatus
 from pyconsul_agent.telemetry.logging import MONITOR_LINES_MAX, LogStream, parse_level
 from pyconsul_agent.wire import ipc
+from pyconsul_agent.wire.gotypes import base64_problem
 from pyconsul_agent.wire.msgpack import build
 
 HERE, THERE = ("10.0.0.1", 8400), "10.0.0.2"
@@ -263,8 +264,8 @@ def test_the_body_that_newer_clients_send_after_list_keys_is_dropped():
 
 @pytest.mark.parametrize(("text", "at"), [("abc", 0), ("ab?d", 2), ("AAAAabc", 4), ("é", 0)])
 def test_bad_base64_is_told_in_gos_words(text, at):
-    assert bad_base64(text) == f"illegal base64 data at input byte {at}"
-    assert bad_base64("AAAA") == ""
+    assert base64_problem(text) == f"illegal base64 data at input byte {at}"
+    assert base64_problem("AAAA") == ""
 
 
 # --- rules ---------------------------------------------------------------------------------------------------------

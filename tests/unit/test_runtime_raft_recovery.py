@@ -6,12 +6,24 @@ from dataclasses import replace
 
 import pytest
 
-from pyconsul_agent.env.real import RealFiles
+from pyconsul_agent.env.real import RealFiles, real_env
 from pyconsul_agent.errors import ConfigError, RaftError
+from pyconsul_agent.fsm.machine import StateMachine
 from pyconsul_agent.raft.types import HardState
 from pyconsul_agent.runtime import raft_recovery
+from pyconsul_agent.runtime.raft_storage import SqliteRaftStorage
+from pyconsul_agent.server.recovery import recover_if_asked
+from pyconsul_agent.sim.cluster import DATA_DIR, Cluster
+from pyconsul_agent.sim.disk import SimFiles
 from pyconsul_agent.sim.raft_storage import RaftDisk, SimRaftStorage
+from pyconsul_agent.state import kv
+from pyconsul_agent.state.store import Store
+from pyconsul_agent.state.watch import WatchSet
+from pyconsul_agent.structs.kv import DirEntry
 from pyconsul_agent.structs.raft import Configuration, EntryType, LogEntry, Server, SnapshotMeta, Suffrage
+from pyconsul_agent.structs.requests import KVSRequest
+from pyconsul_agent.wire.msgpack import encode
+from tests.builders import run_async, run_sim
 from tests.raft_cluster import ListMachine, Recorder
 
 ONE = Configuration(servers=(Server(id="a", address="10.0.0.1:8300"),))
@@ -104,3 +116,93 @@ def test_server_without_state_is_refused():
             await raft_recovery.recover(storage, ListMachine(), ONE, blocking=at_once, log=Recorder())
 
     asyncio.run(scenario())
+
+
+# --- at a server's start -------------------------------------------------------------------------------------------
+
+
+def kv_entry(index, key):
+    data = b"\x02" + encode(KVSRequest(op="set", dir_ent=DirEntry(key=key, value=b"v")))
+    return LogEntry(index=index, term=3, data=data)
+
+
+def test_server_start_recovers_a_real_data_directory_and_removes_the_request(tmp_path):
+    directory = str(tmp_path / "raft")
+
+    async def scenario():
+        env, log = real_env(), Recorder()
+
+        def storage():
+            worker = env.blocking.worker("raft log")
+            return SqliteRaftStorage(directory, blocking=worker, wall_ns=env.clock.wall_ns, log=log)
+
+        assert not await recover_if_asked(env, directory, storage, log)
+        before = storage()
+        await before.load()
+        await before.commit(hard_state=HardState(3), entries=[kv_entry(1, b"a"), kv_entry(2, b"b")])
+        await before.close()
+        assert not await recover_if_asked(env, directory, storage, log)
+
+        env.files.write_atomic(f"{directory}/peers.json", b"[{]")
+        with pytest.raises(ConfigError, match=r"^recovery failed to parse peers\.json: not JSON"):
+            await recover_if_asked(env, directory, storage, log)
+        env.files.write_atomic(f"{directory}/peers.json", peers_json({"id": "a", "address": "10.0.0.1:8300"}))
+        assert await recover_if_asked(env, directory, storage, log)
+        assert not env.files.exists(f"{directory}/peers.json")
+        assert not await recover_if_asked(env, directory, storage, log)
+
+        after = storage()
+        state = await after.load()
+        assert (state.snapshot.index, state.snapshot.term, state.snapshot.configuration) == (2, 3, ONE)
+        assert (state.last_index, state.hard_state.term) == (0, 3)
+        machine, source = StateMachine(Store(), env.clock.monotonic, warn=log.warn), await after.open_snapshot("")
+        machine.restore(source.chunks())()
+        assert [kv.get(machine.store, WatchSet(), key)[1].value for key in (b"a", b"b")] == [b"v", b"v"]
+        await source.close()
+        await after.close()
+        await env.blocking.close()
+
+    run_async(scenario())
+
+
+def test_server_start_says_that_there_is_nothing_to_recover(tmp_path):
+    directory = str(tmp_path)
+
+    async def scenario():
+        env = real_env()
+        env.files.write_atomic(f"{directory}/peers.info", b"")
+        env.files.write_atomic(f"{directory}/peers.json", peers_json("10.0.0.1:8300"))
+        with pytest.raises(RaftError, match=r"^recovery failed: refused to recover cluster with no initial state"):
+            await recover_if_asked(env, directory, lambda: SimRaftStorage(RaftDisk(), blocking=at_once), Recorder())
+        assert env.files.exists(f"{directory}/peers.json")
+        await env.blocking.close()
+
+    run_async(scenario())
+
+
+def test_last_server_of_three_leads_again_with_every_write_after_peers_json():
+    async def scenario(world):
+        cluster = Cluster(world)
+        cluster.article(performance={"raft_multiplier": 1})
+        cluster.start()
+        leader = await cluster.ready()
+        await cluster.until("three voters", lambda: len(leader.raft.configuration()[0].servers) == 3, 30)
+        answer = await leader.process.call(lambda: leader.raft.apply(2, kv_entry(0, b"kept").data[1:]))
+        assert not isinstance(answer, Exception)
+        survivor = next(node for node in cluster.servers if node is not leader)
+        await cluster.until("caught up", lambda: survivor.raft.last_index == leader.raft.last_index, 30)
+        for node in cluster.nodes.values():
+            await node.stop()
+
+        files = SimFiles(survivor.host.disk)
+        assert files.exists(f"{DATA_DIR}/raft/peers.info")
+        row = {"id": survivor.agent.node_id, "address": f"{survivor.ip}:8300"}
+        files.write_atomic(f"{DATA_DIR}/raft/peers.json", peers_json(row))
+        survivor.start()
+        assert await cluster.ready() is survivor
+        assert [server.address for server in survivor.raft.configuration()[0].servers] == [f"{survivor.ip}:8300"]
+        assert kv.get(survivor.server.machine.store, WatchSet(), b"kept")[1].value == b"v"
+        assert not files.exists(f"{DATA_DIR}/raft/peers.json")
+        await cluster.stop()
+
+    run_sim(11, scenario)

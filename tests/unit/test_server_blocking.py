@@ -8,7 +8,7 @@ import pytest
 
 from pyconsul_agent.errors import LeadershipLost, RPCError
 from pyconsul_agent.fsm.machine import StateMachine
-from pyconsul_agent.server.blocking import Blocking, Threshold, wait_s
+from pyconsul_agent.server.blocking import Blocking, Threshold, Waits, wait_s
 from pyconsul_agent.server.leader.session_ttl import SessionExpiry, SessionTimers
 from pyconsul_agent.server.leader.tombstones import TombstoneReaper, TombstoneTimer
 from pyconsul_agent.state import kv, registration
@@ -272,3 +272,21 @@ def test_an_expired_session_is_destroyed_through_the_log():
         return before, len(store.tables.sessions), proposer.kinds
 
     assert run(scenario()) == (1, 0, [3])
+
+
+def test_waits_of_the_configuration_take_the_place_of_consuls():
+    waits, draw = Waits(default_s=20.0, max_s=40.0), random.Random(1)
+    for asked, least in ((0, 20), (10, 10), (39, 39), (600, 40)):
+        got = wait_s(QueryOptions(max_query_time=duration(asked)), draw, waits)
+        assert least <= got <= least * 17 / 16
+
+
+def test_blocking_read_without_a_wait_ends_after_the_configured_default():
+    async def scenario():
+        bench = Bench(waits=Waits(default_s=5.0))
+        bench.put(3)
+        began = asyncio.get_running_loop().time()
+        await bench.get(min_query_index=9)
+        assert 5.0 <= asyncio.get_running_loop().time() - began <= 5.4
+
+    run(scenario())

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pyconsul_agent.agent.checks.status import STATUSES
+from pyconsul_agent.agent.definitions import NO_SIDECARS
 from pyconsul_agent.agent.registry import NotTTL, Registry
 from pyconsul_agent.interfaces.http.agent_view import (
     HEALTH_STATUS,
@@ -153,6 +154,8 @@ class AgentServices:
         for check in checks:
             if check.status and check.status not in STATUSES:
                 raise HTTPError(400, "Status for checks must 'passing', 'warning', 'critical'")
+        if body.connect is not None and body.connect.sidecar_service is not None:
+            raise HTTPError(400, f"Invalid Connect configuration: {NO_SIDECARS}")
         service = NodeService(
             kind=body.kind,
             id=body.id or body.name,
@@ -166,7 +169,7 @@ class AgentServices:
             weights=body.weights,
             enable_tag_override=body.enable_tag_override,
             proxy=body.proxy or ConnectProxyConfig(),
-            connect=replace(body.connect, sidecar_service=None) if body.connect is not None else ServiceConnect(),
+            connect=body.connect or ServiceConnect(),
         )
         return service, checks
 

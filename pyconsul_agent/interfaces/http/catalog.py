@@ -20,6 +20,7 @@ from pyconsul_agent.interfaces.http.params import (
 )
 from pyconsul_agent.interfaces.http.pipeline import status_of
 from pyconsul_agent.interfaces.http.routes import Route
+from pyconsul_agent.structs.base import Duration
 from pyconsul_agent.structs.catalog import NodeService
 from pyconsul_agent.structs.methods import (
     CATALOG_DEREGISTER,
@@ -72,9 +73,15 @@ SERVICE_ALIASES = {
 
 
 async def read(caller: Caller, method: Method[RequestT, ReplyT], asked: RequestT) -> ReplyT:
-    """Call; an error is answered with zero meta headers, as these handlers do."""
+    """Call; an error is answered with zero meta headers, as these handlers do.
+
+    An answer staler than the request allows (`max_stale`, `discovery_max_stale`) is asked for again at the leader.
+    """
     try:
-        return await caller.call(method, asked)
+        reply = await caller.call(method, asked)
+        if asked.allow_stale and 0 < asked.max_stale_duration < reply.last_contact:
+            reply = await caller.call(method, replace(asked, allow_stale=False, max_stale_duration=Duration(0)))
+        return reply
     except ConsulError as error:
         raise HTTPError(status_of(error), str(error), headers=meta_headers(QueryMeta())) from error
 

@@ -4,8 +4,6 @@ belong to a connection: `handshake`, `monitor`, `stop`.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,6 +14,7 @@ from pyconsul_agent.structs.member import Member, MemberStatus
 from pyconsul_agent.structs.methods import INTERNAL_KEYRING_OPERATION
 from pyconsul_agent.structs.operator import KeyringResponse
 from pyconsul_agent.structs.requests import KeyringRequest
+from pyconsul_agent.wire.gotypes import base64_problem
 from pyconsul_agent.wire.ipc import (
     ForceLeave,
     Join,
@@ -171,7 +170,7 @@ class Handlers:
     def _without_encryption(self, name: str, key: str) -> KeyringAnswer:
         """What every node of an unencrypted pool says; pools are encrypted as a whole, so nobody needs to be asked."""
         text = EMPTY_KEYRING if name == LIST_KEYS else NO_KEYRING
-        problem = "" if name == LIST_KEYS else bad_base64(key)
+        problem = "" if name == LIST_KEYS else base64_problem(key)
         responses = []
         for wan, members in ((True, self._delegate.wan_members()), (False, self._delegate.lan_members())):
             alive = [member.name for member in members if member.status is MemberStatus.ALIVE]
@@ -207,14 +206,3 @@ def keyring_answer(responses: Sequence[KeyringResponse]) -> KeyringAnswer:
         keys += [KeyringEntry(**where, key=key, count=count) for key, count in (each.keys or {}).items()]
         messages += [KeyringMessage(**where, node=node, message=text) for node, text in (each.messages or {}).items()]
     return KeyringAnswer(info=tuple(info) or None, keys=tuple(keys) or None, messages=tuple(messages) or None)
-
-
-def bad_base64(text: str) -> str:
-    """Go's words for text that is not base64; empty when it is."""
-    try:
-        base64.b64decode(text.encode("ascii", "replace"), validate=True)
-    except binascii.Error:
-        alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-        wrong = next((at for at, character in enumerate(text) if character not in alphabet), len(text) // 4 * 4)
-        return f"illegal base64 data at input byte {wrong}"
-    return ""

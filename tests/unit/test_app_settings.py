@@ -1,0 +1,81 @@
+"""Options reach the parts that they are meant for, and what cannot be honored is refused or said."""
+
+import asyncio
+
+import pytest
+
+from pyconsul_agent.app.settings import client_config, reloaded, server_config
+from pyconsul_agent.config.configure import configure
+from pyconsul_agent.config.sources import Sources
+from pyconsul_agent.env.base import InterfaceAddress
+from pyconsul_agent.errors import ConfigError
+from pyconsul_agent.interfaces.http.catalog import read
+from pyconsul_agent.structs.base import duration
+from pyconsul_agent.structs.methods import CATALOG_LIST_NODES
+from pyconsul_agent.structs.requests import DCSpecificRequest, IndexedNodes
+
+INTERFACES = [InterfaceAddress("eth0", "10.0.0.1", is_loopback=False, is_default_route=True)]
+
+
+def options(**flags):
+    flags = {"data_dir": "/d", **flags}
+    return configure(Sources(flags=flags), files=None, interfaces=INTERFACES, hostname="host1")
+
+
+# --- allowed networks ----------------------------------------------------------------------------------------------
+
+
+def test_each_pool_gets_its_allowed_networks():
+    given = options(serf_lan_allowed_cidrs=["10.0.0.0/8", "fd00::/8"], serf_wan_allowed_cidrs=["192.0.2.0/24"])
+    server = server_config(given, "id")
+    assert server.lan_serf.allowed_networks == ("10.0.0.0/8", "fd00::/8")
+    assert server.wan_serf.allowed_networks == ("192.0.2.0/24",)
+    assert client_config(given, "id").lan_serf.allowed_networks == ("10.0.0.0/8", "fd00::/8")
+
+
+def test_without_allowed_networks_any_address_may_join():
+    server = server_config(options(), "id")
+    assert (server.lan_serf.allowed_networks, server.wan_serf.allowed_networks) == (None, None)
+
+
+@pytest.mark.parametrize("key", ["serf_lan_allowed_cidrs", "serf_wan_allowed_cidrs"])
+@pytest.mark.parametrize("text", ["10.0.0.0", "10.0.0.0/33", "lan", ""])
+def test_network_that_is_none_is_refused(key, text):
+    with pytest.raises(ConfigError, match=f"{key}: invalid CIDR address: {text}"):
+        options(**{key: [text]})
+
+
+# --- times and rates -----------------------------------------------------------------------------------------------
+
+
+def test_waits_of_blocking_queries_and_the_shortest_session_reach_the_server():
+    server = server_config(options(default_query_time="20s", max_query_time="40s", session_ttl_min="1s"), "id")
+    assert (server.query_default_s, server.query_max_s, server.session_ttl_min_s) == (20.0, 40.0, 1.0)
+    server = server_config(options(), "id")
+    assert (server.query_default_s, server.query_max_s, server.session_ttl_min_s) == (300.0, 600.0, 10.0)
+
+
+def test_limits_on_calls_reach_the_client_at_start_and_on_reload():
+    given = options(limits={"rpc_rate": 3.5, "rpc_max_burst": 7})
+    client = client_config(given, "id")
+    assert (client.rpc_rate, client.rpc_burst) == (3.5, 7)
+    client = client_config(reloaded(options(), given), "id")
+    assert (client.rpc_rate, client.rpc_burst) == (3.5, 7)
+    client = client_config(options(), "id")
+    assert (client.rpc_rate, client.rpc_burst) == (-1.0, 1000)
+
+
+@pytest.mark.parametrize(
+    ("stale_s", "contact_s", "calls"), [(5, 6, [True, False]), (5, 5, [True]), (5, 0, [True]), (0, 6, [True])]
+)
+def test_answer_staler_than_allowed_is_asked_for_again_at_the_leader(stale_s, contact_s, calls):
+    made = []
+
+    class Servers:
+        async def call(self, method, request):
+            made.append(request.allow_stale)
+            return IndexedNodes(index=len(made), last_contact=duration(contact_s if request.allow_stale else 0))
+
+    asked = DCSpecificRequest(allow_stale=True, max_stale_duration=duration(stale_s))
+    reply = asyncio.run(read(Servers(), CATALOG_LIST_NODES, asked))
+    assert (made, reply.index) == (calls, len(calls))
