@@ -191,7 +191,10 @@ def real_cli(checks: Checks, real: Program) -> None:
             says("event", ["event", "-name=deploy", "v1"], "Event ID:")
         says("lock", ["lock", "locks/one", "echo held"], "held")
         if checks.serves(agent, "/v1/coordinate/nodes"):
-            checks.until("a coordinate is known", lambda: agent.get("/v1/coordinate/node/ours2"), 40)
+            for name in ("ours1", "ours2"):
+                checks.until(
+                    f"a coordinate of {name} is known", lambda n=name: agent.get(f"/v1/coordinate/node/{n}"), 40
+                )
             says("rtt", ["rtt", "ours1", "ours2"], "Estimated")
         if checks.serves(agent, "/v1/snapshot"):
             says("snapshot save", ["snapshot", "save", str(agent.log_path.parent / "x.snap")], "Saved and verified")
