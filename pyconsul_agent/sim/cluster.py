@@ -221,6 +221,8 @@ class Cluster:
         self.probes = Probes()
         self.complaints: list[str] = []
         """Log lines that tell of a defect of ours."""
+        self.restored: list[float] = []
+        """When a server installed a snapshot."""
         self._verbose = verbose
 
     # --- making -----------------------------------------------------------------------------------------------------
@@ -260,6 +262,8 @@ class Cluster:
             return
         if "task failed" in text or "Connection failed" in text or "raft stopped" in text or "Traceback" in text:
             self.complaints.append(f"{node.name} at {self.world.loop.time():.3f}: {text.rstrip()}")
+        if "raft snapshot installed" in text:
+            self.restored.append(self.world.loop.time())
         if self._verbose is not None:
             self._verbose(f"{self.world.loop.time():10.4f} {node.name:8} {text.rstrip()}\n")
 

@@ -327,7 +327,7 @@ class SeedRun:
         no_lost_write.check(self.history, self.truth)
         linearizable.check(self.history, self.truth)
         monotone_index.check(self.history)
-        blocking.check(self.history)
+        blocking.check(self.history, self.cluster.restored)
         locks.check(self.history, self.truth)
         locks.check_sessions(self.history, self.truth, ttl_s=SESSION_TTL_S)
 

@@ -5,7 +5,15 @@ from dataclasses import replace
 import pytest
 
 from pyconsul_agent.fsm.apply import KVS, SESSION
-from pyconsul_agent.sim.checkers import agreement, linearizable, locks, monotone_index, no_lost_write, same_state
+from pyconsul_agent.sim.checkers import (
+    agreement,
+    blocking,
+    linearizable,
+    locks,
+    monotone_index,
+    no_lost_write,
+    same_state,
+)
 from pyconsul_agent.sim.checkers.one_leader import OneLeader
 from pyconsul_agent.sim.checkers.same_sequence import SameSequence
 from pyconsul_agent.sim.history import History, Operation, Truth, Violation
@@ -247,3 +255,26 @@ def test_a_session_that_ends_before_its_time_is_seen():
     locks.check_sessions(history(made, renewed, operation("destroy", 11, 12, session="s1")), done, ttl_s=10)
     with pytest.raises(Violation, match="ended early"):
         locks.check_sessions(history(made, renewed), done, ttl_s=10)
+
+
+# --- blocking queries ---------------------------------------------------------------------------------------------
+
+
+def watched(begin, end, header):
+    return history(operation("get", begin, end, key="a", guard=5, header=header, detail="wait 2"))
+
+
+def test_a_wait_ends_with_news_or_with_its_time():
+    blocking.check(watched(1, 1.5, header=6))
+    blocking.check(watched(1, 3.1, header=5))
+
+
+def test_a_wait_that_ends_early_without_news_is_seen_unless_a_snapshot_came_in():
+    with pytest.raises(Violation, match="I13 woken without a change"):
+        blocking.check(watched(1, 1.5, header=5), [0.9, 1.6])
+    blocking.check(watched(1, 1.5, header=5), [1.2])
+
+
+def test_a_wait_that_does_not_end_in_time_is_seen():
+    with pytest.raises(Violation, match="I13 later than its deadline"):
+        blocking.check(watched(1, 40, header=5))
