@@ -75,15 +75,18 @@ class HTTPServer:
         self._clients: Counter[str] = Counter()
         self._total = 0
         self._connections: set[_Connection] = set()
+        self.stopped = False
         self._date = (0, b"")
 
     async def start(self, addresses: list[tuple[str, int]], *, tls: ssl.SSLContext | None = None) -> None:
         """Listen. Raises NetError when an address cannot be had."""
+        self.stopped = False
         for host, port in addresses:
             self._listeners.append(await self._net.listen(lambda: _Connection(self), host, port, tls=tls))
 
     async def stop(self) -> None:
         """Stop listening and end every connection; requests in flight are cancelled."""
+        self.stopped = True
         for listener in self._listeners:
             await listener.close()
         self._listeners.clear()
@@ -211,6 +214,10 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if self._server.stopped:  # accepted before the listener was closed
+            self._closing = True
+            self._transport.abort()
+            return
         peer = transport.get_extra_info("peername")
         self._client = peer[0] if isinstance(peer, tuple) else ""
         self._admitted = self._server.admit(self, self._client)
@@ -224,10 +231,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._admitted:
             self._server.release(self, self._client)
-        for timer in (self._timer, self._ending):
-            if timer is not None:
-                timer.cancel()
-        self._closing = True
+        self._cancel_timers()
         self._writable.set()
         self._waiting.clear()
         if self._task is not None:
@@ -235,6 +239,7 @@ class _Connection(asyncio.Protocol):
 
     def end(self) -> asyncio.Task[None] | None:
         """Close now; the handler in flight, cancelled."""
+        self._cancel_timers()
         if self._transport is not None:
             self._transport.abort()
         task = self._task
@@ -536,6 +541,12 @@ class _Connection(asyncio.Protocol):
 
     def _stop_timer(self) -> None:
         self._deadline = float("inf")
+
+    def _cancel_timers(self) -> None:
+        self._closing = True
+        for timer in (self._timer, self._ending):
+            if timer is not None:
+                timer.cancel()
 
     def _late(self) -> None:
         self._timer = None
