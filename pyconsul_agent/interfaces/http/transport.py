@@ -9,10 +9,8 @@ Requests of one connection are answered in order, one at a time.
 from __future__ import annotations
 
 import asyncio
-import gzip
 import re
 import ssl
-import zlib
 from collections import Counter, deque
 from email.utils import formatdate
 from http import HTTPStatus
@@ -22,6 +20,12 @@ import httptools
 
 from pyconsul_agent.env.base import Clock, Listener, Net
 from pyconsul_agent.env.log import Log
+from pyconsul_agent.interfaces.http.compression import (
+    GZIP_BYTES_MIN,
+    GzipStream,
+    accepts_gzip,
+    compressed_whole,
+)
 from pyconsul_agent.interfaces.http.message import TEXT, Query, Request, Response, text_response
 from pyconsul_agent.interfaces.http.pipeline import Pipeline, Target
 
@@ -31,7 +35,6 @@ HEAD_TIMEOUT_S = 10.0
 BODY_TIMEOUT_S = 60.0
 IDLE_TIMEOUT_S = 120.0
 WRITE_TIMEOUT_S = 60.0
-GZIP_BYTES_MIN = 1400
 LINGER_S = 0.5
 LINGER_BYTES_MAX = 8 * 1024 * 1024
 EOF_GRACE_S = 0.5
@@ -454,7 +457,7 @@ class _Connection(asyncio.Protocol):
     async def _send(self, response: Response, *, keep_alive: bool, accepts: str, method: str) -> None:
         if self._transport is None or self._closing:
             return
-        wants_gzip = bool(accepts) and _accepts_gzip(accepts)
+        wants_gzip = bool(accepts) and accepts_gzip(accepts)
         body = response.body
         extra = b""
         if response.stream is not None:
@@ -463,7 +466,7 @@ class _Connection(asyncio.Protocol):
                 extra += b"Content-Encoding: gzip\r\n"
         else:
             if wants_gzip and len(body) >= GZIP_BYTES_MIN:
-                body = gzip.compress(body, compresslevel=1, mtime=0)
+                body = compressed_whole(body)
                 extra = b"Content-Encoding: gzip\r\n"
             extra += b"Content-Length: %d\r\n" % len(body)
         if not keep_alive:
@@ -491,7 +494,7 @@ class _Connection(asyncio.Protocol):
 
     async def _send_stream(self, response: Response, compressed: bool) -> None:
         assert response.stream is not None and self._transport is not None
-        packer = _GzipStream() if compressed else None
+        packer = GzipStream() if compressed else None
         try:
             async for chunk in response.stream:
                 data = packer.pack(chunk) if packer is not None else chunk
@@ -564,21 +567,6 @@ class _Connection(asyncio.Protocol):
             self._close()
 
 
-class _GzipStream:
-    """Compresses chunk by chunk, each flushed so that it arrives at once."""
-
-    def __init__(self) -> None:
-        self._packer = zlib.compressobj(1, zlib.DEFLATED, 31)
-
-    def pack(self, chunk: bytes) -> bytes:
-        """The bytes to send for `chunk`."""
-        return self._packer.compress(chunk) + self._packer.flush(zlib.Z_SYNC_FLUSH)
-
-    def finish(self) -> bytes:
-        """The end of the stream."""
-        return self._packer.flush()
-
-
 def _one_line(value: str) -> str:
     """A header value; whatever a user configured, it cannot end the line."""
     return value.replace("\r", " ").replace("\n", " ")
@@ -592,15 +580,3 @@ def _too_large(size: int, limit: int, setting: str) -> Response:
     )
     response.close = True
     return response
-
-
-def _accepts_gzip(header: str) -> bool:
-    for part in header.split(","):
-        name, _, parameters = part.strip().partition(";")
-        if name.strip().lower() == "gzip":
-            quality = parameters.replace(" ", "").lower().removeprefix("q=")
-            try:
-                return not parameters or float(quality) > 0
-            except ValueError:
-                return False
-    return False
