@@ -42,6 +42,7 @@ from pyconsul_agent.interfaces.http.kv import KV
 from pyconsul_agent.interfaces.http.message import Request, Response
 from pyconsul_agent.interfaces.http.operator import Operator
 from pyconsul_agent.interfaces.http.pipeline import Pipeline
+from pyconsul_agent.interfaces.http.query import PreparedQueries
 from pyconsul_agent.interfaces.http.routes import RouteTable
 from pyconsul_agent.interfaces.http.session import Sessions
 from pyconsul_agent.interfaces.http.status import Status
@@ -192,6 +193,7 @@ class Agent:
             Coordinates(self.delegate, defaults, enabled=not options.disable_coordinates),
             EventEndpoints(self.delegate, self._events, self._env.uuid, defaults),
             Operator(self.delegate, defaults),
+            PreparedQueries(self.delegate, defaults),
         )
         return [route for family in families for route in family.routes()]
 
