@@ -293,7 +293,7 @@ def candidates(failover: QueryDatacenterOptions, others: Sequence[str]) -> list[
     """The datacenters to try in order: the nearest few, then those named that exist."""
     chosen = list(others[: failover.nearest_n]) if failover.nearest_n > 0 else []
     named = [name for name in failover.datacenters or () if name in others]
-    return chosen + [name for name in named if name not in chosen]
+    return list(dict.fromkeys(chosen + named))
 
 
 def _node_name(row: CheckServiceNode) -> str:
