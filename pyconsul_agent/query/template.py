@@ -24,6 +24,10 @@ REPEAT_WAYS_LOG2 = 7
 WAYS_LOG2_MAX = 22
 """Three repeats and one choice: at the worst, some tenths of a second."""
 COMPILED_KEPT_MAX = 128
+SHOWN_CHARACTERS_MAX = 200
+"""So much of a string stands in an error about it."""
+RENDERED_CHARACTERS_MAX = 1024 * 1024
+"""All strings of a rendered query together: a long name may stand in them very often."""
 
 
 class BadTemplate(ValueError):
@@ -47,11 +51,16 @@ def render(query: PreparedQuery, name: str, *, segment: str) -> PreparedQuery:
         "agent.segment": segment,
     }
 
+    left = RENDERED_CHARACTERS_MAX
+
     def visit(path: str, text: str) -> str:
+        nonlocal left
         try:
-            return _expand(text, variables, groups)
+            expanded = _expand(text, variables, groups, left)
         except BadTemplate as error:
-            raise BadTemplate(f"Bad format '{text}' in Service{path}: {error}") from error
+            raise BadTemplate(f"Bad format '{text[:SHOWN_CHARACTERS_MAX]}' in Service{path}: {error}") from error
+        left -= len(expanded)
+        return expanded
 
     service = _walk(query.service, "", visit)
     if query.template.remove_empty_tags:
@@ -88,9 +97,11 @@ _EXPRESSION = re.compile(
 )
 
 
-def _expand(text: str, variables: Mapping[str, str], groups: tuple[str, ...]) -> str:
+def _expand(text: str, variables: Mapping[str, str], groups: tuple[str, ...], characters_max: int) -> str:
+    """`text` with its expressions evaluated. Raises BadTemplate, also for a result that is too long."""
     out: list[str] = []
     at = 0
+    left = characters_max - len(text)
     while (start := text.find("${", at)) >= 0:
         if start > at and text[start - 1] == "$":
             out.append(text[at : start - 1] + "${")
@@ -101,6 +112,9 @@ def _expand(text: str, variables: Mapping[str, str], groups: tuple[str, ...]) ->
         if found is None:
             raise BadTemplate("the expression is malformed, or of a kind that is not supported")
         out.append(_value(found, variables, groups))
+        left -= len(out[-1])
+        if left < 0:
+            raise BadTemplate("the result is too long")
         at = found.end()
     out.append(text[at:])
     return "".join(out)

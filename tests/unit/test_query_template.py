@@ -89,6 +89,13 @@ def test_a_regular_expression_that_is_taken_is_done_with_the_longest_name_soon()
         render(query("${match(0)}", "a*"), "a" * 129, segment="")
 
 
+def test_what_a_template_gives_is_bounded():
+    stored = query("x", tags=("${name.full}" * 20,) * 10)
+    assert len(render(stored, "n" * 1000, segment="").service.tags) == 10
+    with pytest.raises(BadTemplate, match=r"the result is too long$"):
+        render(stored, "n" * 10_000, segment="")
+
+
 def test_another_type_of_template_is_refused():
     with pytest.raises(BadTemplate, match=r"^Bad Template\.Type 'other'$"):
         check(PreparedQuery(name="q", template=QueryTemplateOptions(type="other")))
