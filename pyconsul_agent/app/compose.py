@@ -43,6 +43,7 @@ from pyconsul_agent.interfaces.http.kv import KV
 from pyconsul_agent.interfaces.http.message import Request, Response
 from pyconsul_agent.interfaces.http.operator import Operator
 from pyconsul_agent.interfaces.http.pipeline import Pipeline
+from pyconsul_agent.interfaces.http.query import PreparedQueries
 from pyconsul_agent.interfaces.http.routes import RouteTable
 from pyconsul_agent.interfaces.http.session import Sessions
 from pyconsul_agent.interfaces.http.status import Status
@@ -196,6 +197,7 @@ class Agent:
             EventEndpoints(self.delegate, self._events, self._env.uuid, defaults),
             Operator(self.delegate, defaults),
             Keyring(self.delegate, defaults),
+            PreparedQueries(self.delegate, defaults),
         )
         return [route for family in families for route in family.routes()]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from pyconsul_agent.structs.coordinate import VivaldiCoordinate
+from pyconsul_agent.structs.coordinate import DatacenterMap, VivaldiCoordinate
 
 RowT = TypeVar("RowT")
 CoordinateSet = Mapping[str, VivaldiCoordinate]
@@ -40,3 +41,13 @@ def sort_near(
         return list(rows)
     distances = {name: between_s(source, coordinates_of(name)) for name in {node_of(row) for row in rows}}
     return sorted(rows, key=lambda row: distances[node_of(row)])
+
+
+def nearest_datacenters(names: Sequence[str], here: VivaldiCoordinate, maps: Sequence[DatacenterMap]) -> list[str]:
+    """`names` by the median distance to the servers of each; those without coordinates last, ties in their order."""
+    known = {entry.datacenter: [row.coord for row in entry.coordinates or () if row.coord] for entry in maps}
+    distances = {
+        name: statistics.median_high([distance_s(here, other) for other in known.get(name) or ()] or [math.inf])
+        for name in names
+    }
+    return sorted(names, key=lambda name: distances[name])

@@ -16,7 +16,7 @@ from pyconsul_agent.server.endpoints.internal import Internal
 from pyconsul_agent.server.endpoints.keyring import KeyPool, Keyrings
 from pyconsul_agent.server.endpoints.kvs import KeyValues
 from pyconsul_agent.server.endpoints.operator import Autopilot, RaftOperator
-from pyconsul_agent.server.endpoints.prepared_query import PreparedQueries
+from pyconsul_agent.server.endpoints.prepared_query import PreparedQueries, Remote
 from pyconsul_agent.server.endpoints.session import Sessions
 from pyconsul_agent.server.endpoints.shared import Near
 from pyconsul_agent.server.endpoints.status import Status
@@ -43,6 +43,9 @@ class Parts:
     last_log: Callable[[], tuple[int, int]]
     datacenters: Callable[[], list[str]]
     wan_coordinates: Callable[[], list[DatacenterMap]]
+    other_datacenters: Callable[[], list[str]]
+    """The nearest first."""
+    remote: Remote
     user_event: Callable[[str, bytes], None]
     ready: Callable[[], bool]
     """Whether this leader has applied what its predecessors committed."""
@@ -103,6 +106,9 @@ def offered(parts: Parts) -> Offered:
             datacenter=parts.datacenter,
             draw=parts.random,
             uuid=parts.uuid,
+            others=parts.other_datacenters,
+            remote=parts.remote,
+            log=parts.log,
         ),
         RaftOperator(parts.leadership, parts.membership, parts.members),
     )

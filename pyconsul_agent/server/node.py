@@ -11,6 +11,7 @@ from pyconsul_agent.env.base import Address, Env
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConsulError, RaftError, RPCError
 from pyconsul_agent.fsm.machine import StateMachine
+from pyconsul_agent.query.near import nearest_datacenters
 from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.runtime.gossip import GossipOptions, GossipPool
 from pyconsul_agent.runtime.keyring_file import KeyringFile
@@ -215,6 +216,8 @@ class ServerNode:
             timers=self._timers, clock=self._env.clock, random=self._env.random, uuid=self._env.uuid,
             last_log=lambda: (self._raft.last_index, self._raft.last_term),
             datacenters=self._directory.datacenters, wan_coordinates=self._wan_coordinates,
+            other_datacenters=self._other_datacenters,
+            remote=lambda method, request: self._dispatcher.call(method, request),
             session_ttl_min_s=self._config.session_ttl_min_s,
             user_event=lambda name, payload: self._lan.user_event(name, payload),
             ready=lambda: self._leader.ready,
@@ -237,6 +240,12 @@ class ServerNode:
             DatacenterMap(datacenter=datacenter, area_id="wan", coordinates=tuple(rows))
             for datacenter, rows in sorted(found.items())
         ]
+
+    def _other_datacenters(self) -> list[str]:
+        others = self._directory.datacenters()[1:]
+        if self._wan is None or not others:
+            return others
+        return nearest_datacenters(others, self._wan.coordinate(), self._wan_coordinates())
 
     def _limits(self) -> RPCLimits:
         config = self._config

@@ -12,6 +12,8 @@ from pyconsul_agent.state.watch import WatchSet
 from pyconsul_agent.structs.prepared_query import PreparedQuery
 
 QUERIES = "prepared-queries"
+NAME_PREFIX_MATCH = "name_prefix_match"
+"""The one type of templates. What else makes a template a bad one is judged before the log."""
 
 
 def get(store: Store, watch: WatchSet, query_id: str) -> tuple[int, PreparedQuery | None]:
@@ -59,6 +61,8 @@ def put(txn: Txn, query: PreparedQuery) -> PreparedQuery:
         raise RPCError(f"name '{query.name}' aliases an existing query ID")
     if query.session and find_session(txn.store, query.session) is None:
         raise RPCError(f'invalid session "{query.session}"')
+    if is_template(query) and query.template.type != NAME_PREFIX_MATCH:
+        raise RPCError(f"failed compiling template: Bad Template.Type '{query.template.type}'")
     created = existing.create_index if existing else txn.index
     row = replace(query, create_index=created, modify_index=txn.index)
     txn.put(table, key, row)

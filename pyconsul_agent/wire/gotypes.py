@@ -27,6 +27,9 @@ _UNITS = {
 }
 _PART = re.compile(r"(\d+)(?:\.(\d*))?|\.(\d+)")
 _UNIT = re.compile(r"[^\d.]+")
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+INTEGER_CHARACTERS_MAX = 40
+"""Longer ones are out of every range, and are not worth the arithmetic."""
 DURATION_MAX = (1 << 63) - 1
 
 
@@ -118,6 +121,15 @@ def parse_uint(text: str, bits: int = 64) -> int:
 
 _TRUE = {"1", "t", "T", "TRUE", "true", "True"}
 _FALSE = {"0", "f", "F", "FALSE", "false", "False"}
+
+
+def parse_int(text: str) -> int:
+    """strconv.Atoi. Raises ValueError with Go's text."""
+    if not _INTEGER.fullmatch(text):
+        raise ValueError(f"strconv.Atoi: parsing {quote(text)}: invalid syntax")
+    if len(text) > INTEGER_CHARACTERS_MAX or not -(1 << 63) <= (value := int(text)) < 1 << 63:
+        raise ValueError(f"strconv.Atoi: parsing {quote(text)}: value out of range")
+    return value
 
 
 def parse_bool(text: str) -> bool:

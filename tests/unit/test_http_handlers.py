@@ -16,6 +16,7 @@ from pyconsul_agent.interfaces.http.message import BadQuery, Query, Request
 from pyconsul_agent.interfaces.http.operator import Operator
 from pyconsul_agent.interfaces.http.params import Defaults
 from pyconsul_agent.interfaces.http.pipeline import Pipeline, Rules, clean_path
+from pyconsul_agent.interfaces.http.query import PreparedQueries
 from pyconsul_agent.interfaces.http.routes import RouteTable
 from pyconsul_agent.interfaces.http.session import Sessions
 from pyconsul_agent.interfaces.http.status import Status
@@ -34,8 +35,11 @@ from pyconsul_agent.structs.requests import (
     IndexedCoordinates,
     IndexedDirEntries,
     IndexedKeyList,
+    IndexedPreparedQueries,
     IndexedServiceNodes,
     IndexedSessions,
+    PreparedQueryExecuteResponse,
+    PreparedQueryExplainResponse,
     TxnReadResponse,
     TxnResponse,
 )
@@ -459,3 +463,83 @@ def test_a_watcher_of_events_waits_for_another_newest_one():
         assert world.loop.time() - start == pytest.approx(3)
 
     run_sim(1, scenario)
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "allow", "body"),
+    [
+        ("PUT /v1/query", 405, "OPTIONS,GET,POST", "method PUT not allowed"),
+        ("POST /v1/query/x", 405, "GET,PUT,DELETE", "method POST not allowed"),
+        ("PUT /v1/query/x/execute", 405, "GET", "method PUT not allowed"),
+        ("OPTIONS /v1/query/x", 200, "OPTIONS,GET,PUT,DELETE", "{}"),
+        ("OPTIONS /v1/query/x/explain", 200, "OPTIONS,GET", "{}"),
+    ],
+)
+def test_methods_of_prepared_queries_are_told_per_path(line, status, allow, body):
+    response = Site(PreparedQueries).do(line)
+    assert (response.status, response.headers["Allow"], response.body.decode()) == (status, allow, body)
+
+
+def test_a_prepared_query_is_written_under_the_id_of_the_path():
+    site = Site(PreparedQueries, PreparedQuery_Apply=UUID)
+    assert site.do("POST /v1/query", {"name": "q", "DNS": {"TTL": "1s"}}).body == b'{"ID":"%s"}' % UUID.encode()
+    assert (site.asked.op, site.asked.query.name, site.asked.query.dns.ttl) == ("create", "q", "1s")
+    assert site.do(f"PUT /v1/query/{UUID}", {"ID": "other", "Name": "n"}).body == b""
+    assert (site.asked.op, site.asked.query.id, site.asked.token) == ("update", UUID, "agent-token")
+    assert site.do(f"DELETE /v1/query/{UUID}").status == 200
+    assert (site.asked.op, site.asked.query.id) == ("delete", UUID)
+    refused = site.do("POST /v1/query", {"Bogus": 1})
+    assert (refused.status, refused.body) == (400, b'Request decode failed: json: unknown field "Bogus"')
+
+
+@pytest.mark.parametrize("path", ["x", "x/execute", "x/explain"])
+def test_an_unknown_prepared_query_is_not_found_also_behind_other_servers(path):
+    error = RPCError("rpc error making call: Query not found")
+    replies = {f"PreparedQuery_{name}": error for name in ("Get", "Execute", "Explain")}
+    response = Site(PreparedQueries, **replies).do(f"GET /v1/query/{path}")
+    assert (response.status, response.body.decode(), "X-Consul-Index" in response.headers) == (404, str(error), False)
+
+
+def test_an_execution_says_who_asks_and_shows_the_meta_data_in_its_body():
+    site = Site(PreparedQueries, PreparedQuery_Execute=PreparedQueryExecuteResponse(service="web", index=3))
+    response = site.do(
+        "GET /v1/query/a/b/execute?near=_agent&limit=2&connect=1&cached", **{"x-forwarded-for": "1.2.3.4, x"}
+    )
+    shown = json.loads(response.body)
+    assert list(shown)[:6] == ["Service", "Nodes", "DNS", "Datacenter", "Failovers", "Index"]
+    assert (shown["Nodes"], shown["ConsistencyLevel"], response.headers["X-Cache"]) == ([], "leader", "MISS")
+    asked = site.asked
+    assert (asked.query_id_or_name, asked.limit, asked.connect) == ("a/b", 2, True)
+    assert (asked.source.datacenter, asked.source.node, asked.source.ip) == ("dc1", "node-a", "1.2.3.4")
+    assert (asked.agent.datacenter, asked.agent.node) == ("dc1", "node-a")
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("limit=1.5", 'Bad limit: strconv.Atoi: parsing "1.5": invalid syntax'),
+        ("limit=9223372036854775808", 'Bad limit: strconv.Atoi: parsing "9223372036854775808": value out of range'),
+        ("connect=x", """Error parsing 'connect' value: strconv.ParseBool: parsing "x": invalid syntax"""),
+    ],
+)
+def test_parameters_that_an_execution_cannot_use(query, words):
+    response = Site(PreparedQueries).do(f"GET /v1/query/q/execute?{query}")
+    assert (response.status, response.body.decode()) == (500, words)
+
+
+def test_an_execution_that_is_too_stale_is_repeated_at_the_leader():
+    reply = PreparedQueryExecuteResponse(last_contact=Duration(2_000_000_000))
+    site = Site(PreparedQueries, PreparedQuery_Execute=reply)
+    site.do("GET /v1/query/q/execute?max_stale=1s")
+    assert [request.allow_stale for _, request in site.caller.asked] == [True, False]
+    site.do("GET /v1/query/q/execute?stale")
+    assert len(site.caller.asked) == 3
+
+
+def test_lists_and_explanations_of_prepared_queries():
+    explained = PreparedQueryExplainResponse(index=1)
+    site = Site(PreparedQueries, PreparedQuery_List=IndexedPreparedQueries(index=7), PreparedQuery_Explain=explained)
+    listed = site.do("GET /v1/query")
+    assert (listed.body, listed.headers["X-Consul-Index"]) == (b"[]", "7")
+    assert listed.headers["X-Consul-Effective-Consistency"] == "leader"
+    assert list(json.loads(site.do("GET /v1/query/q/explain").body))[:2] == ["Query", "Index"]

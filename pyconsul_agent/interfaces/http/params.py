@@ -173,7 +173,10 @@ def meta_headers(meta: QueryMeta, options: QueryOptions | None = None) -> dict[s
         "X-Consul-Query-Backend": "streaming" if meta.backend == 1 else "blocking-query",
     }
     if options is not None:
-        headers["X-Consul-Effective-Consistency"] = (
-            "consistent" if options.require_consistent else "stale" if options.allow_stale else "leader"
-        )
+        headers["X-Consul-Effective-Consistency"] = effective_consistency(options)
     return headers
+
+
+def effective_consistency(options: QueryOptions) -> str:
+    """The name of the consistency that a read asks for."""
+    return "consistent" if options.require_consistent else "stale" if options.allow_stale else "leader"

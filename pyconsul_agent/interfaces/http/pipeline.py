@@ -21,6 +21,9 @@ from pyconsul_agent.interfaces.http.message import (
 )
 from pyconsul_agent.interfaces.http.routes import Handler, Route, RouteTable
 
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that `allow_write_http_from` lets everybody use."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -137,12 +140,12 @@ class Pipeline:
             return Response(500)
         if any(target.path.startswith(prefix) for prefix in self._rules.block_endpoints):
             return text_response("Endpoint is blocked by agent configuration", status=403)
-        if method == "OPTIONS":
+        if method == "OPTIONS" and route.any_method is None:
             return Response(200, headers={"Allow": route.allow})
         if route.handler(method) is None:
             body = "" if method == "HEAD" else f"method {method} not allowed"
             return text_response(body, status=405, headers={"Allow": route.allow})
-        if method != "GET" and self._write_networks and not self._may_write(remote):
+        if method not in READING and self._write_networks and not self._may_write(remote):
             return text_response("Access is restricted", status=403)
         return None
 

@@ -30,9 +30,13 @@ class Route:
     """The setting that a refusal of a longer body names."""
     chunked_bytes_max: int = 0
     """A limit of its own for bodies whose length is not declared, where it is larger."""
+    any_method: Handler | None = None
+    """Takes every request, of whatever method, and refuses by itself; `methods` then only tell what there is."""
 
     def handler(self, method: str) -> Handler | None:
         """The handler of `method`, if there is one."""
+        if self.any_method is not None:
+            return self.any_method
         for name, handler in self.methods:
             if name == method:
                 return handler
