@@ -107,6 +107,7 @@ class GossipPool:
         self._answers: dict[int, asyncio.Queue[tuple[str, bytes] | None]] = {}
         self._packets: list[tuple[bytes, Address]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup | None = None
         self._owner: asyncio.Task[None] | None = None
@@ -589,9 +590,11 @@ class GossipPool:
 
     def _arm(self, due: float) -> None:
         if self._timer is not None:
-            if self._timer.when() == due:
+            if self._timer_due == due:
                 return
             self._timer.cancel()
+        # uvloop gives a handle without `when()` for a time that has passed already, so the time is kept here.
+        self._timer_due = due
         self._timer = asyncio.get_running_loop().call_at(due, self._on_timer, due)
 
 

@@ -172,6 +172,7 @@ class _Connection(asyncio.Protocol):
         self._writable.set()
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
 
     # --- asyncio ----------------------------------------------------------------------------------------------
 
@@ -461,10 +462,15 @@ class _Connection(asyncio.Protocol):
         """Something must come within `timeout_s`. One timer a connection, moved lazily."""
         self._deadline = self._loop.time() + timeout_s
         if self._timer is None:
-            self._timer = self._loop.call_at(self._deadline, self._late)
-        elif self._timer.when() > self._deadline:
+            self._arm()
+        elif self._due > self._deadline:
             self._timer.cancel()
-            self._timer = self._loop.call_at(self._deadline, self._late)
+            self._arm()
+
+    def _arm(self) -> None:
+        # uvloop gives a handle without `when()` for a time that is less than a millisecond away.
+        self._due = self._deadline
+        self._timer = self._loop.call_at(self._due, self._late)
 
     def _stop_timer(self) -> None:
         self._deadline = float("inf")
@@ -476,7 +482,7 @@ class _Connection(asyncio.Protocol):
             return
         if now < self._deadline:
             if self._deadline != float("inf"):
-                self._timer = self._loop.call_at(self._deadline, self._late)
+                self._arm()
             return
         if self._reading_body or self._head_bytes:
             self._refuse(Response(408, b"408 Request Timeout", TEXT, close=True))
