@@ -131,10 +131,10 @@ class RaftNode:
         self._raft = Raft(self._config, self._me, initial, self._storage.reader, self._random, self._clock.monotonic())
         self._running = True
         for name, work in (
-            ("raft pump", self._pump()),
-            ("raft storage", self._store_all()),
-            ("raft apply", self._applier.run()),
-            ("raft snapshots", self._snapshot_now_and_then()),
+            ("raft pump", self._pump),
+            ("raft storage", self._store_all),
+            ("raft apply", self._applier.run),
+            ("raft snapshots", self._snapshot_now_and_then),
         ):
             self._tasks.start(self._essential(work), name)
 
@@ -163,10 +163,13 @@ class RaftNode:
         self._sinks.clear()
         await self._storage.close()
 
-    async def _essential(self, work: Coroutine[Any, Any, None]) -> None:
-        """The edge of a task without which raft cannot go on."""
+    async def _essential(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """The edge of a task without which raft cannot go on.
+
+        Takes a function: of a server that is stopped before its tasks ran, no coroutine may be left that was not awaited.
+        """
         try:
-            await work
+            await work()
         except Exception as error:
             self._stop_for(error)
 
