@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,21 @@ from pyconsul_agent.wire import gojson, msgpack
 
 _UUID = re.compile(r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 FILES_MAX = 65_536
+LOCK_FILE = "agent.lock"
+
+
+def lock_data_dir(files: Files, data_dir: str) -> Callable[[], None]:
+    """Make the data directory and take it for this process until the returned function is called.
+
+    Two agents on one directory would both vote with one server's log. Raises ConfigError, also when it is unusable.
+    """
+    try:
+        files.make_dirs(data_dir, mode=0o700)
+        return files.lock(f"{data_dir}/{LOCK_FILE}")
+    except BlockingIOError:
+        raise ConfigError(f"data_dir {data_dir} is in use by another agent") from None
+    except OSError as error:
+        raise ConfigError(f"data_dir {data_dir} cannot be used: {(error.strerror or str(error)).lower()}") from None
 
 
 def node_id(env: Env, data_dir: str, configured: str) -> str:
@@ -187,4 +202,4 @@ def _as_wire(value: Any) -> Any:
     return value
 
 
-__all__ = ["Persistence", "SavedCheck", "SavedService", "TTLState", "checked_node_id", "node_id"]
+__all__ = ["Persistence", "SavedCheck", "SavedService", "TTLState", "checked_node_id", "lock_data_dir", "node_id"]

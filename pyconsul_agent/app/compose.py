@@ -11,7 +11,7 @@ from pyconsul_agent.agent.checks.http import AiohttpChecks
 from pyconsul_agent.agent.coordinates import send_coordinates
 from pyconsul_agent.agent.joining import JoinFailed, RetryRules, join_once, join_until_done
 from pyconsul_agent.agent.local import LocalState, Tokens
-from pyconsul_agent.agent.persist import Persistence, node_id
+from pyconsul_agent.agent.persist import Persistence, lock_data_dir, node_id
 from pyconsul_agent.agent.registry import CheckSettings, Registry, Tools
 from pyconsul_agent.agent.reload import definitions_of, load
 from pyconsul_agent.app.reload import Reloader, Reread
@@ -67,9 +67,11 @@ class Agent:
         self._env = env
         self._logs = logs
         self._log = logs.logger()
+        self._unlock = lock_data_dir(env.files, options.data_dir) if options.data_dir else None
         self.node_id = node_id(env, options.data_dir, options.node_id)
         self._tasks = TaskOwner(self._log)
-        self._fatal_error: BaseException | None = None
+        self.failure = ""
+        """Why the agent ended by itself and badly, one line."""
         listeners = Listeners(self._user_event, lambda: self._sync.server_appeared())
         if options.server:
             self.delegate: ServerNode | ClientNode = ServerNode(
@@ -238,6 +240,7 @@ class Agent:
             await join_until_done(join, addresses, rules, self._log, pool=pool)
         except JoinFailed as error:
             self._log.error("Retry join failed", error=str(error))
+            self.failure = f"Retry join failed: {error}"
             self.exit_code = 1
             self.finished.set()
 
@@ -256,6 +259,9 @@ class Agent:
         self._log.event("shutdown_complete")
         await self._dns.stop()
         await self._http.stop()
+        if self._unlock is not None:
+            self._unlock()
+            self._unlock = None
 
     # --- what the interfaces may ask --------------------------------------------------------------------------
 
@@ -331,6 +337,6 @@ class Agent:
     def _fatal(self, error: BaseException) -> None:
         """Consensus cannot go on (the disk failed): the process must end."""
         self._log.error("fatal error, stopping", error=str(error))
-        self._fatal_error = error
+        self.failure = str(error)
         self.exit_code = 1
         self.finished.set()

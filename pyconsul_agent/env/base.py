@@ -118,6 +118,12 @@ class Files(Protocol):
     def write_atomic(self, path: str, data: bytes, *, mode: int = 0o600) -> None:
         """Replace `path` by `data`: temporary file, fsync, rename, fsync of the directory."""
 
+    def lock(self, path: str) -> Callable[[], None]:
+        """Lock the file `path` (made when missing) for this process until the returned function is called.
+
+        The lock ends with the process, however that ends. Raises BlockingIOError while somebody else holds it.
+        """
+
     def append(self, path: str, data: bytes, *, sync: bool = False) -> None: ...
     def rename(self, old: str, new: str) -> None: ...
     def remove(self, path: str) -> None: ...

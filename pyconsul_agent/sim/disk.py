@@ -89,6 +89,7 @@ class SimDisk:
         self._durable_dirs: dict[str, None] = {"/": None}
         self._journal: list[NameChange] = []
         self._faults: list[Fault] = []
+        self._locks: dict[str, Callable[[], bool]] = {}
 
     # --- faults -------------------------------------------------------------------------------------------------------
 
@@ -133,6 +134,20 @@ class SimDisk:
         self._journal.clear()
         self.store.clear()
         self.on_crash.clear()
+
+    def lock(self, path: str, is_dead: Callable[[], bool]) -> Callable[[], None]:
+        """Lock `path` for a process that is over when `is_dead()`."""
+        self.check("lock", path)
+        holder = self._locks.get(path)
+        if holder is not None and not holder():
+            raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), path)
+        held = self._locks[path] = lambda: is_dead()
+
+        def unlock() -> None:
+            if self._locks.get(path) is held:
+                del self._locks[path]
+
+        return unlock
 
     # --- operations, by normal path ---------------------------------------------------------------------------------
 
@@ -247,6 +262,10 @@ class SimFiles:
         self._disk.sync(temporary)
         self.rename(temporary, path)
         self._disk.sync_dir(posixpath.dirname(path))
+
+    def lock(self, path: str) -> Callable[[], None]:
+        path = self._normal(path)
+        return self._disk.lock(path, self._is_dead)
 
     def append(self, path: str, data: bytes, *, sync: bool = False) -> None:
         path = self._normal(path)
