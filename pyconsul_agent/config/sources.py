@@ -132,6 +132,7 @@ def _files(sources: Sources, files: Files, warnings: list[str]) -> Iterable[tupl
         for name in chosen:
             kind = sources.config_format or _format_of(name)
             if not kind:
+                _require(name, files)  # a typing error must not start an agent without its configuration
                 warnings.append(f"skipping file {name}, extension must be .hcl or .json, or config format must be set")
                 continue
             text = _read(name, files)
@@ -143,13 +144,24 @@ def _format_of(name: str) -> str:
     return next((ending for ending in ("json", "hcl") if name.endswith(f".{ending}")), "")
 
 
+def _require(name: str, files: Files) -> None:
+    try:
+        files.size(name)
+    except FileNotFoundError:
+        raise ConfigError(_missing(name)) from None
+
+
+def _missing(name: str) -> str:
+    return f"config: Open failed on {name}. open {name}: no such file or directory"
+
+
 def _read(name: str, files: Files) -> str:
     try:
         if files.size(name) > FILE_BYTES_MAX:
             raise ConfigError(f"config: {name} is larger than {FILE_BYTES_MAX} bytes")
         return files.read(name).decode("utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"config: Open failed on {name}. open {name}: no such file or directory") from None
+        raise ConfigError(_missing(name)) from None
     except OSError as error:
         raise ConfigError(f"config: Open failed on {name}. open {name}: {(error.strerror or '').lower()}") from None
     except UnicodeDecodeError:
