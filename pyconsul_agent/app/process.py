@@ -99,6 +99,7 @@ async def _run(options: Options, env: Env, scratch: str, reread: Reread | None) 
     signals: asyncio.Queue[str] = asyncio.Queue(16)
     undo = on_signals(lambda word: None if signals.full() else signals.put_nowait(word))
     agent: Agent | None = None
+    code = 1
     try:
         _warnings(options, log)
         agent = Agent(options, env, logs, storage(env, logs, scratch), reread=reread)
@@ -107,32 +108,42 @@ async def _run(options: Options, env: Env, scratch: str, reread: Reread | None) 
         else:
             _write(banner(options, node_id=agent.node_id))
             logs.release()
-        await _start(agent, logs)
-        # What start-up made lives as long as the process: keep the collector from walking it again and again.
-        gc.collect()
-        gc.freeze()
-        log.event("agent_running")
-        code = await _until_told(agent, signals, logs)
-    except (ConsulError, OSError) as error:
+        if await _start(agent, signals, logs):
+            # What start-up made lives as long as the process: keep the collector from walking it again and again.
+            gc.collect()
+            gc.freeze()
+            log.event("agent_running")
+            code = await _until_told(agent, signals, logs)
+            if agent.failure:
+                _warn(f"==> Error: {agent.failure}\n")
+    except Exception as error:  # the edge of the process: whatever it is, one line and an orderly end
         code = _failed(logs, error)
     finally:
-        if agent is not None:
-            await agent.stop()
         logs.release()
+        if agent is not None:
+            await _stop(agent, logs)
+        await env.blocking.close()
         undo()
     log.event("exit_code", code=code)
-    await env.blocking.close()
     return code
+
+
+async def _stop(agent: Agent, logs: LogStream) -> None:
+    try:
+        await agent.stop()
+    except Exception as error:  # the edge of the process
+        logs.logger().error("Error while stopping", error=f"{type(error).__name__}: {error}")
 
 
 def _failed(logs: LogStream, error: Exception) -> int:
     """One clear line: why the agent does not run."""
-    text = str(error)
-    if isinstance(error, OSError):
+    text = str(error) if isinstance(error, ConsulError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and not isinstance(error, ConsulError):
         text = f"{error.filename or ''}: {(error.strerror or text).lower()}".removeprefix(": ")
     logs.release()
     if logs.format != "classic":
         logs.logger().error("Error starting agent", error=text)
+    text = " ".join(text.replace("\n\t*", "").split())  # Go's lists of errors have a line for each
     _warn(f"==> Error starting agent: {text}\n")
     return 1
 
@@ -146,12 +157,23 @@ def _warnings(options: Options, log: Any) -> None:
         log.warn(text)
 
 
-async def _start(agent: Agent, logs: LogStream) -> None:
-    """Start; the classic banner comes when that is done."""
-    await agent.start()
+async def _start(agent: Agent, signals: asyncio.Queue[str], logs: LogStream) -> bool:
+    """Start; the classic banner comes when that is done. False when a signal cut it short."""
+    if (word := await _first(_ending(signals), agent.start())) is not None:
+        logs.release()
+        logs.logger().event("signal", name=word)
+        return False
     if logs.format == "classic":
         _write(banner(agent.options, node_id=agent.node_id))
         logs.release()
+    return True
+
+
+async def _ending(signals: asyncio.Queue[str]) -> str:
+    """The next signal that ends a process; there is nothing to reload yet."""
+    while (word := await signals.get()) == HANGUP:
+        continue
+    return word
 
 
 async def _until_told(agent: Agent, signals: asyncio.Queue[str], logs: LogStream) -> int:
