@@ -166,7 +166,7 @@ class RaftNode:
     async def _essential(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """The edge of a task without which raft cannot go on.
 
-        Takes a function: of a server that is stopped before its tasks ran, no coroutine may be left that was not awaited.
+        Takes a function: of a server that is stopped before its tasks ran, no coroutine is left unawaited.
         """
         try:
             await work()
