@@ -162,6 +162,7 @@ BAD_FILES = [
     ("a.hcl", 'service { name = "a" }\nservice { name = "b" }', "failed to parse a.hcl: 1 error(s) decoding:\n\n* 'service' expected a map, got 'slice'"),
     ("a.hcl", "a: 1", None),
     ("missing.json", None, "config: Open failed on missing.json. open missing.json: no such file or directory"),
+    ("missing", None, "config: Open failed on missing. open missing: no such file or directory"),
 ]  # fmt: skip
 
 

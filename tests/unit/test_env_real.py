@@ -390,3 +390,12 @@ def test_failures_speak_as_go_does():
     assert str(reset) == "10.0.0.1:8300: connection reset by peer"
     assert str(connection_failure("h:1", None)) == "h:1: EOF"
     assert isinstance(connection_failure("h:1", TimeoutError()), NetTimeout)
+
+
+def test_a_locked_file_has_one_holder_until_it_is_unlocked(tmp_path):
+    files, path = RealFiles(), str(tmp_path / "lock")
+    unlock = files.lock(path)
+    with pytest.raises(BlockingIOError):
+        files.lock(path)
+    unlock()
+    files.lock(path)()

@@ -196,3 +196,16 @@ def test_what_was_synced_with_its_directory_is_always_there(seed, steps):
             else:
                 files.remove(path)
             safe.pop(path, None)
+
+
+def test_a_lock_ends_with_its_holder():
+    disk, dead = SimDisk(random.Random(1)), []
+    first = SimFiles(disk, lambda: bool(dead))
+    second = SimFiles(disk)
+    first.lock("/lock")
+    with pytest.raises(BlockingIOError):
+        second.lock("/lock")
+    dead.append(True)
+    unlock = second.lock("/lock")
+    unlock()
+    second.lock("/lock")
