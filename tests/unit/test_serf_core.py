@@ -18,7 +18,7 @@ from pyconsul_agent.serf.effects import (
 )
 from pyconsul_agent.serf.events import UserEventTooLong
 from pyconsul_agent.structs.member import MemberStatus, UserEvent
-from pyconsul_agent.swim.effects import Deliver, MergeRemoteState, NotifyJoin, NotifyLeave, NotifyUpdate
+from pyconsul_agent.swim.effects import Deliver, MergeRemoteState, NotifyConflict, NotifyJoin, NotifyLeave, NotifyUpdate
 from pyconsul_agent.swim.keyring import Keyring
 from pyconsul_agent.wire.serf import (
     JoinIntent,
@@ -528,3 +528,22 @@ def test_who_missed_the_denial_of_a_leave_repeats_the_leave_until_it_is_denied()
         continue
     witness.tick(60.0)
     assert sent(witness) == []
+
+
+# --- one name, two nodes ----------------------------------------------------------------------------------------
+
+
+def conflict(serf, other_id):
+    serf.handle(NotifyConflict(node("me", 1, id="aaaa"), node("me", 9, id=other_id)), 0.0)
+    return serf.name_taken_by
+
+
+def test_another_node_with_our_name_is_told_until_the_next_join():
+    serf = new_serf()
+    assert conflict(serf, "bbbb") == "10.0.0.9:8301"
+    serf.begin_join()
+    assert serf.name_taken_by is None
+
+
+def test_we_ourselves_at_an_address_that_we_have_left_are_no_other_node():
+    assert conflict(new_serf(), "aaaa") is None
