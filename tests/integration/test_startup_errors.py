@@ -146,17 +146,23 @@ def test_a_log_damaged_in_the_middle_is_told_and_not_served(make):
 
 
 def wait_until_the_interpreter_is_up(agent: Agent) -> None:
-    """Until the first line of ours has run: before, an interrupt is answered by Python itself, with a traceback."""
-    was_caught = False
+    """Until the first line of ours has run: before, an interrupt is answered by Python itself, with a traceback.
+
+    Python ignores SIGPIPE and catches SIGINT; our first line lets SIGINT go; the agent catches SIGTERM too.
+    """
+    seen = 0
 
     def is_past() -> bool:
-        nonlocal was_caught
+        nonlocal seen
         status = (Path("/proc") / str(agent.process.pid) / "status").read_text()
-        caught = bool(int(status.split("SigCgt:")[1].split()[0], 16) & 1 << signal.SIGINT - 1)
-        was_caught = was_caught or caught
-        return was_caught and not caught
+        sets = {name: int(status.split(f"{name}:")[1].split()[0], 16) for name in ("SigIgn", "SigCgt")}
+        is_python = sets["SigIgn"] >> signal.SIGPIPE - 1 & 1
+        catches = {number: sets["SigCgt"] >> number - 1 & 1 for number in (signal.SIGINT, signal.SIGTERM)}
+        is_ours = is_python and (not catches[signal.SIGINT] or catches[signal.SIGTERM])
+        seen = seen + 1 if is_ours else 0
+        return seen > 1
 
-    wait_for(is_past, every_s=0.001, what="the end of the interpreter's own start")
+    wait_for(is_past, every_s=0.002, what="the end of the interpreter's own start")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

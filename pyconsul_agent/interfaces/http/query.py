@@ -18,7 +18,6 @@ from pyconsul_agent.interfaces.http.params import (
     token_of,
 )
 from pyconsul_agent.interfaces.http.routes import Route
-from pyconsul_agent.structs.base import Duration
 from pyconsul_agent.structs.methods import (
     PREPARED_QUERY_APPLY,
     PREPARED_QUERY_EXECUTE,
@@ -118,9 +117,6 @@ class PreparedQueries:
             except ValueError as error:
                 raise HTTPError(500, f"Error parsing 'connect' value: {error}") from None
         reply = await self._found(PREPARED_QUERY_EXECUTE, asked)
-        if asked.allow_stale and 0 < asked.max_stale_duration < reply.last_contact:
-            fresh = replace(asked, allow_stale=False, max_stale_duration=Duration(0))
-            reply = await self._found(PREPARED_QUERY_EXECUTE, fresh)
         shown = Ordered(
             Service=reply.service,
             Nodes=reply.nodes or (),
