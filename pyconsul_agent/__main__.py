@@ -6,7 +6,7 @@ import _signal  # type: ignore[import-not-found]
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
-from pyconsul_agent.cli.main import main  # noqa: E402
+from pyconsul_agent.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())
