@@ -6,7 +6,6 @@ that are meant for it: the filters are regular expressions on its node name, and
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.structs.catalog import NodeService
 from pyconsul_agent.structs.member import UserEvent
 from pyconsul_agent.wire import msgpack
+from pyconsul_agent.wire.regexp import BadRegexp, compile_regexp
 
 EVENTS_MAX = 256
 VERSION = 1
@@ -87,18 +87,18 @@ def filter_problem(event: Event) -> str:
     filters = (("node", event.node_filter), ("service", event.service_filter), ("tag", event.tag_filter))
     for kind, pattern in filters:
         try:
-            re.compile(pattern)
-        except re.error as error:
-            return f"Invalid {kind} filter: error parsing regexp: {_go_words(error, pattern)}"
+            compile_regexp(pattern)
+        except BadRegexp as error:
+            return f"Invalid {kind} filter: {error}"
     return ""
 
 
-def _go_words(error: re.error, pattern: str) -> str:
-    if error.msg.startswith("unterminated character set"):
-        return f"missing closing ]: `{pattern[error.pos or 0 :]}`"
-    if error.msg.startswith("missing ), unterminated subpattern"):
-        return f"missing closing ): `{pattern}`"
-    return f"{error.msg}: `{pattern}`"
+def _matches(pattern: str, text: str) -> bool:
+    """Whether `text` holds a match. A text too long to be searched soon holds none."""
+    try:
+        return compile_regexp(pattern).search(text) is not None
+    except BadRegexp:
+        return False
 
 
 class Events:
@@ -111,7 +111,7 @@ class Events:
         self._watchers: set[Callable[[], None]] = set()
 
     def take(self, serf_event: UserEvent) -> Event | None:
-        """Keep an event that is meant for this agent. Raises DecodeError."""
+        """Keep an event that is meant for this agent; one whose filters cannot be used is not. Raises DecodeError."""
         event = decode(serf_event)
         if event.name == REMOTE_EXEC or filter_problem(event) or not self._is_meant(event):
             return None
@@ -121,13 +121,13 @@ class Events:
         return event
 
     def _is_meant(self, event: Event) -> bool:
-        if event.node_filter and not re.search(event.node_filter, self._node):
+        if event.node_filter and not _matches(event.node_filter, self._node):
             return False
         if not event.service_filter:
             return True
         for identity, service in self._services().items():
-            if re.search(event.service_filter, identity) and (
-                not event.tag_filter or any(re.search(event.tag_filter, tag) for tag in service.tags or ())
+            if _matches(event.service_filter, identity) and (
+                not event.tag_filter or any(_matches(event.tag_filter, tag) for tag in service.tags or ())
             ):
                 return True
         return False

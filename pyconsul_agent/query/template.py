@@ -11,19 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 from pyconsul_agent.structs.prepared_query import PreparedQuery
+from pyconsul_agent.wire.regexp import BadRegexp, compile_regexp
 
 NAME_PREFIX_MATCH = "name_prefix_match"
-REGEXP_CHARACTERS_MAX = 512
 MATCHED_CHARACTERS_MAX = 128
 """Longer names are not matched."""
-REPEAT_WAYS_LOG2 = 7
-WAYS_LOG2_MAX = 22
-"""Three repeats and one choice: at the worst, some tenths of a second."""
-COMPILED_KEPT_MAX = 128
 SHOWN_CHARACTERS_MAX = 200
 """So much of a string stands in an error about it."""
 RENDERED_CHARACTERS_MAX = 1024 * 1024
@@ -131,80 +126,15 @@ def _value(found: re.Match[str], variables: Mapping[str, str], groups: tuple[str
     return groups[number] if 0 <= number < len(groups) else ""
 
 
-# --- regular expressions ----------------------------------------------------------------------------------------
-
-_PIECE = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[*+?]\??|\{[0-9]+(?:,[0-9]*)?\}\??|.", re.DOTALL)
-_RANGE = re.compile(r"\{[0-9]+,[0-9]*\}\??")
-_GROUP = re.compile(r"\((?!\?)|\(\?(?:P<[A-Za-z0-9_]+>|[ims]*(?:-[ims]+)?[:)])")
-"""The openings of groups that Go and Python both have: none that look around, none that change the syntax."""
-
-
 def _groups(pattern: str, name: str) -> tuple[str, ...]:
     """The whole match and its groups, those that took no part empty; nothing without a match."""
     if not pattern:
         return ()
-    compiled = _compiled(pattern)
-    if len(name) > MATCHED_CHARACTERS_MAX:
-        raise BadTemplate(f"a name longer than {MATCHED_CHARACTERS_MAX} characters is not matched")
-    found = compiled.search(name)
-    return () if found is None else (found[0], *found.groups(""))
-
-
-@lru_cache(maxsize=COMPILED_KEPT_MAX)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    if len(pattern) > REGEXP_CHARACTERS_MAX:
-        raise BadTemplate(f"Bad Regexp: longer than {REGEXP_CHARACTERS_MAX} characters")
-    pieces = [found[0] for found in _PIECE.finditer(pattern)]
-    _refuse_foreign(pattern, pieces)
-    _refuse_slow(pieces)
     try:
-        return re.compile("".join(r"\Z" if piece == r"\z" else piece for piece in pieces), re.ASCII)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise BadTemplate(f"Bad Regexp: error parsing regexp: {error}") from error
-
-
-def _refuse_foreign(pattern: str, pieces: list[str]) -> None:
-    """Raises BadTemplate for what means nothing, or something else, in one of Go and Python."""
-    at, before = 0, ""
-    for piece in pieces:
-        if piece == "(" and _GROUP.match(pattern, at) is None:
-            raise BadTemplate("Bad Regexp: error parsing regexp: invalid or unsupported Perl syntax")
-        if (piece[0] == "\\" and piece[1:] in _FOREIGN_ESCAPES) or (
-            piece[0] == "[" and _SET_OPERATION.search(piece, 1)
-        ):
-            raise BadTemplate(f"Bad Regexp: `{piece}` is not supported")
-        if piece == "[":
-            raise BadTemplate(f"Bad Regexp: error parsing regexp: missing closing ]: `{pattern[at:]}`")
-        if _repeats(piece) and _repeats(before):
-            raise BadTemplate(
-                f"Bad Regexp: error parsing regexp: invalid nested repetition operator: `{before}{piece}`"
-            )
-        at += len(piece)
-        before = piece
-
-
-_FOREIGN_ESCAPES = frozenset("123456789Z")
-_SET_OPERATION = re.compile(r"\[|--|&&|\|\||~~")
-
-
-def _repeats(piece: str) -> bool:
-    return piece[:1] in ("*", "+", "?") or (len(piece) > 1 and piece[0] == "{")
-
-
-def _refuse_slow(pieces: list[str]) -> None:
-    """Raises BadTemplate for repeats of groups, and for more choices than a search could try soon.
-
-    What is added up is the logarithm of the number of ways in which a name may be divided among the repeats.
-    """
-    ways_log2 = 0
-    before = ""
-    for piece in pieces:
-        if before == ")" and _repeats(piece) and piece[0] != "?":
-            ways_log2 = WAYS_LOG2_MAX + 1
-        elif piece[0] in "*+" or _RANGE.fullmatch(piece):
-            ways_log2 += REPEAT_WAYS_LOG2
-        elif piece == "|" or (piece[0] == "?" and before != "("):
-            ways_log2 += 1
-        if ways_log2 > WAYS_LOG2_MAX:
-            raise BadTemplate("Bad Regexp: a search for it could take too long; that is not supported")
-        before = piece
+        compiled = compile_regexp(pattern)
+        if len(name) > MATCHED_CHARACTERS_MAX:
+            raise BadTemplate(f"a name longer than {MATCHED_CHARACTERS_MAX} characters is not matched")
+        found = compiled.search(name)
+    except BadRegexp as error:
+        raise BadTemplate(f"Bad Regexp: {error}") from error
+    return () if found is None else (found[0], *found.groups(""))
