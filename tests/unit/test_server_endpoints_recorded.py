@@ -105,15 +105,21 @@ class Bench:
         leading = Leading()
         blocking = Blocking(self.store, leading, random.Random(1))
         near = Near(self.store, "dc1")
-        clock = lambda: self.now  # noqa: E731
+
+        def clock():
+            return self.now
+
+        def leads():
+            return True
+
         self.events = []
         self.services = [
             Status(leading, OneServer(), lambda: (4, 2)),
             Catalog(self.store, self.proposer, blocking, near, lambda: ["dc1"], compile_filter=equality),
             Health(self.store, blocking, near, compile_filter=equality),
-            KeyValues(self.store, self.proposer, blocking, clock),
+            KeyValues(self.store, self.proposer, blocking, clock, ready=leads),
             Sessions(self.store, self.proposer, blocking, SessionTimers(), now=clock, uuid=lambda: self.next_id),
-            Txn(self.store, self.proposer, blocking, clock),
+            Txn(self.store, self.proposer, blocking, clock, ready=leads),
             Coordinates(self.store, self.proposer, blocking, list, SilentLog()),
             Internal(self.store, blocking, lambda name, payload: self.events.append((name, payload))),
             Autopilot(self.store, self.proposer, blocking),

@@ -188,7 +188,7 @@ def test_read_only_transaction_does_not_pretend_to_write():
 
     store = Store()
     ops = (TxnOp(node=TxnNodeOp(verb="set", node=Node(node="n", address="10.0.0.1"))),)
-    reply = run(Txn(store, Proposer(), Blocking(), lambda: 0.0).read(TxnReadRequest(ops=ops)))
+    reply = run(Txn(store, Proposer(), Blocking(), lambda: 0.0, ready=lambda: True).read(TxnReadRequest(ops=ops)))
     assert [error.what for error in reply.errors] == ["cannot write in a read-only transaction"]
     assert reply.results is None
 

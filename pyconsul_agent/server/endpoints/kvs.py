@@ -33,7 +33,7 @@ class KeyValues:
         blocking: Blocking,
         now: Callable[[], float],
         *,
-        ready: Callable[[], bool] = lambda: True,
+        ready: Callable[[], bool],
     ) -> None:
         """`ready` says whether this leader has applied what its predecessors committed."""
         self._store = store

@@ -29,7 +29,7 @@ class Txn:
         blocking: Blocking,
         now: Callable[[], float],
         *,
-        ready: Callable[[], bool] = lambda: True,
+        ready: Callable[[], bool],
     ) -> None:
         """`ready` says whether this leader has applied what its predecessors committed."""
         self._store = store
