@@ -131,8 +131,8 @@ async def _run(options: Options, env: Env, scratch: str, reread: Reread | None) 
             await _stop(agent, logs)
         await env.blocking.close()
         undo()
-    log.event("exit_code", code=code)
-    opened.close()
+        log.event("exit_code", code=code)
+        opened.close()
     return code
 
 
