@@ -207,7 +207,10 @@ async def live_together(checks: Checks, peer: Peer, pool: GossipPool, events: li
     pool.user_event("deploy", b"v1")
     checks.note("our user event reaches serf", await until(lambda: peer.said("deploy"), 10))
     await peer.command("event", "restart", "now")
-    heard = lambda: any(isinstance(e, UserEvent) and (e.name, e.payload) == ("restart", b"now") for e in events)  # noqa: E731
+
+    def heard() -> bool:
+        return any(isinstance(e, UserEvent) and (e.name, e.payload) == ("restart", b"now") for e in events)
+
     checks.note("serf's user event reaches us", await until(heard, 10))
     output = await peer.command("query", "-timeout=3s", "load", "please")
     checks.note("our answer and ack to a query arrive", "0.42 please" in output and "Total Acks: 2" in output, output)

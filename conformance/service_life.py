@@ -159,7 +159,10 @@ def events(checks: Checks, through: Agent, server: Agent) -> None:
     """A user event of one agent reaches the other."""
     fired = through.put("/v1/event/fire/deploy", b"v2")
     checks.note(f"{through.name} fires an event", isinstance(fired, dict) and fired.get("ID"), fired)
-    heard = lambda: [e["Payload"] for e in server.get("/v1/event/list?name=deploy") or ()] == ["djI="]  # noqa: E731
+
+    def heard() -> bool:
+        return [e["Payload"] for e in server.get("/v1/event/list?name=deploy") or ()] == ["djI="]
+
     checks.until(f"{server.name} hears it", heard)
 
 
