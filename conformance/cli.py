@@ -14,7 +14,6 @@ import argparse
 import ctypes
 import fcntl
 import json
-import os
 import socket
 import struct
 import subprocess
@@ -36,13 +35,56 @@ ENDLESS_S = 4.0
 
 ORDER = {
     "none": (),
-    "cluster": tuple(
-        "members join force-leave info reload rtt kv catalog services event exec lock maint monitor operator keyring "
-        "snapshot watch config intention connect acl login debug".split()
+    "cluster": (
+        "members",
+        "join",
+        "force-leave",
+        "info",
+        "reload",
+        "rtt",
+        "kv",
+        "catalog",
+        "services",
+        "event",
+        "exec",
+        "lock",
+        "maint",
+        "monitor",
+        "operator",
+        "keyring",
+        "snapshot",
+        "watch",
+        "config",
+        "intention",
+        "connect",
+        "acl",
+        "login",
+        "debug",
     ),
-    "acl": tuple(
-        "acl kv services catalog members operator event lock maint info login logout connect intention rtt exec watch "
-        "keyring snapshot monitor debug reload force-leave".split()
+    "acl": (
+        "acl",
+        "kv",
+        "services",
+        "catalog",
+        "members",
+        "operator",
+        "event",
+        "lock",
+        "maint",
+        "info",
+        "login",
+        "logout",
+        "connect",
+        "intention",
+        "rtt",
+        "exec",
+        "watch",
+        "keyring",
+        "snapshot",
+        "monitor",
+        "debug",
+        "reload",
+        "force-leave",
     ),
 }
 """Files by set-up, in the order of recording: it matters where runs change state. Others follow."""

@@ -98,7 +98,7 @@ def _is_log(run: Mapping[str, Any], recorded: str) -> bool:
 
 
 def _log_problems(stream: str, mine: str, recorded: str) -> list[str]:
-    """The banner must be equal, each line must look like a log line, and the lines that users wait for must be there."""
+    """The banner must be equal, lines must look like log lines, and those that users wait for must be there."""
     banner, log = _split(mine)
     wanted_banner, wanted_log = _split(recorded)
     found = []
@@ -111,9 +111,7 @@ def _log_problems(stream: str, mine: str, recorded: str) -> list[str]:
     if not log.strip() and wanted_banner:
         found.append(f"{stream}: no log lines")
     there = set(NOTICED.findall(_ids_masked(log)))
-    found += [
-        f"{stream}: no line {line!r}" for line in NOTICED.findall(_ids_masked(wanted_log)) if line not in there
-    ]
+    found += [f"{stream}: no line {line!r}" for line in NOTICED.findall(_ids_masked(wanted_log)) if line not in there]
     return found
 
 

@@ -44,7 +44,9 @@ FILES = {
     "bad.json": {"servr": True},
     "ok.json": {"data_dir": "/tmp/pyconsul-validate", "server": True, "bootstrap_expect": 3},
     "old.json": {"data_dir": "/tmp/pyconsul-validate", "recursor": "8.8.8.8"},
-    "nm.json": {"service": {"name": "x", "kind": "connect-proxy", "port": 1, "proxy": {"destination_service_name": "y"}}},
+    "nm.json": {
+        "service": {"name": "x", "kind": "connect-proxy", "port": 1, "proxy": {"destination_service_name": "y"}},
+    },
     "ca.json": {"Provider": "consul", "Config": {"LeafCertTTL": "24h"}},
     "ixn.json": {"SourceName": "f1", "DestinationName": "f2", "Action": "allow"},
     "kv.json": [{"key": "imp/a", "flags": 0, "value": "aGVsbG8="}, {"key": "imp/b", "flags": 0, "value": ""}],
@@ -187,7 +189,9 @@ class Setup:
         for service in services:
             self.ask("PUT", "/v1/agent/service/register", service, client=client)
         for service in services:
-            self.until(f"{service} in the catalog", lambda s=service: self.ask("GET", f"/v1/catalog/service/{s['Name']}"))
+            self.until(
+                f"{service} in the catalog", lambda s=service: self.ask("GET", f"/v1/catalog/service/{s['Name']}")
+            )
 
     def hold(self, key: str) -> None:
         """Hold the lock at a key."""
