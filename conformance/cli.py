@@ -64,8 +64,8 @@ ORDER = {
     "acl": (
         "acl",
         "kv",
-        "services",
         "catalog",
+        "services",
         "members",
         "operator",
         "event",

@@ -28,7 +28,7 @@ NOTICED = re.compile(
 
 UNORDERED = {"exec", "keyring"}
 """Commands whose lines come from several nodes, in any order."""
-COUNTER = re.compile(r"^(\t(?!version = |encrypted = |state = ).*? = ).*$", re.MULTILINE)
+COUNTER = re.compile(r"^(\t(?!encrypted = |state = ).*? = ).*$", re.MULTILINE)
 COUNTER_GROUPS = ("raft:", "runtime:", "serf_lan:", "serf_wan:")
 RAFT_COUNTER = re.compile(
     r'(Last (?:Contact|Term|Index): +|"(?:LastContact|LastTerm|LastIndex)": )("?[\w.µ]+"?)|"StableSince": "[^"]*"'
@@ -105,7 +105,8 @@ def _log_problems(stream: str, mine: str, recorded: str) -> list[str]:
     if _ids_masked(banner) != _ids_masked(wanted_banner):
         found.append(f"{stream}: the banner is {banner!r}, recorded {wanted_banner!r}")
     form = JSON_LOG_LINE if "@level" in wanted_log else LOG_LINE
-    strange = [line for line in log.splitlines() if line.strip() and not form.match(line)]
+    # A text of several lines goes on, indented, on the next ones.
+    strange = [line for line in log.splitlines() if line.strip() and line[0] not in ' \t"' and not form.match(line)]
     if strange:
         found.append(f"{stream}: not a log line: {strange[0]!r}")
     if not log.strip() and wanted_banner:

@@ -338,6 +338,8 @@ class ACL(Setup):
         if name in WITH_CLIENT and "client1" not in self._agents:
             self.launch("client1", 4, retry_join=["127.0.0.1"], node_meta={"zone": "z1"})
             self.until("two healthy nodes", lambda: self.healthy(2))
+        if command == "watch":
+            self.ask("DELETE", "/v1/kv/w/?recurse")
         if command == "watch" or name in ("kv-get-detailed-a", "kv-get-after"):
             self.put_keys(ACL_KEYS)
         if name == "token-flag":

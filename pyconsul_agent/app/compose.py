@@ -9,12 +9,13 @@ from typing import Any
 from pyconsul_agent.agent.antientropy import AntiEntropy
 from pyconsul_agent.agent.checks.http import AiohttpChecks
 from pyconsul_agent.agent.coordinates import send_coordinates
-from pyconsul_agent.agent.events import Events
+from pyconsul_agent.agent.events import REMOTE_EXEC, Event, Events
 from pyconsul_agent.agent.joining import JoinFailed, RetryRules, join_once, join_until_done, join_with_own_name
 from pyconsul_agent.agent.local import LocalState, Tokens
 from pyconsul_agent.agent.persist import Persistence, lock_data_dir, node_id
 from pyconsul_agent.agent.registry import CheckSettings, Registry, Tools
 from pyconsul_agent.agent.reload import definitions_of, load
+from pyconsul_agent.agent.remote_exec import TEMPORARY_FOLDER, RemoteExec
 from pyconsul_agent.app.reload import Reloader, Reread
 from pyconsul_agent.app.settings import (
     client_config,
@@ -109,6 +110,16 @@ class Agent:
             env.random,
             cluster_size=lambda: len(self.delegate.lan_members()),
             agent_token=tokens.agent or tokens.default,
+        )
+        self._remote_exec = RemoteExec(
+            self.delegate,
+            env.process,
+            env.files,
+            self._log,
+            node=options.node_name,
+            datacenter=options.datacenter,
+            token=lambda: tokens.agent or tokens.default,
+            temporary=lambda: f"{env.environ.get('TMPDIR') or TEMPORARY_FOLDER}/pyconsul-rexec-{env.uuid()}",
         )
         self._check_client = AiohttpChecks()
         self._registry = Registry(
@@ -375,8 +386,18 @@ class Agent:
         except DecodeError as error:
             self._log.warn("user event ignored", name=event.name, error=str(error))
             return
-        if taken is not None:
+        if taken is None:
+            return
+        if taken.name == REMOTE_EXEC:
+            self._asked_to_execute(taken)
+        else:
             self._log.debug("new event", event_name=taken.name, event_id=taken.id)
+
+    def _asked_to_execute(self, event: Event) -> None:
+        if self.options.disable_remote_exec:
+            self._log.info("ignoring remote exec event, disabled.", event_id=event.id)
+        else:
+            self._tasks.start(self._remote_exec.run(event), "remote exec")
 
     def _fatal(self, error: BaseException) -> None:
         """Consensus cannot go on (the disk failed): the process must end."""
