@@ -28,10 +28,11 @@ from pyconsul_agent.server.directory import ServerDirectory
 from pyconsul_agent.server.dispatch import Dispatcher
 from pyconsul_agent.server.endpoints.status import contact_text
 from pyconsul_agent.server.forward import Forwarder
-from pyconsul_agent.server.leader.autopilot import DEFAULTS, Autopilot
+from pyconsul_agent.server.leader.autopilot import Autopilot
 from pyconsul_agent.server.leader.loop import LeaderLoop
 from pyconsul_agent.server.leader.reconcile import Reconciler
 from pyconsul_agent.server.leader.session_ttl import SessionExpiry, SessionTimers
+from pyconsul_agent.server.leader.standing import DEFAULTS
 from pyconsul_agent.server.leader.tombstones import TombstoneReaper
 from pyconsul_agent.server.methods import Parts, offered
 from pyconsul_agent.server.pools import PoolWatcher
@@ -220,7 +221,7 @@ class ServerNode:
             remote=lambda method, request: self._dispatcher.call(method, request),
             session_ttl_min_s=self._config.session_ttl_min_s,
             user_event=lambda name, payload: self._lan.user_event(name, payload),
-            ready=lambda: self._leader.ready,
+            ready=lambda: self._leader.ready, standings=lambda: self._autopilot.standings,
             datacenter=self._config.datacenter, log=self._log,
             lan_keys=self._lan, wan_keys=self._wan, elsewhere=forwarder.to_datacenter,
             waits=Waits(self._config.query_default_s, self._config.query_max_s),

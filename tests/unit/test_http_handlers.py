@@ -29,7 +29,7 @@ from pyconsul_agent.structs.health import CheckServiceNode, HealthCheck
 from pyconsul_agent.structs.kv import DirEntry
 from pyconsul_agent.structs.member import UserEvent
 from pyconsul_agent.structs.methods import Empty
-from pyconsul_agent.structs.operator import AutopilotConfig
+from pyconsul_agent.structs.operator import AutopilotConfig, AutopilotHealthReply
 from pyconsul_agent.structs.requests import (
     EventFireResponse,
     IndexedCoordinates,
@@ -402,6 +402,15 @@ def test_autopilot_configuration_has_durations_as_text():
     shown = json.loads(Site(Operator, Operator_AutopilotGetConfiguration=reply).do(
         "GET /v1/operator/autopilot/configuration").body)  # fmt: skip
     assert (shown["LastContactThreshold"], shown["ServerStabilizationTime"]) == ("200ms", "10s")
+
+
+def test_unhealthy_servers_are_shown_with_a_status_that_monitors_notice():
+    for well, status in ((True, 200), (False, 429)):
+        response = Site(Operator, Operator_ServerHealth=AutopilotHealthReply(healthy=well)).do(
+            "GET /v1/operator/autopilot/health"
+        )
+        assert response.status == status
+        assert json.loads(response.body) == {"Healthy": well, "FailureTolerance": 0, "Servers": []}
 
 
 def test_only_a_conditional_change_tells_whether_it_was_made():
