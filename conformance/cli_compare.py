@@ -33,6 +33,7 @@ COUNTER_GROUPS = ("raft:", "runtime:", "serf_lan:", "serf_wan:")
 RAFT_COUNTER = re.compile(
     r'(Last (?:Contact|Term|Index): +|"(?:LastContact|LastTerm|LastIndex)": )("?[\w.µ]+"?)|"StableSince": "[^"]*"'
 )
+COMPACT_INDEX = re.compile(r'("(?:Create|Modify)Index":)\d+')
 SESSION_LINE = re.compile(r"^Session {10}.*$", re.MULTILINE)
 
 
@@ -81,6 +82,8 @@ def _masked(argv: list[str], text: str) -> str:
     if argv[1:] == ["info"]:
         groups = re.split(r"^(?=\w+:$)", text, flags=re.MULTILINE)
         return "".join(COUNTER.sub(r"\1#", g) if g.startswith(COUNTER_GROUPS) else g for g in groups)
+    if argv[1] == "watch":
+        return COMPACT_INDEX.sub(r"\1#", text)
     if argv[1:4] == ["operator", "autopilot", "state"]:
         return RAFT_COUNTER.sub(r"\1#", text)
     if argv[1:3] == ["kv", "get"]:

@@ -16,6 +16,7 @@ from pyconsul_agent.agent.persist import Persistence, lock_data_dir, node_id
 from pyconsul_agent.agent.registry import CheckSettings, Registry, Tools
 from pyconsul_agent.agent.reload import definitions_of, load
 from pyconsul_agent.agent.remote_exec import TEMPORARY_FOLDER, RemoteExec
+from pyconsul_agent.app.machine import runtime_stats
 from pyconsul_agent.app.reload import Reloader, Reread
 from pyconsul_agent.app.settings import (
     client_config,
@@ -351,6 +352,7 @@ class Agent:
                 "services": str(len(self.state.live_services())),
             },
             "build": {"prerelease": "", "revision": CONSUL_REVISION, "version": CONSUL_VERSION},
+            "runtime": runtime_stats(len(asyncio.all_tasks())),
             **self.delegate.stats(),
         }
 
