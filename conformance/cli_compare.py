@@ -44,7 +44,6 @@ class Result:
     code: int
     out: str
     err: str
-    took_s: float = 0.0
     folder: Path = field(default_factory=Path)
 
 
@@ -82,6 +81,8 @@ def _masked(argv: list[str], text: str) -> str:
     if argv[1:] == ["info"]:
         groups = re.split(r"^(?=\w+:$)", text, flags=re.MULTILINE)
         return "".join(COUNTER.sub(r"\1#", g) if g.startswith(COUNTER_GROUPS) else g for g in groups)
+    if argv[1:3] == ["snapshot", "inspect"]:
+        return _inspection(text)
     if argv[1] == "watch":
         return COMPACT_INDEX.sub(r"\1#", text)
     if argv[1:4] == ["operator", "autopilot", "state"]:
@@ -89,6 +90,16 @@ def _masked(argv: list[str], text: str) -> str:
     if argv[1:3] == ["kv", "get"]:
         return SESSION_LINE.sub(lambda line: line[0] if line[0].endswith(" -") else "Session          #", text)
     return text
+
+
+def _inspection(text: str) -> str:
+    """What a snapshot holds is not what was recorded: its rows' kinds and figures are left out, the layout stays."""
+    if text.startswith("{"):
+        text = re.sub(r'\{\s+"Name": "\w+",\s+"Sum": \d+,\s+"Count": \d+\s+\},?\s+', "<row> ", text)
+        return re.sub(r"(?:<row> )+", "<rows> ", re.sub(r": \d+", ": #", text))
+    lines = [re.sub(r"  +", "  ", line) for line in text.splitlines()]
+    kept = [line for line in lines if not re.fullmatch(r" \w+  \d+  [\d.]+[KMG]?B", line)]
+    return "\n".join(re.sub(r"[\d.]+(?:[KMG]?B)?", "#", line) for line in kept)
 
 
 # --- logs ----------------------------------------------------------------------------------------------------------

@@ -348,8 +348,6 @@ class ACL(Setup):
             self.until("coordinates", lambda: len(self.ask("GET", "/v1/coordinate/nodes") or ()) == 2)
         if name == "acl-catalog-services":
             self.register(WEB, client=False)
-        if name.startswith("env-") and run["argv"][1] == "members":
-            self.ended("client1")
         return self._lock(run)
 
     def _lock(self, run: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -241,7 +241,11 @@ def _boolean(name: str, environ: Mapping[str, str], err: TextIO, *, default: boo
     try:
         return parse_bool(text)
     except ValueError as error:
-        err.write(f'[WARN]  consul-api: could not parse {name}: error="{error}"\n')
+        import datetime
+
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        # compat: 1.10.11 reads its environment twice, and says so.
+        err.write(f'{now} [WARN]  consul-api: could not parse {name}: error="{error}"\n' * 2)
         return bad
 
 

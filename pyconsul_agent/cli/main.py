@@ -145,7 +145,35 @@ def main(
         return 130
 
 
+def _completion(context: Context, words: list[str]) -> int | None:
+    """What shells ask us for; None when this is an ordinary run."""
+    line = context.environ.get("COMP_LINE")
+    install = bool(words) and words[0].lstrip("-") in ("autocomplete-install", "autocomplete-uninstall")
+    if line is None and not (install and words[0].startswith("-")):
+        return None
+    from pyconsul_agent.cli import completion
+
+    if line is None:
+        return completion.change(words, context.environ, os.path.abspath(sys.argv[0]), context.err)
+    point = context.environ.get(completion.POINT_VARIABLE, "")
+    cut = line[: int(point)] if point.isdigit() else line
+    for word in completion.words_for(cut, list(COMMANDS), _flags_of):
+        context.say(word)
+    return 0
+
+
+def _flags_of(name: str) -> list[str]:
+    if not name:
+        return ["autocomplete-install", "autocomplete-uninstall", "help", "version"]
+    entry = COMMANDS[name]
+    known = [flag.name for flag in load(entry).all_flags() if not flag.hidden] if entry.target else []
+    return [*known, "help"]
+
+
 def _dispatch(context: Context, words: list[str]) -> int:
+    completed = _completion(context, words)
+    if completed is not None:
+        return completed
     if words and words[0] in ("-v", "-version", "--version"):
         words = ["version", *words[1:]]
     if words and words[0] in ("-h", "-help", "--help", "help"):
