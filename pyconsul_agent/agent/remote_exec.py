@@ -107,13 +107,12 @@ class _Output:
     def feed(self, data: bytes) -> None:
         """More of it, as it comes."""
         room = BACKLOG_BYTES_MAX - len(self._waiting)
-        if len(data) > room:
-            if not self._dropping:
-                self._waiting += DROPPED
-            self._dropping, data = True, data[: max(room, 0)]
-        elif room > BACKLOG_BYTES_MAX // 2:
-            self._dropping = False
-        self._waiting += data
+        self._waiting += data[: max(room, 0)]
+        if len(data) <= room:
+            self._dropping = self._dropping and room < BACKLOG_BYTES_MAX // 2
+        elif not self._dropping:
+            self._waiting += DROPPED
+            self._dropping = True
         self._wake.set()
 
     def end(self) -> None:
