@@ -47,11 +47,12 @@ class Terms:
 class _Session:
     """A session, renewed until it is destroyed."""
 
-    def __init__(self, api: API, name: str) -> None:
+    def __init__(self, api: API, name: str, behavior: str) -> None:
         self._api = api
         self._ended = threading.Event()
-        body = json.dumps({"Name": name, "TTL": f"{SESSION_TTL_S}s"}).encode()
-        self.id = str(_json(api.put("/v1/session/create", None, body), "failed to create session")["ID"])
+        body = {"Name": name, "TTL": f"{SESSION_TTL_S}s", "Behavior": behavior}
+        answer = api.put("/v1/session/create", None, json.dumps(body).encode())
+        self.id = str(answer.expect_ok().json()["ID"])
         threading.Thread(target=self._renew, daemon=True).start()
 
     def _renew(self) -> None:
@@ -75,6 +76,9 @@ class _Session:
 class _Held:
     """What both kinds share: the waiting, the watch, the end."""
 
+    behavior = "release"
+    """What becomes of the session's keys when it ends."""
+
     def __init__(self, api: API, terms: Terms) -> None:
         self._api = api
         self._terms = terms
@@ -85,7 +89,7 @@ class _Held:
     def acquire(self, stopped: threading.Event) -> bool:
         """True when it is ours; False when `stopped` was set or the time was over. Raises LockError."""
         try:
-            self._session = _Session(self._api, self._terms.session_name)
+            self._session = _Session(self._api, self._terms.session_name, self.behavior)
         except APIError as error:
             raise LockError(f"failed to create session: {error}") from None
         got = False
@@ -246,6 +250,8 @@ class Lock(_Held):
 
 class Semaphore(_Held):
     """So many holders."""
+
+    behavior = "delete"
 
     def __init__(self, api: API, prefix: str, limit: int, terms: Terms) -> None:
         super().__init__(api, terms)
