@@ -2,7 +2,7 @@
 
 Pure: no clock and no sockets. A driver asks `request()`, hands the outcome to `answered()` or `failed()`, and does what
 they say. `consul watch` drives it with blocking calls, an agent with its loop; both hand the same bytes to handlers
-(`watch/handler.py`). Rules: docs/protocol/agent.md, section on watches.
+(`watch/handler.py`).
 """
 
 from __future__ import annotations

@@ -133,15 +133,17 @@ def run_deregister(context: Context, files: Sequence[str]) -> int:
     if files and identity:
         return context.complain("Service deregistration requires arguments or -id, not both.")
     try:
-        ids = [str(s.get("ID") or s.get("Name", "")) for s in _from_files(context, files)] if files else [identity]
+        services = list(_from_files(context, files)) if files else [{"ID": identity}]
     except ConfigError as error:
         return context.complain(f"Error: {error}")
     api = context.api()
-    for each in ids:
+    for service in services:
+        each = str(service.get("ID") or service.get("Name", ""))
         try:
             api.put(f"/v1/agent/service/deregister/{each}").expect_ok()
         except APIError as error:
-            return context.complain(f"Error deregistering service {quote(each)}: {error}")
+            # compat: 1.10.11 says `registering`, and names the name, also where only the id was given.
+            return context.complain(f"Error registering service {quote(str(service.get('Name', '')))}: {error}")
         context.say(f"Deregistered service: {each}")
     return 0
 
