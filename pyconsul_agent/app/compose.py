@@ -16,7 +16,7 @@ from pyconsul_agent.agent.persist import Persistence, lock_data_dir, node_id
 from pyconsul_agent.agent.registry import CheckSettings, Registry, Tools
 from pyconsul_agent.agent.reload import definitions_of, load
 from pyconsul_agent.agent.remote_exec import TEMPORARY_FOLDER, RemoteExec
-from pyconsul_agent.app.machine import runtime_stats
+from pyconsul_agent.app.machine import host_document, runtime_stats
 from pyconsul_agent.app.reload import Reloader, Reread
 from pyconsul_agent.app.settings import (
     client_config,
@@ -189,7 +189,7 @@ class Agent:
 
     def _routes(self) -> list[Any]:
         defaults, options = http_defaults(self.options), self.options
-        actions = Actions(self.request_leave, self.stats, self.monitor, self.reload)
+        actions = Actions(self.request_leave, self.stats, self.monitor, self.reload, self.host)
         self._self_endpoints = AgentEndpoints(self._identity(), self.delegate, actions, defaults)
         families = (
             Status(self.delegate, defaults),
@@ -355,6 +355,13 @@ class Agent:
             "runtime": runtime_stats(len(asyncio.all_tasks())),
             **self.delegate.stats(),
         }
+
+    def host(self) -> Mapping[str, Any]:
+        """The machine, for `/v1/agent/host`."""
+        env = self._env
+        return host_document(
+            env.files, hostname=env.hostname, data_dir=self.options.data_dir, now_ns=env.clock.wall_ns()
+        )
 
     async def monitor(self, level: str, *, json_lines: bool) -> AsyncIterator[bytes]:
         """The log from `level` on, until the reader goes away."""

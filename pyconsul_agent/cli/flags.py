@@ -149,7 +149,8 @@ def usage(usage_line: str, text: str, groups: Sequence[tuple[str, Sequence[Flag]
 def _flag_text(flag: Flag) -> str:
     names = {"bool": "", "int": "=<int>", "uint": "=<uint>", "duration": "=<duration>", "pairs": "=<key=value>"}
     shown = f"=<{flag.shown}>" if flag.shown else names.get(flag.kind, "=<string>")
-    default = f" The default is {flag.default}." if flag.default not in ("", False, 0) else ""
+    shown_default = "true" if flag.default is True else flag.default
+    default = f" The default is {shown_default}." if flag.default not in ("", False, 0) else ""
     return f"  -{flag.name}{shown}\n{_indent(flag.help + default, 5)}"
 
 

@@ -45,24 +45,25 @@ def run(context: Context, arguments: Sequence[str]) -> int:
     except BadWatch as error:
         return context.complain(str(error))
     api = context.api()
-    if not arguments:
-        context.say(_next(context, api, plan).pretty())
-        return 0
-    return _with_program(context, api, plan, arguments)
 
-
-def _with_program(context: Context, api: API, plan: Plan, words: Sequence[str]) -> int:
     def stop(number: int, frame: object) -> None:
         raise _Stopped
 
     children.on_signals(stop, signal.SIGINT, signal.SIGTERM)
     try:
-        while True:
-            problem = _handle(context, words, _next(context, api, plan))
-            if problem:
-                return context.complain(problem)
+        if not arguments:
+            context.say(_next(context, api, plan).pretty())
+            return 0
+        return _with_program(context, api, plan, arguments)
     except _Stopped:
         return 0
+
+
+def _with_program(context: Context, api: API, plan: Plan, words: Sequence[str]) -> int:
+    while True:
+        problem = _handle(context, words, _next(context, api, plan))
+        if problem:
+            return context.complain(problem)
 
 
 def _next(context: Context, api: API, plan: Plan) -> News:
