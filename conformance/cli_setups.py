@@ -292,33 +292,55 @@ class Cluster(Setup):
         if name in ("config-list", "config-read"):
             self.ask("PUT", "/v1/config", {"Kind": "service-defaults", "Name": "web", "Protocol": "http"})
 
+    def _before_keyring(self, name: str, _: list[str]) -> None:
+        """A second key is installed, used, given up and removed again."""
+        installed = name in ("keyring-use", "keyring-list-2", "keyring-remove-primary", "keyring-use-back",
+                             "keyring-remove")  # fmt: skip
+        primary = OTHER_KEY if name in ("keyring-list-2", "keyring-remove-primary", "keyring-use-back") else KEY
+        if installed:
+            self.ask("POST", "/v1/operator/keyring", {"Key": OTHER_KEY})
+        self.ask("PUT", "/v1/operator/keyring", {"Key": primary})
+        if not installed:
+            self.ask("DELETE", "/v1/operator/keyring", {"Key": OTHER_KEY})
+
+    # --- the end: one after the other goes -------------------------------------------------------------------------
+
     def _before_members(self, name: str, _: list[str]) -> None:
-        if name == "members-failed":
-            self._fail_server3()
-        if name in ("members-left", "members-pruned", "members-after-leave", "members-one-server"):
-            self._leave_by(name)
+        ends = ("members-failed", "members-left", "members-pruned", "members-after-leave", "members-one-server")
+        if name in ends:
+            self._bring_to(ends.index(name) + 1)
 
     def _before_force_leave(self, name: str, _: list[str]) -> None:
         if name in ("force-leave-failed", "force-leave-prune"):
-            self._fail_server3()
+            self._bring_to(1 if name == "force-leave-failed" else 2)
 
     def _before_leave(self, name: str, _: list[str]) -> None:
-        if name in ("leave-none-args", "leave-server") and self._agents["server2"].poll() is None:
-            self.signal("server2", signal.SIGINT)
+        if name in ("leave-client", "leave-server"):
+            self._bring_to(3 if name == "leave-client" else 5)
 
-    def _fail_server3(self) -> None:
+    def _bring_to(self, stage: int) -> None:
+        """1: server3 has failed, 2: was made to leave, 3: is forgotten; 4: client1 has left, 5: server2 has ended."""
         if self._agents["server3"].poll() is None:
             self.signal("server3", signal.SIGKILL)
+        if stage == 1:
             self.until("server3 failed", lambda: self.member_is("server3", 4))
-
-    def _leave_by(self, name: str) -> None:
-        if name == "members-left":
+        if stage == 2:
+            self.until("server3 failed or left", lambda: self.member_is("server3", 4) or self.member_is("server3", 3))
+            self.ask("PUT", "/v1/agent/force-leave/server3")
             self.until("server3 left", lambda: self.member_is("server3", 3))
-        elif name == "members-after-leave":
+        if stage >= 3 and (
+            self.member_is("server3", 3) or self.member_is("server3", 4) or self.member_is("server3", 1)
+        ):
+            self.until("server3 is gone", lambda: not self.member_is("server3", 1))
+            self.ask("PUT", "/v1/agent/force-leave/server3?prune=1")
+            self.until("server3 forgotten", lambda: not self.member_is("server3", 3))
+        if stage >= 4:
+            if self._agents["client1"].poll() is None and not self.member_is("client1", 3):
+                self.ask("PUT", "/v1/agent/leave", client=True)
             self.ended("client1")
             self.until("client1 left", lambda: self.member_is("client1", 3))
-        elif name == "members-one-server":
-            self._before_leave("leave-server", [])
+        if stage >= 5 and self._agents["server2"].poll() is None:
+            self.signal("server2", signal.SIGINT)
 
 
 ACL_KEYS = {"w/name": (b"pyconsul", 0), "w/other": (b"2", 0)}
