@@ -277,12 +277,14 @@ class Cluster(Setup):
             self.register(WEB)
         if name in ("maint-show", "maint-show-2"):
             self.ask("PUT", "/v1/agent/maintenance?enable=true&reason=testing", client=True)
+            self.ask("PUT", "/v1/agent/service/maintenance/web?enable=false", client=True)
         if name == "maint-show-2":
             self.ask("PUT", "/v1/agent/service/maintenance/web?enable=true&reason=svc", client=True)
 
     def _before_watch(self, name: str, _: list[str]) -> None:
         self.ask("DELETE", "/v1/kv/?recurse")
         self.ask("PUT", "/v1/agent/service/maintenance/web?enable=false", client=True)
+        self.ask("PUT", "/v1/agent/maintenance?enable=false", client=True)
         self.register(WEB)
         if name == "watch-event" and not self.ask("GET", "/v1/event/list?name=deploy"):
             self.ask("PUT", "/v1/event/fire/deploy", b"v1.2")
