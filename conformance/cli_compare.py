@@ -55,7 +55,7 @@ def problems(run: Mapping[str, Any], ours: Result, hostname: str) -> list[str]:
     if ours.code != run["exit"]:
         found.append(f"exit code {ours.code}, recorded {run['exit']}")
     for stream, mine in (("stdout", ours.out), ("stderr", ours.err)):
-        mine = mine.replace(hostname, "host1")
+        mine = re.sub(rf"\b{re.escape(hostname)}\b", "host1", mine)
         if run["name"] in WHILE_LEAVING:
             run = {**run, stream: _without_status(run[stream])}
             mine = _without_status(mine)

@@ -1,5 +1,7 @@
 """The judge of recorded command lines: it lets pass what may vary, and nothing else."""
 
+from pathlib import Path
+
 import pytest
 
 from conformance import cli
@@ -9,8 +11,6 @@ TABLE = {"name": "x", "argv": ["consul", "members"], "exit": 0, "stdout": "Node 
 
 
 def judged(run, code=0, out="", err="", folder="."):
-    from pathlib import Path
-
     return problems(
         {"name": "x", "exit": 0, "stdout": "", "stderr": "", **run}, Result(code, out, err, Path(folder)), "h"
     )
