@@ -294,6 +294,12 @@ class Cluster(Setup):
         if name in ("config-list", "config-read"):
             self.ask("PUT", "/v1/config", {"Kind": "service-defaults", "Name": "web", "Protocol": "http"})
 
+    def _before_operator(self, name: str, _: list[str]) -> None:
+        if name == "autopilot-get-2":
+            changed = {"CleanupDeadServers": False, "MaxTrailingLogs": 500, "LastContactThreshold": "300ms"}
+            body = {**changed, "ServerStabilizationTime": "5s"}
+            self.ask("PUT", "/v1/operator/autopilot/configuration", body)
+
     def _before_keyring(self, name: str, _: list[str]) -> None:
         """A second key is installed, used, given up and removed again."""
         installed = name in ("keyring-use", "keyring-list-2", "keyring-remove-primary", "keyring-use-back",
@@ -364,6 +370,8 @@ class ACL(Setup):
         if name in WITH_CLIENT and "client1" not in self._agents:
             self.launch("client1", 4, retry_join=["127.0.0.1"], node_meta={"zone": "z1"})
             self.until("two healthy nodes", lambda: self.healthy(2))
+        if name == "env-bad-ssl" and self._agents["client1"].poll() is None:
+            self.ask("PUT", "/v1/agent/leave", client=True)
         if command == "watch":
             self.ask("DELETE", "/v1/kv/w/?recurse")
         if command == "watch" or name in ("kv-get-detailed-a", "kv-get-after"):
@@ -395,7 +403,7 @@ class ACL(Setup):
 WITH_CLIENT = {
     "acl-rtt", "acl-rtt-one", "acl-rtt-unknown", "exec-agent-default-token", "acl-keyring-list",
     "keyring-agent-default-token", "watch-name-alias", "watch-agent-default-token", "acl-leave-client",
-    "env-addr-scheme",
+    "env-addr-scheme", "env-bad-ssl",
 }  # fmt: skip
 
 SETUPS: dict[str, type[Setup]] = {"none": Nothing, "cluster": Cluster, "acl": ACL, "acl-denied": ACL}
