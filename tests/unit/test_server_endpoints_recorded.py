@@ -115,8 +115,8 @@ class Bench:
         self.events = []
         self.services = [
             Status(leading, OneServer(), lambda: (4, 2)),
-            Catalog(self.store, self.proposer, blocking, near, lambda: ["dc1"], compile_filter=equality),
-            Health(self.store, blocking, near, compile_filter=equality),
+            Catalog(self.store, self.proposer, blocking, near, lambda: ["dc1"]),
+            Health(self.store, blocking, near),
             KeyValues(self.store, self.proposer, blocking, clock, ready=leads),
             Sessions(self.store, self.proposer, blocking, SessionTimers(), now=clock, uuid=lambda: self.next_id),
             Txn(self.store, self.proposer, blocking, clock, ready=leads),
@@ -135,11 +135,6 @@ class Bench:
         except RPCError as error:
             return str(error), None
         return "", unpack(encode(reply))
-
-
-def equality(text, form):
-    field, _, value = text.partition("==")
-    return lambda row: getattr(row, field.lower()) == value
 
 
 def register_member(name, address, node_id, service=None):

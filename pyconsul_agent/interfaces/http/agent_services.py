@@ -20,6 +20,7 @@ from pyconsul_agent.interfaces.http.agent_view import (
     service_json,
 )
 from pyconsul_agent.interfaces.http.catalog import SERVICE_ALIASES
+from pyconsul_agent.interfaces.http.filters import check_filter, service_filter
 from pyconsul_agent.interfaces.http.message import HTTPError, Request, Response, json_response
 from pyconsul_agent.interfaces.http.params import Defaults, read_fields, refuse_namespaces, token_of
 from pyconsul_agent.interfaces.http.routes import Route
@@ -87,10 +88,11 @@ class AgentServices:
     async def services(self, request: Request) -> Response:
         """Every local service by id."""
         refuse_namespaces(request)
-        _refuse_filter(request)
+        accepts = service_filter(request)
         shown = {
             identity: service_json(service, self._defaults.datacenter)
             for identity, service in self._registry.state.live_services().items()
+            if accepts(service)
         }
         return self._json(shown, request)
 
@@ -208,8 +210,9 @@ class AgentServices:
     async def checks(self, request: Request) -> Response:
         """Every local check by id."""
         refuse_namespaces(request)
-        _refuse_filter(request)
-        shown = {identity: check_json(check) for identity, check in self._registry.state.live_checks().items()}
+        live = self._registry.state.live_checks()
+        accepts = check_filter(request, bool(live))
+        shown = {identity: check_json(check) for identity, check in live.items() if accepts(check)}
         return self._json(shown, request)
 
     async def register_check(self, request: Request) -> Response:
@@ -352,13 +355,6 @@ class AgentServices:
 
 def _wants_text(request: Request) -> bool:
     return request.query.get("format") == "text" or request.headers.get("accept") == "text/plain"
-
-
-def _refuse_filter(request: Request) -> None:
-    """An unfiltered answer to a filtered question would be a wrong one."""
-    if request.query.get("filter"):
-        text = "Failed to create boolean expression evaluator: filter expressions are not supported"
-        raise HTTPError(500, text)
 
 
 def _flag(request: Request, name: str) -> bool:
