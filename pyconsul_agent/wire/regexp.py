@@ -65,6 +65,9 @@ def compile_regexp(text: str) -> Regexp:
 def _go_words(error: Exception, text: str) -> str:
     if isinstance(error, re.error) and error.msg.startswith("missing ), unterminated subpattern"):
         return f"missing closing ): `{text}`"
+    if isinstance(error, re.error) and error.pos is not None and error.msg.startswith("min repeat greater than max"):
+        repeat = _RANGE.match(text, text.rfind("{", 0, error.pos + 1))
+        return f"invalid repeat count: `{repeat[0] if repeat else text}`"
     return f"{error.msg}: `{text}`" if isinstance(error, re.error) else str(error)
 
 

@@ -93,8 +93,11 @@ def _comparison(match: Match, known: Mapping[str, Field]) -> Predicate:
     test = _test(last, match.operator, wanted)
     # compat: 1.10 says true for every operator but these where a map has no such key, also for "matches".
     absent = match.operator not in ("Equal", "Is Not Empty", "In")
-    for field, key in zip(reversed(path), reversed(match.selector), strict=True):
-        test = _reach(field, test, absent) if field.attribute else _look_up(field, key, test, absent)
+    for at in range(len(path) - 1, -1, -1):
+        reach = path[at].attribute
+        test = _reach(reach, test, absent) if reach else _look_up(match.selector[at], test, absent)
+        if at and path[at - 1].kind == "list":
+            test = _any(test)
     return test
 
 
@@ -167,20 +170,18 @@ def _search(operator: str, wanted: str) -> Predicate:
 # --- the way to the value -------------------------------------------------------------------------------------------
 
 
-def _reach(field: Field, test: Predicate, absent: bool) -> Predicate:
-    """`test` of what a struct, or any item of a list of structs, keeps in a field."""
-    attribute = field.attribute
-
-    def reach(row: Any) -> bool:
-        if isinstance(row, tuple):
-            return any(reach(item) for item in row)
-        # compat: 1.10 ends the connection where a pointer is nil; here it is as an absent key.
-        return absent if row is None else test(getattr(row, attribute))
-
-    return reach
+def _reach(attribute: str, test: Predicate, absent: bool) -> Predicate:
+    """`test` of what a struct keeps in a field."""
+    # compat: 1.10 ends the connection where a pointer is nil; here it is as an absent key.
+    return lambda row: absent if row is None else test(getattr(row, attribute))
 
 
-def _look_up(field: Field, key: str, test: Predicate, absent: bool) -> Predicate:
+def _any(test: Predicate) -> Predicate:
+    """`test` of any item of a list."""
+    return lambda items: items is not None and any(test(item) for item in items)
+
+
+def _look_up(key: str, test: Predicate, absent: bool) -> Predicate:
     """`test` of what a map has under a key."""
 
     def look_up(row: Any) -> bool:
