@@ -222,7 +222,7 @@ class Cache:
             self._table.failed(entry, error, self._clock.monotonic())
         else:
             index = reply.index if isinstance(reply, QueryMeta) else 1
-            self._forget(self._table.arrived(entry, reply, index, len(encode(reply)), self._clock.monotonic()))
+            self._forget(self._table.arrived(entry, reply, index, self._clock.monotonic()))
         finally:
             if connected is not None:
                 connected.cancel()
