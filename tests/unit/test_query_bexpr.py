@@ -1,6 +1,8 @@
 """Filter expressions: what they accept, what their errors say, and that none costs much."""
 
+import json
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -29,7 +31,9 @@ from pyconsul_agent.structs.catalog import (
     Weights,
 )
 from pyconsul_agent.structs.health import CheckServiceNode, HealthCheck, NodeInfo
+from pyconsul_agent.wire.gojson_reader import decode
 
+VECTORS = Path(__file__).resolve().parents[2] / "conformance" / "vectors"
 WEB = NodeService(
     id="web-1",
     service="web",
@@ -182,6 +186,22 @@ def test_any_item_of_a_list_may_pass():
 )  # fmt: skip
 def test_errors_are_in_the_words_of_the_original(text, words):
     assert problem(text) == words
+
+
+def test_expressions_that_a_real_consul_was_asked_have_its_rows_and_errors():
+    recorded = json.loads((VECTORS / "filter" / "cases.json").read_text())
+    rows = [decode(ServiceNode, row) for row in recorded["rows"]]
+
+    def answer(text):
+        try:
+            passes = compile_filter(text, ServiceNode)
+            return [row.service_id for row in rows if passes(row)]
+        except FilterError as error:
+            return str(error)
+
+    wrong = [case for case in recorded["cases"] if answer(case["filter"]) != case["is"]]
+    assert not wrong, wrong[:5]
+    assert len(recorded["cases"]) > 400
 
 
 def test_indexes_and_what_consul_hides_cannot_be_selected():
