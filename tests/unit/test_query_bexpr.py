@@ -2,7 +2,9 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +23,7 @@ from pyconsul_agent.query.bexpr.fields import fields_of
 from pyconsul_agent.query.bexpr.grammar import Both, Either, Match, Not
 from pyconsul_agent.query.bexpr.unquote import unquote
 from pyconsul_agent.server.endpoints.shared import filtered
+from pyconsul_agent.structs.base import Duration, GoTime, struct, wire
 from pyconsul_agent.structs.catalog import (
     ConnectProxyConfig,
     Node,
@@ -223,6 +226,33 @@ def test_every_kind_of_row_has_fields_of_known_kinds():
         "ServiceID": "text", "ServiceName": "text", "ServiceTags": "list", "Type": "text", "Interval": "text",
         "Timeout": "text", "ExposedPort": "integer",
     }  # fmt: skip
+
+
+@struct
+class Intention:
+    """Of the types that rows elsewhere have."""
+
+    created_at: GoTime = wire("CreatedAt", default=GoTime())
+    seen_at: GoTime = wire("SeenAt", default=GoTime())
+    source_name: str = wire("SourceName", default="")
+    precedence: int = wire("Precedence", default=0)
+    wait: Duration = wire("Wait", default=Duration(0))
+    hash: bytes | None = wire("Hash", default=None)
+    anything: Any = wire("Anything", default=None)
+    of_lists: Mapping[str, tuple[str, ...] | None] | None = wire("OfLists", default=None)
+    of_anything: Mapping[str, Any] | None = wire("OfAnything", default=None)
+
+
+def test_the_fields_of_a_type_follow_from_its_annotations():
+    known = fields_of(Intention)
+    assert {name: field.kind for name, field in known.items()} == {
+        "SourceName": "text", "Precedence": "integer", "Wait": "integer", "OfLists": "map", "OfAnything": "map",
+    }  # fmt: skip
+    assert known["OfLists"].inner[""].kind == "list"
+    assert not known["OfAnything"].inner
+    row = Intention(of_lists={"a": ("x",), "b": None}, precedence=9)
+    assert compile_filter("x in OfLists.a and Precedence == 9", Intention)(row)
+    assert not compile_filter("OfLists.b is not empty", Intention)(row)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal
 
-from pyconsul_agent.structs.base import Duration
+from pyconsul_agent.structs.base import Duration, GoTime
 
 Kind = Literal["text", "integer", "boolean", "list", "map", "struct"]
 
@@ -29,6 +29,7 @@ HIDDEN: Mapping[str, frozenset[str]] = {
     "ConnectProxyConfig": frozenset({"Config"}),
     "Upstream": frozenset({"Config", "IngressHosts", "CentrallyConfigured"}),
     "HealthCheck": frozenset({"Definition"}),
+    "Intention": frozenset({"CreatedAt", "UpdatedAt", "Permissions", "DefaultAddr", "DefaultPort", "Hash"}),
 }
 
 
@@ -79,7 +80,7 @@ def _field(hint: Any) -> Field | None:
     if origin is Mapping:
         inner = _field(hint.__args__[1])
         return Field("map", EMPTY | CONTAIN, "text", {} if inner is None else {"": inner})
-    if is_dataclass(hint):
+    if is_dataclass(hint) and hint is not GoTime:
         return Field("struct", frozenset(), None, fields_of(typing.cast(type, hint)))
     return None
 
