@@ -165,8 +165,7 @@ class Real:
 def ours(rows: list[ServiceNode], text: str) -> list[str] | str:
     """The same from our own room."""
     try:
-        passes = compile_filter(text, ServiceNode)
-        return [row.service_id for row in rows if passes(row)]
+        return [row.service_id for row in compile_filter(text, ServiceNode).keep(rows)]
     except ValueError as error:
         return str(error)
 

@@ -20,7 +20,7 @@ from pyconsul_agent.interfaces.http.agent_view import (
     service_json,
 )
 from pyconsul_agent.interfaces.http.catalog import SERVICE_ALIASES
-from pyconsul_agent.interfaces.http.filters import check_filter, service_filter
+from pyconsul_agent.interfaces.http.filters import filtered_checks, filtered_services
 from pyconsul_agent.interfaces.http.message import HTTPError, Request, Response, json_response
 from pyconsul_agent.interfaces.http.params import Defaults, read_fields, refuse_namespaces, token_of
 from pyconsul_agent.interfaces.http.routes import Route
@@ -88,11 +88,9 @@ class AgentServices:
     async def services(self, request: Request) -> Response:
         """Every local service by id."""
         refuse_namespaces(request)
-        accepts = service_filter(request)
+        live = self._registry.state.live_services().values()
         shown = {
-            identity: service_json(service, self._defaults.datacenter)
-            for identity, service in self._registry.state.live_services().items()
-            if accepts(service)
+            service.id: service_json(service, self._defaults.datacenter) for service in filtered_services(request, live)
         }
         return self._json(shown, request)
 
@@ -210,9 +208,8 @@ class AgentServices:
     async def checks(self, request: Request) -> Response:
         """Every local check by id."""
         refuse_namespaces(request)
-        live = self._registry.state.live_checks()
-        accepts = check_filter(request, bool(live))
-        shown = {identity: check_json(check) for identity, check in live.items() if accepts(check)}
+        live = self._registry.state.live_checks().values()
+        shown = {check.check_id: check_json(check) for check in filtered_checks(request, live)}
         return self._json(shown, request)
 
     async def register_check(self, request: Request) -> Response:

@@ -8,9 +8,9 @@ Source of rules and words: go-bexpr 0.1.2, as Consul 1.10 uses it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from pyconsul_agent.query.bexpr.fields import Field, fields_of
 from pyconsul_agent.query.bexpr.grammar import Both, Either, Expression, Match, Not, parse
@@ -22,6 +22,10 @@ COMPARISONS_MAX = 256
 """Of one expression. go-bexpr names 32 and does not enforce it."""
 COMPILED_KEPT_MAX = 256
 
+SEARCH_STEPS_MAX = 1 << 28
+"""Of all searches of one filter in all rows of one answer: about a second, if someone made rows for that purpose."""
+
+RowT = TypeVar("RowT")
 Predicate = Callable[[Any], bool]
 
 
@@ -48,13 +52,34 @@ def parse_filter(text: str) -> Expression:
     return tree
 
 
-@lru_cache(maxsize=COMPILED_KEPT_MAX)
-def compile_filter(text: str, form: type) -> Predicate:
-    """Whether a row of type `form` passes. Raises FilterError.
+class Filter:
+    """A compiled expression for rows of one type."""
 
-    The function itself raises ValueError when a row's text is so long that a search in it could take too long.
-    """
-    return _compile(parse_filter(text), fields_of(form))
+    def __init__(self, tree: Expression, form: type) -> None:
+        self._meter = _Meter()
+        self._passes = _compile(tree, fields_of(form), self._meter)
+
+    def keep(self, rows: Iterable[RowT]) -> list[RowT]:
+        """The rows that pass. Raises ValueError when searches in their texts could take too long."""
+        self._meter.left = SEARCH_STEPS_MAX
+        return [row for row in rows if self._passes(row)]
+
+
+class _Meter:
+    """How many steps searches may take yet."""
+
+    left = SEARCH_STEPS_MAX
+
+    def take(self, steps: int) -> None:
+        self.left -= steps
+        if self.left < 0:
+            raise ValueError("searches for its regular expressions could take too long; that is not supported")
+
+
+@lru_cache(maxsize=COMPILED_KEPT_MAX)
+def compile_filter(text: str, form: type) -> Filter:
+    """The filter that an expression is for rows of type `form`. Raises FilterError."""
+    return Filter(parse_filter(text), form)
 
 
 def _comparisons(tree: Expression) -> Iterator[Match]:
@@ -67,13 +92,13 @@ def _comparisons(tree: Expression) -> Iterator[Match]:
             yield from _comparisons(part)
 
 
-def _compile(tree: Expression, known: Mapping[str, Field]) -> Predicate:
+def _compile(tree: Expression, known: Mapping[str, Field], meter: _Meter) -> Predicate:
     if isinstance(tree, Match):
-        return _comparison(tree, known)
+        return _comparison(tree, known, meter)
     if isinstance(tree, Not):
-        part = _compile(tree.part, known)
+        part = _compile(tree.part, known, meter)
         return lambda row: not part(row)
-    parts = tuple(_compile(part, known) for part in tree.parts)
+    parts = tuple(_compile(part, known, meter) for part in tree.parts)
     if isinstance(tree, Both):
         return lambda row: all(part(row) for part in parts)
     assert isinstance(tree, Either)
@@ -83,14 +108,14 @@ def _compile(tree: Expression, known: Mapping[str, Field]) -> Predicate:
 # --- one comparison -------------------------------------------------------------------------------------------------
 
 
-def _comparison(match: Match, known: Mapping[str, Field]) -> Predicate:
+def _comparison(match: Match, known: Mapping[str, Field], meter: _Meter) -> Predicate:
     """Judge the selector, the operator and the value, in this order; then make a function of them."""
     path = _path(match.selector, known)
     last, shown = path[-1], quote(".".join(match.selector))
     if match.operator not in last.operators:
         raise FilterError(f"Invalid match operator {quote(match.operator)} for selector {shown}")
     wanted = None if match.value is None else _coerced(last, match.value, shown)
-    test = _test(last, match.operator, wanted)
+    test = _test(match.operator, wanted, meter)
     # compat: 1.10 says true for every operator but these where a map has no such key, also for "matches".
     absent = match.operator not in ("Equal", "Is Not Empty", "In")
     for at in range(len(path) - 1, -1, -1):
@@ -140,7 +165,7 @@ def _coerced(field: Field, text: str, shown: str) -> object:
         raise FilterError(f"Failed to coerce value {quote(text)} for selector {shown}: {error}") from None
 
 
-def _test(field: Field, operator: str, wanted: Any) -> Predicate:
+def _test(operator: str, wanted: Any, meter: _Meter) -> Predicate:
     """The comparison itself, of the value that the selector leads to. A list or map may be None, which is empty."""
     if operator == "Equal":
         return lambda value: bool(value == wanted)
@@ -154,17 +179,21 @@ def _test(field: Field, operator: str, wanted: Any) -> Predicate:
         return lambda value: value is not None and wanted in value
     if operator == "Not In":
         return lambda value: value is None or wanted not in value
-    return _search(operator, wanted)
+    return _search(operator, wanted, meter)
 
 
-def _search(operator: str, wanted: str) -> Predicate:
+def _search(operator: str, wanted: str, meter: _Meter) -> Predicate:
     try:
         expression = compile_regexp(wanted)
     except ValueError as error:
         raise FilterError(f"Failed to compile regular expression {quote(wanted)}: {error}") from None
-    if operator == "Matches":
-        return lambda value: expression.search(value) is not None
-    return lambda value: expression.search(value) is None
+    positive = operator == "Matches"
+
+    def search(value: str) -> bool:
+        meter.take(expression.steps(len(value)))
+        return (expression.search(value) is not None) is positive
+
+    return search
 
 
 # --- the way to the value -------------------------------------------------------------------------------------------

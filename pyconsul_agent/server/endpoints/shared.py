@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from pyconsul_agent.errors import ConsulError, RaftError, RPCError
-from pyconsul_agent.query.bexpr.expression import Predicate, compile_filter
+from pyconsul_agent.query.bexpr.expression import compile_filter
 from pyconsul_agent.query.near import CoordinateSet, sort_near
 from pyconsul_agent.server.seams import Proposer
 from pyconsul_agent.state.store import Store, node_prefix
@@ -32,17 +32,18 @@ def filtered(text: str, form: type, rows: Sequence[RowT]) -> tuple[RowT, ...] | 
     """Rows that pass the filter expression; without one all of them, None if there are none. Raises RPCError."""
     if not text:
         return tuple(rows) or None
-    accepts = check_filter(text, form)
+    check_filter(text, form)
     try:
-        return tuple(row for row in rows if accepts(row))
+        return tuple(compile_filter(text, form).keep(rows))
     except ValueError as error:
         raise RPCError(str(error)) from error
 
 
-def check_filter(text: str, form: type) -> Predicate:
-    """What a filter expression says of a row of type `form`; an empty one takes all. Raises RPCError."""
+def check_filter(text: str, form: type) -> None:
+    """Raises RPCError unless `text` is empty or a filter for rows of type `form`."""
     try:
-        return compile_filter(text, form) if text else lambda row: True
+        if text:
+            compile_filter(text, form)
     except ValueError as error:
         raise RPCError(f"Failed to create boolean expression evaluator: {error}") from error
 
