@@ -1,7 +1,8 @@
 """Filter expressions, ready to be asked of rows. Pure.
 
 `compile_filter` parses once and makes one function of the whole, which looks at attributes and nothing else. What an
-expression may cost is bounded: its length, its depth, the number of its comparisons, and (`wire.regexp`) each search.
+expression may cost is bounded: its length, its depth, the number of its comparisons, each search (`wire.regexp`) and
+all searches together.
 Source of rules and words: go-bexpr 0.1.2, as Consul 1.10 uses it.
 """
 
