@@ -291,6 +291,40 @@ async def test_who_leaves_while_waiting_leaves_the_fetch_to_the_others(cache, se
 
 
 @scenario()
+async def test_servers_that_begin_anew_are_not_waited_for(cache, servers):
+    servers.index = 500
+    assert (await nodes(cache))[0] == "n500"
+    servers.error = RPCError("No cluster leader")
+    servers.wake()
+    await asyncio.sleep(1)
+    servers.error, servers.index = None, 3
+    await asyncio.sleep(10)
+    assert await nodes(cache) == ("n3", hit())
+
+
+@scenario()
+async def test_who_waits_when_the_cache_closes_asks_a_server_instead(cache, servers):
+    await nodes(cache)
+    waiting = asyncio.ensure_future(nodes(cache, min_query_index=5, max_query_time=duration(50.0)))
+    await asyncio.sleep(1)
+    await cache.close()
+    servers.write(6)
+    assert await waiting == ("n6", MISS)
+
+
+@scenario(entries_max=1)
+async def test_a_question_asked_again_while_its_old_entry_goes_has_an_entry_of_its_own(cache, servers):
+    for _ in range(5):
+        first = asyncio.ensure_future(nodes(cache))
+        await asyncio.sleep(0)
+        other = asyncio.ensure_future(nodes(cache, service_name="other"))
+        again = asyncio.ensure_future(nodes(cache))
+        assert [(await each)[0] for each in (first, other, again)] == ["n5"] * 3
+        await asyncio.sleep(0.1)
+        assert (len(cache), servers.under_way) == (1, 1)
+
+
+@scenario()
 async def test_a_closed_cache_only_passes_questions_on(cache, servers):
     await nodes(cache)
     await cache.close()
