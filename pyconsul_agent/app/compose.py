@@ -18,6 +18,8 @@ from pyconsul_agent.agent.persist import Persistence, lock_data_dir, node_id
 from pyconsul_agent.agent.registry import CheckSettings, Registry, Tools
 from pyconsul_agent.agent.reload import definitions_of, load
 from pyconsul_agent.agent.remote_exec import TEMPORARY_FOLDER, RemoteExec
+from pyconsul_agent.agent.watch_post import AiohttpPoster
+from pyconsul_agent.agent.watches import Watches, understood
 from pyconsul_agent.app.machine import host_document, runtime_stats
 from pyconsul_agent.app.reload import Reloader, Reread
 from pyconsul_agent.app.settings import (
@@ -31,6 +33,7 @@ from pyconsul_agent.app.settings import (
     server_config,
 )
 from pyconsul_agent.app.unsupported import refuse_unsupported
+from pyconsul_agent.app.watch_api import own_api
 from pyconsul_agent.client.node import ClientNode
 from pyconsul_agent.config.options import Options
 from pyconsul_agent.env.base import Env
@@ -164,6 +167,8 @@ class Agent:
             token_bytes=env.token_bytes,
         )
         self._ipc = self._make_ipc()
+        self._poster = AiohttpPoster()
+        self._watches = Watches(own_api(self._pipeline), env.process, self._poster, env.environ, self._log)
         self._reloader = Reloader(reread, env.blocking, self._registry, self._log, self._take_over)
 
     def _make_ipc(self) -> IPCServer:
@@ -227,6 +232,7 @@ class Agent:
     async def start(self) -> None:
         """Start everything, join. Raises ConsulError when the agent cannot run; call `stop` then."""
         options = self.options
+        watches = understood(options.watches, self._env.environ, http=options.ports.http > 0, log=self._log)
         load(self._registry, definitions_of(options.services, options.checks))
         await self._recover()
         await self.delegate.start()
@@ -249,6 +255,7 @@ class Agent:
             await self._dns.start([(host, options.ports.dns) for host in options.resolved.dns])
         if options.ports.rpc > 0:
             await self._ipc.start([(host, options.ports.rpc) for host in options.resolved.rpc])
+        self._watches.exchange(watches)
         self._tasks.start(self._reloader.run(), "reload")
         await self._join()
         self._tasks.start(self._sync.run(), "anti-entropy")
@@ -305,6 +312,8 @@ class Agent:
         """Stop everything in order; nothing is left afterwards. Idempotent."""
         self._log.event("shutdown_requested")
         await self._tasks.close()
+        await self._watches.stop()
+        await self._poster.close()
         await self._ipc.stop()
         await self._cache.close()
         await self._registry.stop()
@@ -337,6 +346,7 @@ class Agent:
         """What may change while the agent runs and is not the registry's. Raises ConfigError, with nothing changed."""
         options = reloaded(self.options, fresh)
         dns = dns_config(options)
+        watches = understood(options.watches, self._env.environ, http=options.ports.http > 0, log=self._log)
         level = parse_level(fresh.log_level)
         assert level is not None, "validated with the configuration"
         self._logs.set_level(level)
@@ -350,6 +360,7 @@ class Agent:
         self._cache.limit(fresh.cache.entry_fetch_rate, fresh.cache.entry_fetch_max_burst)
         self._pipeline.set_response_headers(fresh.http_config.response_headers)
         self._dns.reload(dns)
+        self._watches.exchange(watches)
 
     def stats(self) -> Mapping[str, Mapping[str, str]]:
         """The sections of `consul info`."""

@@ -158,6 +158,7 @@ def reloaded(old: Options, fresh: Options) -> Options:
         log_level=fresh.log_level,
         services=fresh.services,
         checks=fresh.checks,
+        watches=fresh.watches,
         node_meta=fresh.node_meta,
         discard_check_output=fresh.discard_check_output,
         dns_config=fresh.dns_config,

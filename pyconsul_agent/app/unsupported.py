@@ -49,8 +49,6 @@ def without_effect(options: Options) -> list[str]:
     lines = [f"{name} is set, but metrics are not sent anywhere yet" for name in METRICS if _is_set(options, name)]
     names = WITHOUT_EFFECT if options.dev_mode else (*WITHOUT_EFFECT, *SET_BY_DEV)
     lines += [f"{name} is set, but has no effect in this version" for name in names if _is_set(options, name)]
-    for number, watch in enumerate(options.watches):
-        lines.append(f"watches[{number}] (type {watch.get('type', '')!r}) is not run: watches are not supported yet")
     return lines
 
 

@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
         "version",
     },
     "client": {"env", "telemetry", "runtime", "serf", "swim", "wire", "structs", "errors", "version"},
-    "agent": {"env", "telemetry", "serf", "acl", "query", "wire", "structs", "errors", "version"},
+    "agent": {"env", "telemetry", "serf", "acl", "query", "watch", "wire", "structs", "errors", "version"},
     "interfaces": {"env", "telemetry", "agent", "acl", "query", "wire", "structs", "errors", "version"},
     "app": {
         "serf",
@@ -53,6 +53,7 @@ ALLOWED: dict[str, set[str]] = {
         "server",
         "client",
         "runtime",
+        "watch",
         "wire",
         "structs",
         "errors",

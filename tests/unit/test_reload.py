@@ -89,6 +89,27 @@ def test_services_and_checks_are_exchanged_and_what_stays_keeps_its_status():
     run(scenario)
 
 
+def test_watches_are_exchanged():
+    async def scenario(it):
+        event = {"type": "event", "args": ["handler"]}
+        calls = []
+
+        async def program(arguments, stdin):
+            calls.append(stdin)
+            return 0, b""
+
+        it.env.process._host.commands["handler"] = program
+        it.write(configured(watches=[event]))
+        await it.agent.reload()
+        await asyncio.sleep(1)
+        assert (len(it.agent._watches), calls) == (1, [b"[]\n"])  # events need no servers
+        it.write(configured())
+        await it.agent.reload()
+        assert len(it.agent._watches) == 0
+
+    run(scenario)
+
+
 def test_ttl_timers_start_again_and_remember_what_was_said():
     async def scenario(it):
         it.agent._registry.update_ttl("alive", "passing", "fine")
@@ -146,6 +167,7 @@ def test_level_meta_headers_and_limits_are_taken_over_and_the_rest_is_not():
         (configured(services=[{"port": 1}]), "service definition without a name"),
         (configured(checks=[{"id": "x", "args": ["true"], "interval": "1s"}]), "[Ss]cript"),
         (configured(checks=[{"id": "x", "ttl": "1s", "service_id": "nope"}]), 'ServiceID "nope" does not exist'),
+        (configured(watches=[{"type": "key", "key": "a"}]), r"watches\[0\].*Must define a watch handler"),
         (configured(checks=[{"id": "x", "ttl": "1s", "http": "http://x", "interval": "1s"}]), "Invalid check"),
     ],
 )
