@@ -7,17 +7,22 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pyconsul_agent.env.base import Env, Files
 from pyconsul_agent.env.log import Log
-from pyconsul_agent.errors import ConfigError
+from pyconsul_agent.errors import ConfigError, DecodeError
 from pyconsul_agent.structs.catalog import CheckType, NodeService
 from pyconsul_agent.structs.health import HealthCheck
 from pyconsul_agent.wire import gojson, msgpack
 
 _UUID = re.compile(r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 FILES_MAX = 65_536
+FILE_BYTES_MAX = 4 * 1024 * 1024
+SET_ASIDE = ".corrupt"
+"""Added to the name of a file that nobody can read; such files are never looked at again."""
+LOCAL, REMOTE = "local", "remote"
+"""Where a definition came from: the agent itself or its configuration, or HTTP."""
 LOCK_FILE = "agent.lock"
 
 
@@ -59,6 +64,9 @@ def checked_node_id(text: str) -> str:
     return text
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True, slots=True)
 class SavedService:
     """A persisted service."""
@@ -74,6 +82,7 @@ class SavedCheck:
     check: HealthCheck
     definition: CheckType | None
     token: str
+    source: str = REMOTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +105,19 @@ class Persistence:
 
     def save_service(self, service: NodeService, token: str) -> None:
         """Keep a service."""
-        self._write("services", service.id, {"Token": token, "Service": gojson.render(service), "Source": "remote"})
+        self._write("services", service.id, {"Token": token, "Service": gojson.render(service), "Source": REMOTE})
 
     def remove_service(self, identity: str) -> None:
         """Forget a service."""
         self._remove("services", identity)
 
-    def save_check(self, check: HealthCheck, definition: CheckType | None, token: str) -> None:
+    def save_check(self, check: HealthCheck, definition: CheckType | None, token: str, *, source: str = REMOTE) -> None:
         """Keep a check."""
         kind = None if definition is None else gojson.render(definition)
         self._write(
             "checks",
             check.check_id,
-            {"Check": gojson.render(check), "ChkType": kind, "Token": token, "Source": "remote"},
+            {"Check": gojson.render(check), "ChkType": kind, "Token": token, "Source": source},
         )
 
     def remove_check(self, identity: str) -> None:
@@ -119,7 +128,8 @@ class Persistence:
     def save_state(self, state: TTLState) -> None:
         """Keep what a TTL check said."""
         body = {"CheckID": state.check_id, "Status": state.status, "Output": state.output, "Expires": state.expires}
-        self._write("checks/state", state.check_id, body)
+        # Written at each word of each TTL check: what a power failure takes away is said again within the TTL.
+        self._write("checks/state", state.check_id, body, sync=False)
 
     def load_state(self, check_id: str, now_unix: int) -> TTLState | None:
         """What a TTL check said, unless that has expired."""
@@ -127,10 +137,13 @@ class Persistence:
         if not self._dir or not self._files.exists(path):
             return None
         try:
-            body = json.loads(self._files.read(path))
+            body = self._object(path)
             state = TTLState(str(body["CheckID"]), str(body["Status"]), str(body["Output"]), int(body["Expires"]))
-        except (ValueError, KeyError, TypeError) as error:
-            self._log.warn("Unreadable check state ignored", path=path, error=str(error))
+        except OSError as error:
+            self._log.error("Unreadable check state ignored", path=path, error=str(error))
+            return None
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            self._set_aside(path, error)
             return None
         if now_unix >= state.expires:
             self._files.remove(path)
@@ -138,53 +151,96 @@ class Persistence:
         return state
 
     def services(self) -> list[SavedService]:
-        """Every service that was kept; unreadable files are told and left alone."""
-        return [
-            SavedService(_from_json(NodeService, body["Service"]), str(body.get("Token", "")))
-            for body in self._load("services", "Service")
-        ]
+        """Every service that was kept; corrupt files are named in the log and set aside."""
+        return list(self._load("services", _saved_service, lambda saved: saved.service.id))
 
     def checks(self) -> list[SavedCheck]:
-        """Every check that was kept."""
-        return [
-            SavedCheck(
-                _from_json(HealthCheck, body["Check"]),
-                None if body.get("ChkType") is None else _from_json(CheckType, body["ChkType"]),
-                str(body.get("Token", "")),
-            )
-            for body in self._load("checks", "Check")
-        ]
+        """Every check that was kept; corrupt files are named in the log and set aside."""
+        return list(self._load("checks", _saved_check, lambda saved: saved.check.check_id))
 
-    def _load(self, folder: str, wanted: str) -> Iterator[dict[str, Any]]:
+    def _load(self, folder: str, make: Callable[[Any], T], identity: Callable[[T], str]) -> Iterator[T]:
         path = f"{self._dir}/{folder}"
         if not self._dir or not self._files.is_dir(path):
             return
         for name in sorted(self._files.list_dir(path))[:FILES_MAX]:
             file = f"{path}/{name}"
-            if name.endswith("tmp") or self._files.is_dir(file):
+            if name.endswith(("tmp", SET_ASIDE)) or self._files.is_dir(file):
                 continue
             try:
-                body = json.loads(self._files.read(file))
-                if not isinstance(body, dict) or not isinstance(body.get(wanted), dict):
-                    raise ValueError(f"no {wanted}")
-            except (ValueError, OSError) as error:
+                body = self._object(file)
+                if body.get("Source", REMOTE) not in (LOCAL, REMOTE):
+                    self._log.warn("definition has unknown source, purging", path=file, source=str(body["Source"]))
+                    self._files.remove(file)
+                    continue
+                saved = make(body)
+                if not identity(saved):
+                    raise ValueError("no id")
+                self._rename(file, self._path(folder, identity(saved)))
+            except OSError as error:
                 self._log.error("Unreadable definition ignored", path=file, error=str(error))
                 continue
-            yield body
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError, DecodeError) as error:
+                self._set_aside(file, error)
+                continue
+            yield saved
+
+    def _object(self, file: str) -> dict[str, Any]:
+        """The JSON object of a file. Raises ValueError, RecursionError, OSError."""
+        if self._files.size(file) > FILE_BYTES_MAX:
+            raise ValueError(f"larger than {FILE_BYTES_MAX} bytes")
+        body = json.loads(self._files.read(file))
+        if not isinstance(body, dict):
+            raise ValueError("no JSON object")
+        return body
+
+    def _rename(self, file: str, wanted: str) -> None:
+        """Give a file of an older release, whose name is an MD5, the name under which it will be looked for."""
+        if file != wanted:
+            self._log.info("renaming a definition to its present name", path=file, to=wanted)
+            self._files.rename(file, wanted)
+
+    def _set_aside(self, file: str, error: Exception) -> None:
+        """Keep what cannot be read for the operator, out of the way."""
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        self._log.error("Corrupt file set aside", path=file, to=file + SET_ASIDE, error=reason)
+        try:
+            self._files.rename(file, file + SET_ASIDE)
+        except OSError as failure:
+            self._log.error("Corrupt file cannot be set aside", path=file, error=str(failure))
 
     def _path(self, folder: str, identity: str) -> str:
         return f"{self._dir}/{folder}/{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()}"
 
-    def _write(self, folder: str, identity: str, body: dict[str, Any]) -> None:
+    def _write(self, folder: str, identity: str, body: dict[str, Any], *, sync: bool = True) -> None:
         if not self._dir:
             return
         self._files.make_dirs(f"{self._dir}/{folder}", mode=0o700)
-        self._files.write_atomic(self._path(folder, identity), gojson.dump(body), mode=0o600)
+        self._files.write_atomic(self._path(folder, identity), gojson.dump(body), mode=0o600, sync=sync)
 
     def _remove(self, folder: str, identity: str) -> None:
         path = self._path(folder, identity)
         if self._dir and self._files.exists(path):
             self._files.remove(path)
+
+
+def _saved_service(body: Any) -> SavedService:
+    return SavedService(_from_json(NodeService, _block(body["Service"])), str(body.get("Token", "")))
+
+
+def _saved_check(body: Any) -> SavedCheck:
+    kind = body.get("ChkType")
+    return SavedCheck(
+        _from_json(HealthCheck, _block(body["Check"])),
+        None if kind is None else _from_json(CheckType, _block(kind)),
+        str(body.get("Token", "")),
+        str(body.get("Source", REMOTE)),
+    )
+
+
+def _block(value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError("a definition is no object")
+    return value
 
 
 def _from_json(form: type[Any], value: Any) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from pyconsul_agent.agent.checks import definition as definitions
+from pyconsul_agent.agent.checks.own import os_service_probe, python_probe, udp_probe
 from pyconsul_agent.agent.checks.runners import (
     HTTPClient,
     Result,
@@ -22,8 +23,8 @@ from pyconsul_agent.agent.checks.runners import (
     tcp_probe,
 )
 from pyconsul_agent.agent.local import CheckEntry, LocalState, ServiceEntry
-from pyconsul_agent.agent.persist import Persistence, TTLState
-from pyconsul_agent.env.base import Clock, Net, Process
+from pyconsul_agent.agent.persist import LOCAL, REMOTE, Persistence, TTLState
+from pyconsul_agent.env.base import Clock, Net, Process, Resolver
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.structs.base import seconds
 from pyconsul_agent.structs.catalog import CheckType, NodeService, ServiceAddress, Weights
@@ -60,6 +61,7 @@ class Tools:
     random: random.Random
     net: Net
     process: Process
+    resolver: Resolver
     http: HTTPClient
 
 
@@ -100,7 +102,7 @@ class Registry:
             limits = {
                 identity: max(seconds(check.deregister_critical_service_after), seconds(definitions.REAP_AFTER_MIN))
                 for identity, check in self._definitions.items()
-                if check.deregister_critical_service_after > 0
+                if check.deregister_critical_service_after > 0 and definitions.type_of(check) != "alias"
             }
             for service_id in self.state.critical_too_long(limits, self._tools.clock.boottime()):
                 self._log.info("Check for service has been critical for too long, deregistering", service=service_id)
@@ -194,8 +196,10 @@ class Registry:
                 row = replace(row, status=saved.status, output=saved.output)
         self.state.add_check(row, token, from_config=from_config, now=self._tools.clock.boottime())
         if persist and not from_config:
-            self._persistence.save_check(row, check, token)
+            self._persistence.save_check(row, check, token, source=REMOTE if check is not None else LOCAL)
         if check is not None:
+            if 0 < check.interval < definitions.INTERVAL_MIN:
+                self._log.warn("check has interval below minimum", check=identity, minimum_interval="1s")
             self._definitions[identity] = check
             self._start_runner(identity, replace(check, check_id=identity), row.service_id, saved)
 
@@ -287,7 +291,7 @@ class Registry:
             row = check.check if check.definition is None else replace(check.check, status="critical", output="")
             try:
                 if check.definition is not None:
-                    self._admit(check.definition, from_config=False)
+                    self._admit(check.definition, from_config=check.source == LOCAL)
                 self._put_check(row, check.definition, check.token, from_config=False, persist=False)
             except ValueError as error:
                 self._log.warn("Failed to restore check", check=identity, error=str(error))
@@ -307,16 +311,29 @@ class Registry:
         elif check.http:
             work = run_probe(check, http_probe(check, tools.http, output_bytes_max=limit), self._report, tools.random)
         elif check.tcp:
-            work = run_probe(check, tcp_probe(check, tools.net), self._report, tools.random)
+            work = run_probe(check, tcp_probe(check, tools.net, tools.resolver), self._report, tools.random)
         elif check.script_args:
             work = run_probe(
                 check, script_probe(check, tools.process, output_bytes_max=limit), self._report, tools.random
+            )
+        elif check.udp:
+            work = run_probe(check, udp_probe(check, tools.net, tools.resolver), self._report, tools.random)
+        elif check.os_service:
+            work = run_probe(check, os_service_probe(check, tools.process), self._report, tools.random)
+        elif check.python:
+            work = run_probe(
+                check, python_probe(check, tools.process, output_bytes_max=limit), self._report, tools.random
             )
         else:
             assert check.alias_service, "admitted"
             changed = self._alias_changed[identity] = asyncio.Event()
             work = run_alias(identity, self._alias(check.alias_service), changed, self._report)
-        self._runners[identity] = asyncio.get_running_loop().create_task(work)
+        task = self._runners[identity] = asyncio.get_running_loop().create_task(work, name=f"check {identity}")
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("check ended", task=task.get_name(), error=f"{type(error).__name__}: {error}")
 
     def _alias(self, service_id: str) -> Callable[[], Result]:
         def evaluate() -> Result:
@@ -354,6 +371,8 @@ class Registry:
             interval = self._settings.update_interval_s
             delay = interval / 2 + self._tools.random.uniform(0, interval)
             loop = asyncio.get_running_loop()
+            if (before := self._deferrals.pop(identity, None)) is not None:
+                before.cancel()  # its output went out with a change of status
             self._deferrals[identity] = loop.call_later(delay, self._end_deferral, identity)
 
     def _end_deferral(self, identity: str) -> None:

@@ -137,7 +137,7 @@ class Agent:
                 update_interval_s=options.check_update_interval,
                 output_bytes_max=options.check_output_max_size,
             ),
-            Tools(env.clock, env.random, env.net, env.process, self._check_client),
+            Tools(env.clock, env.random, env.net, env.process, env.resolver, self._check_client),
             self._log,
         )
         self._cache = Cache(

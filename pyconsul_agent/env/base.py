@@ -115,8 +115,11 @@ class Files(Protocol):
     def make_dirs(self, path: str, *, mode: int = 0o700) -> None: ...
     def read(self, path: str) -> bytes: ...
 
-    def write_atomic(self, path: str, data: bytes, *, mode: int = 0o600) -> None:
-        """Replace `path` by `data`: temporary file, fsync, rename, fsync of the directory."""
+    def write_atomic(self, path: str, data: bytes, *, mode: int = 0o600, sync: bool = True) -> None:
+        """Replace `path` by `data`: temporary file, fsync, rename, fsync of the directory.
+
+        Without `sync` nobody sees half of it either, but a power failure may take it away.
+        """
 
     def lock(self, path: str) -> Callable[[], None]:
         """Lock the file `path` (made when missing) for this process until the returned function is called.
@@ -134,12 +137,16 @@ class Files(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProcessResult:
-    """How a child ended. `output` is stdout and stderr merged, cut to the limit given (its end is kept)."""
+    """How a child ended. `output` is stdout and stderr merged, cut to the limit given (its end is kept).
+
+    `output_total` is how many bytes it wrote.
+    """
 
     exit_code: int
     output: bytes
     truncated: bool
     timed_out: bool = False
+    output_total: int = 0
 
 
 class Process(Protocol):

@@ -12,6 +12,10 @@ from typing import cast
 
 from pyconsul_agent.env.base import ProcessResult
 
+BURST_BYTES_MAX = 1024 * 1024
+BURST_PAUSE_S = 0.05
+"""A child that writes without end is read at 20 MiB/s at most."""
+
 
 class _Child(asyncio.SubprocessProtocol):
     """Keeps the last `output_bytes_max` bytes of what the child writes."""
@@ -20,17 +24,49 @@ class _Child(asyncio.SubprocessProtocol):
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.output = bytearray()
-        self.truncated = False
+        self.total = 0
         self._max = output_bytes_max
         self._on_output = on_output
+        self._burst = 0
+        self._pause: asyncio.TimerHandle | None = None
+        self._transport: asyncio.SubprocessTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.SubprocessTransport", transport)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if self._on_output is not None:
             self._on_output(data)
+        self.total += len(data)
         self.output += data
         if len(self.output) > self._max:
-            self.truncated = True
             del self.output[: len(self.output) - self._max]
+        self._burst += len(data)
+        if self._burst >= BURST_BYTES_MAX:
+            self._hold_back(fd)
+
+    def _hold_back(self, fd: int) -> None:
+        """Let a flood wait in the child, so that reading it does not fill this process's time."""
+        self._burst = 0
+        assert self._transport is not None
+        pipe = self._transport.get_pipe_transport(fd)
+        if pipe is None or pipe.is_closing() or self._pause is not None:
+            return
+        pipe = cast("asyncio.ReadTransport", pipe)
+        pipe.pause_reading()
+
+        def go_on() -> None:
+            self._pause = None
+            if not pipe.is_closing():
+                pipe.resume_reading()
+
+        self._pause = asyncio.get_running_loop().call_later(BURST_PAUSE_S, go_on)
+
+    def close(self) -> None:
+        """No timer is left afterwards."""
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
 
     def process_exited(self) -> None:
         if not self.exited.done():
@@ -83,9 +119,12 @@ class RealProcess:
             if not child.ended.done():
                 kill_group(transport.get_pid())
                 await asyncio.shield(child.exited)
+            child.close()
             transport.close()
         code = transport.get_returncode()
-        return ProcessResult(-1 if code is None else code, bytes(child.output), child.truncated, timed_out)
+        return ProcessResult(
+            -1 if code is None else code, bytes(child.output), child.total > output_bytes_max, timed_out, child.total
+        )
 
 
 def kill_group(pid: int) -> None:

@@ -253,15 +253,17 @@ class SimFiles:
         self._disk.check("read", path)
         return bytes(inode.data)
 
-    def write_atomic(self, path: str, data: bytes, *, mode: int = 0o600) -> None:
+    def write_atomic(self, path: str, data: bytes, *, mode: int = 0o600, sync: bool = True) -> None:
         path = self._normal(path)
         temporary = path + TEMPORARY_SUFFIX
         inode = self._disk.create(temporary)
         self._disk.check("write", path)
         inode.write(0, data)
-        self._disk.sync(temporary)
+        if sync:
+            self._disk.sync(temporary)
         self.rename(temporary, path)
-        self._disk.sync_dir(posixpath.dirname(path))
+        if sync:
+            self._disk.sync_dir(posixpath.dirname(path))
 
     def lock(self, path: str) -> Callable[[], None]:
         path = self._normal(path)

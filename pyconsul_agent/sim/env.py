@@ -149,7 +149,9 @@ class SimChildren:
             return ProcessResult(-9, b"", truncated=False, timed_out=True)
         if on_output is not None:
             on_output(output)
-        return ProcessResult(exit_code, output[-output_bytes_max:], truncated=len(output) > output_bytes_max)
+        return ProcessResult(
+            exit_code, output[-output_bytes_max:], len(output) > output_bytes_max, output_total=len(output)
+        )
 
 
 class SimResolver:

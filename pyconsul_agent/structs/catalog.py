@@ -142,6 +142,12 @@ class CheckType:
     proxy_grpc: str = wire("ProxyGRPC", default="")
     deregister_critical_service_after: Duration = wire("DeregisterCriticalServiceAfter", default=Duration(0))
     output_max_size: int = wire("OutputMaxSize", default=0)
+    udp: str = wire("UDP", default="", json_omit=True)
+    """As in 1.13."""
+    os_service: str = wire("OSService", default="", json_omit=True)
+    """As in 1.15."""
+    python: str = wire("Python", default="", json_omit=True)
+    """Ours: `module:function`."""
 
 
 @struct

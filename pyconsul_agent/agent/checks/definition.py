@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pyconsul_agent.agent.checks.own import OWN_PROBLEMS
 from pyconsul_agent.structs.base import Duration
 from pyconsul_agent.structs.catalog import CheckType
 from pyconsul_agent.structs.health import HealthCheck, HealthCheckDefinition
@@ -38,12 +39,18 @@ def type_of(check: CheckType) -> str:
         return "docker"
     if check.script_args:
         return "script"
-    return "h2ping" if check.h2ping else ""
+    for kind in ("h2ping", "udp", "os_service", "python"):
+        if getattr(check, kind):
+            return kind
+    return ""
 
 
 def validate(check: CheckType) -> str:
     """Why the definition cannot run, empty if it can. Consul's texts."""
-    interval_type = bool(check.script_args or check.http or check.tcp or check.grpc or check.h2ping)
+    interval_type = bool(
+        check.script_args or check.http or check.tcp or check.grpc or check.h2ping
+        or check.udp or check.os_service or check.python
+    )  # fmt: skip
     alias = bool(check.alias_node or check.alias_service)
     if check.interval > 0 and check.ttl > 0:
         return "Interval and TTL cannot both be specified"
@@ -57,7 +64,7 @@ def validate(check: CheckType) -> str:
         return "TTL must be > 0 for TTL checks"
     if check.output_max_size < 0:
         return "MaxOutputMaxSize must be positive"
-    return ""
+    return "" if type_of(check) not in OWN_PROBLEMS else OWN_PROBLEMS[type_of(check)](check)
 
 
 def unsupported(check: CheckType) -> str:
@@ -72,7 +79,7 @@ def unsupported(check: CheckType) -> str:
 
 def is_script(check: CheckType) -> bool:
     """Whether running it executes a command of the definition's author."""
-    return bool(check.script_args)
+    return bool(check.script_args or check.python)
 
 
 def with_ids(checks: Sequence[CheckType], service_id: str, service_name: str) -> list[CheckType]:

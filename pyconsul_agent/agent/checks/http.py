@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from pyconsul_agent.agent.checks.runners import Result
@@ -52,6 +53,7 @@ class AiohttpChecks:
                 allow_redirects=not check.disable_redirects,
                 max_redirects=REDIRECTS_MAX,
                 ssl=not check.tls_skip_verify,
+                server_hostname=check.tls_server_name or None,
             ) as response:
                 tail = bytearray()
                 async for chunk in response.content.iter_chunked(READ_CHUNK):
@@ -63,5 +65,13 @@ class AiohttpChecks:
                 return Result(http_status(response.status), text)
         except TimeoutError:
             return Result(CRITICAL, f'{method.title()} "{check.http}": context deadline exceeded')
+        except aiohttp.ClientConnectorDNSError as error:
+            return Result(CRITICAL, f'{method.title()} "{check.http}": dial tcp: lookup {error.host}: no such host')
+        except aiohttp.ClientConnectorError as error:
+            reason = (error.os_error.strerror or str(error)).lower()
+            if error.os_error.errno is not None:  # asyncio's own words instead of the system's
+                reason = os.strerror(error.os_error.errno).lower()
+            where = f"{error.host}:{error.port}"
+            return Result(CRITICAL, f'{method.title()} "{check.http}": dial tcp {where}: connect: {reason}')
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return Result(CRITICAL, f'{method.title()} "{check.http}": {error}')
+            return Result(CRITICAL, f'{method.title()} "{check.http}": {str(error) or type(error).__name__}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pyconsul_agent.agent.checks.status import (
     script_status,
     with_capture_note,
 )
-from pyconsul_agent.env.base import Net, Process
+from pyconsul_agent.env.base import Net, Process, Resolver
 from pyconsul_agent.errors import DialRefused, NetError, NetTimeout
 from pyconsul_agent.structs.base import duration, seconds
 from pyconsul_agent.structs.catalog import CheckType
@@ -59,7 +60,10 @@ async def run_probe(check: CheckType, probe: Probe, report: Report, rng: random.
     thresholds = Thresholds(check.success_before_passing, check.failures_before_critical)
     await asyncio.sleep(rng.uniform(0, interval_s))
     while True:
-        result = await probe()
+        try:
+            result = await probe()
+        except Exception as error:  # the edge of a task: a check that cannot be run must not look healthy for ever
+            result = Result(CRITICAL, f"check failed to run: {type(error).__name__}: {error}", at_once=True)
         if result.at_once or thresholds.shows(result.status):
             report(check.check_id, result.status, result.output)
         await asyncio.sleep(interval_s)
@@ -72,21 +76,25 @@ def output_limit(check: CheckType, agent_limit: int) -> int:
 
 def script_probe(check: CheckType, process: Process, *, output_bytes_max: int = OUTPUT_BYTES_MAX) -> Probe:
     """Run a command; its exit code is the status."""
+    return command_probe(check, check.script_args or (), process, output_bytes_max=output_bytes_max)
+
+
+def command_probe(check: CheckType, arguments: Sequence[str], process: Process, *, output_bytes_max: int) -> Probe:
+    """As `script_probe`, with the arguments given."""
     timeout_s = seconds(check.timeout) or SCRIPT_TIMEOUT_S
-    arguments: Sequence[str] = check.script_args or ()
 
     async def probe() -> Result:
         try:
             ended = await process.run(arguments, timeout_s=timeout_s, output_bytes_max=output_bytes_max)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
+        except (OSError, ValueError) as error:  # ValueError: a NUL in an argument
+            reason = ((error.strerror if isinstance(error, OSError) else "") or str(error)).lower()
             return Result(CRITICAL, f"fork/exec {arguments[0]}: {reason}", at_once=True)
         output = ended.output.decode("utf-8", "replace")
         if ended.timed_out:
             text = f"Timed out ({_short(timeout_s)}) running check"
             return Result(CRITICAL, f"{text}\n\n{output}" if output else text, at_once=True)
         if ended.truncated:
-            output = with_capture_note(ended.output, output_bytes_max + 1, output_bytes_max)
+            output = with_capture_note(ended.output, ended.output_total, output_bytes_max)
         return Result(script_status(ended.exit_code), output)
 
     return probe
@@ -96,24 +104,58 @@ def _short(timeout_s: float) -> str:
     return format_duration(duration(timeout_s))
 
 
-def tcp_probe(check: CheckType, net: Net) -> Probe:
-    """Connect and close."""
+def tcp_probe(check: CheckType, net: Net, resolver: Resolver) -> Probe:
+    """Connect and close; of a name with several addresses any will do."""
     timeout_s = seconds(check.timeout) or TIMEOUT_S
-    host, _, port = check.tcp.rpartition(":")
 
     async def probe() -> Result:
+        problem = f"dial tcp {check.tcp}: i/o timeout"
         try:
-            transport, _ = await net.connect(asyncio.Protocol, host.strip("[]"), int(port), timeout_s=timeout_s)
-        except DialRefused:
-            return Result(CRITICAL, f"dial tcp {check.tcp}: connect: connection refused")
-        except NetTimeout:
-            return Result(CRITICAL, f"dial tcp {check.tcp}: i/o timeout")
+            async with asyncio.timeout(timeout_s):
+                host, port = host_and_port(check.tcp)
+                for address in await addresses_of(host, resolver):
+                    problem = await _dial(check.tcp, net, address, port, timeout_s)
+                    if not problem:
+                        return Result(PASSING, f"TCP connect {check.tcp}: Success")
+        except TimeoutError:
+            return Result(CRITICAL, problem)
         except (NetError, ValueError) as error:
-            return Result(CRITICAL, f"dial tcp {check.tcp}: {error}")
-        transport.abort()
-        return Result(PASSING, f"TCP connect {check.tcp}: Success")
+            return Result(CRITICAL, f"dial tcp: {error}")
+        return Result(CRITICAL, problem)
 
     return probe
+
+
+async def _dial(target: str, net: Net, host: str, port: int, timeout_s: float) -> str:
+    """Why there is no connection, "" if there was one."""
+    try:
+        transport, _ = await net.connect(asyncio.Protocol, host, port, timeout_s=timeout_s)
+    except DialRefused:
+        return f"dial tcp {target}: connect: connection refused"
+    except NetTimeout:
+        return f"dial tcp {target}: i/o timeout"
+    except NetError as error:
+        return str(error)
+    transport.abort()
+    return ""
+
+
+def host_and_port(target: str) -> tuple[str, int]:
+    """`host:port` or `[v6]:port`, taken apart. Raises ValueError with Go's text."""
+    host, colon, port = target.rpartition(":")
+    if not colon:
+        raise ValueError(f"address {target}: missing port in address")
+    if not port.isdecimal() or not 0 <= int(port) <= 65535:
+        raise ValueError(f"address {port}: invalid port")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+
+
+async def addresses_of(host: str, resolver: Resolver) -> Sequence[str]:
+    """What to dial. Raises NetError for a name that nobody knows."""
+    try:
+        return [str(ipaddress.ip_address(host))]
+    except ValueError:
+        return await resolver.resolve(host)
 
 
 def http_probe(check: CheckType, client: HTTPClient, *, output_bytes_max: int = OUTPUT_BYTES_MAX) -> Probe:
@@ -208,7 +250,10 @@ __all__ = [
     "Report",
     "Result",
     "TTLTimer",
+    "addresses_of",
     "alias_result",
+    "command_probe",
+    "host_and_port",
     "http_probe",
     "http_status",
     "output_limit",

@@ -40,6 +40,7 @@ CHECK_ALIASES = {
     "tls_skip_verify": "TLSSkipVerify",
     "grpc_use_tls": "GRPCUseTLS",
     "disable_redirects": "DisableRedirects",
+    "os_service": "OSService",
     "service_id": "",
 }
 META_PAIRS_MAX, META_KEY_MAX, META_VALUE_MAX = 64, 128, 512

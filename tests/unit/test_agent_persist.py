@@ -1,0 +1,235 @@
+"""Files of services and checks: which are taken back, purged or set aside, and what a restored check is allowed."""
+
+import asyncio
+import hashlib
+import json
+import random
+
+import pytest
+
+from pyconsul_agent.agent.local import LocalState, NodeInfo
+from pyconsul_agent.agent.persist import FILE_BYTES_MAX, Persistence
+from pyconsul_agent.agent.registry import CheckSettings, Registry, Tools
+from pyconsul_agent.env.real import RealFiles
+from pyconsul_agent.structs.base import duration
+from pyconsul_agent.structs.catalog import CheckType, NodeService
+from pyconsul_agent.structs.health import HealthCheck
+from tests.builders import run_sim
+from tests.raft_cluster import Recorder
+
+MINUTE = duration(60)
+
+
+def named(identity, kind="sha256"):
+    return hashlib.new(kind, identity.encode()).hexdigest()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("services", "checks/state"):
+        (tmp_path / name).mkdir(parents=True)
+    return tmp_path
+
+
+def kept(folder, log=None):
+    return Persistence(RealFiles(), str(folder), log or Recorder())
+
+
+def service(identity, **more):
+    return json.dumps({"Token": "", "Service": {"ID": identity, "Service": identity}, "Source": "remote", **more})
+
+
+def test_what_was_saved_comes_back(folder):
+    kept(folder).save_service(NodeService(id="web", service="web", tags=("a",)), "secret")
+    check = CheckType(check_id="c", http="http://x", interval=MINUTE, header={"A": ("b",)}, python="", udp="")
+    kept(folder).save_check(HealthCheck(check_id="c", name="c"), check, "t")
+    (saved,) = kept(folder).services()
+    assert (saved.service.id, saved.service.tags, saved.token) == ("web", ("a",), "secret")
+    (saved,) = kept(folder).checks()
+    assert (saved.definition, saved.token, saved.source) == (check, "t", "remote")
+    text = (folder / "checks" / named("c")).read_text()
+    assert "UDP" not in text and "Python" not in text  # an older Consul that reads it knows neither
+    assert (folder / "services" / named("web")).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"\xff\xfe",
+        b'{"Source": "remote"}',
+        b'{"Service": 5, "Source": "remote"}',
+        b'{"Service": {"ID": 5}, "Source": "remote"}',
+        b'{"Service": {"ID": ""}, "Source": "remote"}',
+        b'{"Service": {"ID": "x", "Tags": {"a": 1}}, "Source": "remote"}',
+        b'{"Service":' + b"[" * 100_000,
+        b" " * (FILE_BYTES_MAX + 1),
+    ],
+)
+def test_a_corrupt_file_is_named_and_set_aside(folder, content):
+    (folder / "services" / "0bad").write_bytes(content)
+    (folder / "services" / named("good")).write_text(service("good"))
+    log = Recorder()
+    assert [saved.service.id for saved in kept(folder, log).services()] == ["good"]
+    ((_, message, pairs),) = log.lines
+    assert message == "Corrupt file set aside" and pairs["path"].endswith("/services/0bad")
+    assert (folder / "services" / "0bad.corrupt").read_bytes() == content
+    assert [saved.service.id for saved in kept(folder, log).services()] == ["good"]
+    assert len(log.lines) == 1, "told once"
+
+
+def test_a_corrupt_check_or_ttl_state_is_set_aside_too(folder):
+    (folder / "checks" / "1bad").write_text('{"Check": {"CheckID": "c"}, "ChkType": 7, "Source": "remote"}')
+    state = folder / "checks" / "state" / named("c")
+    state.write_text('{"CheckID": "c", "Status": "passing", "Output": "", "Expires": "soon"}')
+    assert kept(folder).checks() == []
+    assert kept(folder).load_state("c", 0) is None
+    assert (folder / "checks" / "1bad.corrupt").exists()
+    assert (folder / "checks" / "state" / (named("c") + ".corrupt")).exists()
+
+
+def test_files_named_by_md5_are_renamed_so_that_they_can_be_removed(folder):
+    (folder / "services" / named("web", "md5")).write_text(service("web"))
+    assert [saved.service.id for saved in kept(folder).services()] == ["web"]
+    assert [path.name for path in (folder / "services").iterdir()] == [named("web")]
+    kept(folder).remove_service("web")
+    assert kept(folder).services() == []
+
+
+def test_an_unknown_source_is_purged_and_unfinished_files_are_skipped(folder):
+    (folder / "services" / "x").write_text(service("x", Source="elsewhere"))
+    (folder / "services" / ".y.abc.tmp").write_text(service("y"))
+    (folder / "services" / "configs").mkdir()
+    log = Recorder()
+    assert kept(folder, log).services() == []
+    assert not (folder / "services" / "x").exists()
+    assert "unknown source" in log.lines[0][1]
+
+
+# --- the registry over it ------------------------------------------------------------------------------------------
+
+
+def registered(folder, scenario, *, log=None, **settings):
+    """Run `scenario(registry)` over the files of `folder`."""
+
+    async def whole(world):
+        state = LocalState(NodeInfo("n", "id", "10.0.0.1", "dc1", {}, {}), changed=lambda: None)
+        tools = Tools(_Clock(), random.Random(1), None, None, None, None)
+        registry = Registry(state, kept(folder, log), CheckSettings(**settings), tools, log or Recorder())
+        scenario(registry)
+        await registry.stop()
+
+    run_sim(1, whole)
+
+
+class _Clock:
+    def boottime(self):
+        return 0.0
+
+    def wall_ns(self):
+        return 1_000 * 1_000_000_000
+
+
+def test_maintenance_is_the_agents_own_and_outlives_it(folder):
+    registered(folder, lambda registry: registry.set_node_maintenance(True, "tea", ""))
+    body = json.loads((folder / "checks" / named("_node_maintenance")).read_text())
+    assert (body["Source"], body["ChkType"]) == ("local", None)
+
+    def again(registry):
+        registry.restore()
+        assert registry.state.check("_node_maintenance").notes == "tea"
+
+    registered(folder, again)
+
+
+@pytest.mark.parametrize(
+    "check", [CheckType(script_args=("true",), interval=MINUTE), CheckType(python="a:b", interval=MINUTE)]
+)
+def test_a_restored_script_needs_the_permission_that_its_source_needs(folder, check):
+    (folder / "checks" / named("c")).write_text("")
+
+    def save(registry):
+        registry.add_check(CheckType(**{**_fields(check), "check_id": "c", "name": "c"}))
+
+    registered(folder, save, scripts_remote=True)
+    log = Recorder()
+
+    def restore(registry):
+        registry.restore()
+        assert registry.state.check("c") is None
+
+    registered(folder, restore, log=log, scripts_local=True)
+    assert "Failed to restore check" in str(log.lines) and "remote calls" in str(log.lines)
+    assert not (folder / "checks" / named("c")).exists()
+
+
+def _fields(check):
+    return {name: getattr(check, name) for name in ("script_args", "python", "interval")}
+
+
+def test_a_check_without_its_service_is_purged(folder):
+    body = {"Check": {"CheckID": "c", "Name": "c", "ServiceID": "gone"}, "ChkType": {"TTL": 10**10}, "Source": "remote"}
+    (folder / "checks" / named("c")).write_text(json.dumps(body))
+
+    def restore(registry):
+        registry.restore()
+        assert registry.state.check("c") is None
+
+    registered(folder, restore)
+    assert not (folder / "checks" / named("c")).exists()
+
+
+def test_a_ttl_check_takes_its_last_word_back_until_that_expires(folder):
+    def save(registry):
+        registry.add_check(CheckType(check_id="c", name="c", ttl=MINUTE))
+        registry.update_ttl("c", "passing", "fine")
+
+    def restored(expected):
+        def restore(registry):
+            registry.restore()
+            found = registry.state.check("c")
+            assert (found.status, found.output) == expected
+
+        registered(folder, restore)
+
+    registered(folder, save)
+    restored(("passing", "fine"))
+    state = folder / "checks" / "state" / named("c")
+    state.write_text(state.read_text().replace("1060", "999"))
+    restored(("critical", ""))
+    assert not state.exists()
+
+
+def test_an_interval_below_a_second_is_warned_about(folder):
+    log = Recorder()
+
+    def scenario(registry):
+        registry.add_check(CheckType(check_id="c", name="c", tcp="h:1", interval=duration(0.5)))
+        assert "interval below minimum" in str(log.lines)
+
+    registered(folder, scenario, log=log)
+
+
+def test_services_critical_for_too_long_are_removed_unless_only_an_alias_says_so(folder):
+    async def whole(world):
+        state = LocalState(NodeInfo("n", "id", "10.0.0.1", "dc1", {}, {}), changed=lambda: None)
+        clock = _Clock()
+        clock.boottime = world.loop.time
+        registry = Registry(
+            state, kept(folder), CheckSettings(), Tools(clock, random.Random(1), None, None, None, None), Recorder()
+        )
+        soon = {"deregister_critical_service_after": duration(1)}
+        registry.add_service(NodeService(id="a", service="a"), [CheckType(ttl=10 * MINUTE, **soon)])
+        registry.add_service(NodeService(id="b", service="b"), [CheckType(alias_service="gone", **soon)])
+        running = asyncio.create_task(registry.run())
+        await asyncio.sleep(59)
+        assert set(state.live_services()) == {"a", "b"}, "a second is raised to a minute"
+        await asyncio.sleep(60)
+        assert set(state.live_services()) == {"b"}
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await registry.stop()
+
+    run_sim(1, whole)
