@@ -62,8 +62,8 @@ arguments = sys.argv[1:]
 sys.argv.append(path)
 sys.exit(main(arguments))
 """
-"""Runs an agent and notes how late its loop wakes from sleeps of 10 ms, and for how much of that it was ready to run but
-others had the processors.
+"""Runs an agent and notes how late its loop wakes from sleeps of 10 ms, and for how much of that it was ready to run
+but others had the processors.
 """
 
 
@@ -239,7 +239,7 @@ def measure(chosen: argparse.Namespace, folder: Path) -> bool:
     p99 = statistics.quantiles(own_lags, n=100)[98]
     print(f"checks: {chosen.checks} every {chosen.interval} s, {seconds:.0f} s, {len(runs)} targets asked")
     for name, these in (("loop lag", lags), ("without waiting for a processor", own_lags)):
-        high = statistics.quantiles(these, n=100)[98] * 1e3
+        high, highest = statistics.quantiles(these, n=100)[98] * 1e3, max(these) * 1e3
         print(
             f"  {name}: median {statistics.median(these) * 1e3:.1f} ms, p99 {high:.1f} ms, max {max(these) * 1e3:.1f} ms"
         )
