@@ -40,16 +40,38 @@ def lock_data_dir(files: Files, data_dir: str) -> Callable[[], None]:
         raise ConfigError(f"data_dir {data_dir} cannot be used: {(error.strerror or str(error)).lower()}") from None
 
 
-def node_id(env: Env, data_dir: str, configured: str) -> str:
-    """The node's id: configured, else kept in `node-id`, else new (and kept). Raises ConfigError."""
+HOST_IDS = ("/sys/class/dmi/id/product_uuid", "/etc/machine-id", "/proc/sys/kernel/random/boot_id")
+"""Where a host says who it is, the best first."""
+
+
+def host_node_id(files: Files) -> str:
+    """The id that every agent on this host would derive from it, "" when it does not say who it is."""
+    for path in HOST_IDS:
+        try:
+            text = files.read(path).decode("ascii", "replace").strip().lower()
+        except OSError:
+            continue  # missing, or for root only
+        if re.fullmatch(r"[0-9a-f]{32}", text):
+            text = f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        if _UUID.match(text):
+            digits = hashlib.sha512(text.encode()).hexdigest()
+            return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:32]}"
+    return ""
+
+
+def node_id(env: Env, data_dir: str, configured: str, *, of_host: bool = False) -> str:
+    """The node's id: configured, else kept in `node-id`, else new (and kept). Raises ConfigError.
+
+    A new one is random, or with `of_host` derived from the host where that is possible.
+    """
     if configured:
         return checked_node_id(configured.lower())
     if not data_dir:
-        return env.uuid()
+        return (host_node_id(env.files) if of_host else "") or env.uuid()
     path = f"{data_dir}/node-id"
     if env.files.exists(path):
         return checked_node_id(env.files.read(path).decode("utf-8", "replace").strip().lower())
-    fresh = env.uuid()
+    fresh = (host_node_id(env.files) if of_host else "") or env.uuid()
     env.files.make_dirs(data_dir, mode=0o700)
     env.files.write_atomic(path, fresh.encode(), mode=0o600)
     return fresh

@@ -20,6 +20,7 @@ from pyconsul_agent.agent.reload import definitions_of, load
 from pyconsul_agent.agent.remote_exec import TEMPORARY_FOLDER, RemoteExec
 from pyconsul_agent.agent.watch_post import AiohttpPoster
 from pyconsul_agent.agent.watches import Watches, understood
+from pyconsul_agent.app.files import socket_owner
 from pyconsul_agent.app.machine import host_document, runtime_stats
 from pyconsul_agent.app.reload import Reloader, Reread
 from pyconsul_agent.app.settings import (
@@ -85,7 +86,7 @@ class Agent:
         self._storage = storage
         self._log = logs.logger()
         self._unlock = lock_data_dir(env.files, options.data_dir) if options.data_dir else None
-        self.node_id = node_id(env, options.data_dir, options.node_id)
+        self.node_id = node_id(env, options.data_dir, options.node_id, of_host=not options.disable_host_node_id)
         self._tasks = TaskOwner(self._log)
         self.failure = ""
         """Why the agent ended by itself and badly, one line."""
@@ -156,6 +157,7 @@ class Agent:
             self._pipeline,
             self._log.named("http"),
             connections_per_client=options.limits.http_max_conns_per_client,
+            head_bytes_max=options.http_config.max_header_bytes,
         )
         self._dns = DNSServer(
             env.net,
@@ -250,7 +252,10 @@ class Agent:
                 "coordinates",
             )
         if options.ports.http > 0:
-            await self._http.start([(host, options.ports.http) for host in options.resolved.http])
+            mode, owner = socket_owner(options)
+            await self._http.start(
+                [(host, options.ports.http) for host in options.resolved.http], unix_mode=mode, unix_owner=owner
+            )
         if options.ports.dns > 0:
             await self._dns.start([(host, options.ports.dns) for host in options.resolved.dns])
         if options.ports.rpc > 0:

@@ -22,6 +22,7 @@ from pyconsul_agent.structs.operator import AutopilotConfig
 from pyconsul_agent.swim.config import LAN, WAN, SwimConfig
 from pyconsul_agent.swim.keyring import Keyring
 from pyconsul_agent.version import CONSUL_REVISION, CONSUL_VERSION
+from pyconsul_agent.wire.gotypes import format_duration
 
 BUILD = f"{CONSUL_VERSION}:{CONSUL_REVISION}"
 SESSION_TTL_MIN_S = 10.0
@@ -133,7 +134,13 @@ def client_config(options: Options, node_id: str) -> ClientConfig:
         hold_timeout_s=options.performance.rpc_hold_timeout,
         rpc_rate=options.limits.rpc_rate,
         rpc_burst=options.limits.rpc_max_burst,
+        advertise_reconnect_timeout=_go_text(options.advertise_reconnect_timeout),
     )
+
+
+def _go_text(seconds: float) -> str:
+    """A duration as Go writes it, "" for none."""
+    return format_duration(duration(seconds)) if seconds > 0 else ""
 
 
 def node_info(options: Options, node_id: str) -> NodeInfo:

@@ -20,13 +20,9 @@ METRICS = (
 )
 WITHOUT_EFFECT = (
     "acl.enable_token_persistence",
-    "advertise_reconnect_timeout",
     "config_entries",
-    "disable_host_node_id",
     "dns_config.use_cache",
     "enable_agent_tls_for_checks",
-    "http_config.max_header_bytes",
-    "unix_sockets",
 )
 SET_BY_DEV = ("connect.enabled", "ports.grpc", "ui_config.enabled")
 """`-dev` sets these itself; nobody asked for them then."""

@@ -53,6 +53,8 @@ class ClientConfig:
     rpc_rate: float = -1.0
     """Calls per second that this agent may make; negative: any number."""
     rpc_burst: int = 1000
+    advertise_reconnect_timeout: str = ""
+    """Go's text of how long others shall remember this node after it failed; empty: as long as they like."""
 
 
 class ClientNode:
@@ -81,7 +83,7 @@ class ClientNode:
             log.named("serf.lan"),
             GossipOptions(
                 name=config.node_name,
-                tags=client_tags(tags),
+                tags=client_tags(tags, reconnect_timeout=config.advertise_reconnect_timeout),
                 bind_host=config.serf_lan_bind,
                 bind_port=config.lan_port,
                 advertise=(config.advertise, config.lan_port),

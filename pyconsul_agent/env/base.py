@@ -99,7 +99,15 @@ class Net(Protocol):
         listens there.
         """
 
-    async def listen_unix(self, factory: Callable[[], asyncio.BaseProtocol], path: str, *, mode: int) -> Listener: ...
+    async def listen_unix(
+        self,
+        factory: Callable[[], asyncio.BaseProtocol],
+        path: str,
+        *,
+        mode: int,
+        owner: tuple[int, int] = (-1, -1),
+    ) -> Listener:
+        """Listen at `path`; `owner` is user and group, -1 for the process's own. Raises NetError."""
 
     async def connect_unix(
         self, factory: Callable[[], ProtocolT], path: str

@@ -208,7 +208,9 @@ class RealNet:
             raise dial_failure("udp", endpoint(*peer), error, step="connect") from error
         return RealDatagrams(asyncio.get_running_loop(), sock, receive, failed)
 
-    async def listen_unix(self, factory: Factory, path: str, *, mode: int) -> Listener:
+    async def listen_unix(
+        self, factory: Factory, path: str, *, mode: int, owner: tuple[int, int] = (-1, -1)
+    ) -> Listener:
         """Listen at `path`; a socket file that a crash left there is replaced, any other file is an error."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.setblocking(False)
@@ -217,6 +219,7 @@ class RealNet:
                 if stat.S_ISSOCK(os.stat(path).st_mode):
                     os.unlink(path)
             sock.bind(path)
+            os.chown(path, *owner)
             os.chmod(path, mode)
             server = await asyncio.get_running_loop().create_unix_server(factory, sock=sock, backlog=BACKLOG)
         except OSError as error:

@@ -93,7 +93,9 @@ class SimNet:
         self._host.datagrams[local] = socket
         return socket
 
-    async def listen_unix(self, factory: Factory, path: str, *, mode: int) -> Listener:
+    async def listen_unix(
+        self, factory: Factory, path: str, *, mode: int, owner: tuple[int, int] = (-1, -1)
+    ) -> Listener:
         refuse_the_dead()
         if path in self._host.unix:
             raise listen_failure("unix", path, OSError(errno.EADDRINUSE, ""))

@@ -239,10 +239,8 @@ def measure(chosen: argparse.Namespace, folder: Path) -> bool:
     p99 = statistics.quantiles(own_lags, n=100)[98]
     print(f"checks: {chosen.checks} every {chosen.interval} s, {seconds:.0f} s, {len(runs)} targets asked")
     for name, these in (("loop lag", lags), ("without waiting for a processor", own_lags)):
-        high, highest = statistics.quantiles(these, n=100)[98] * 1e3, max(these) * 1e3
-        print(
-            f"  {name}: median {statistics.median(these) * 1e3:.1f} ms, p99 {high:.1f} ms, max {max(these) * 1e3:.1f} ms"
-        )
+        high, most = statistics.quantiles(these, n=100)[98] * 1e3, max(these) * 1e3
+        print(f"  {name}: median {statistics.median(these) * 1e3:.1f} ms, p99 {high:.1f} ms, max {most:.1f} ms")
     print(f"  processor: {own:.0%} of one, scripts {children:.0%}")
     behind = statistics.quantiles(late, n=100)[98] * 1e3
     print(f"  runs: {len(late)}, p99 of beginning after the interval {behind:.0f} ms, missed {len(missed)}")

@@ -31,6 +31,8 @@ from pyconsul_agent.interfaces.http.pipeline import Pipeline, Target
 
 HEAD_BYTES_MAX = 64 * 1024
 HEADERS_MAX = 256
+UNIX = "unix://"
+UNIX_MODE = 0o600
 HEAD_TIMEOUT_S = 10.0
 BODY_TIMEOUT_S = 60.0
 IDLE_TIMEOUT_S = 120.0
@@ -68,11 +70,14 @@ class HTTPServer:
         log: Log,
         *,
         connections_per_client: int = CONNECTIONS_PER_CLIENT,
+        head_bytes_max: int = 0,
     ) -> None:
+        """`head_bytes_max` 0 is HEAD_BYTES_MAX."""
         self.pipeline = pipeline
         self.log = log
         self._net = net
         self._clock = clock
+        self.head_bytes_max = head_bytes_max or HEAD_BYTES_MAX
         self._limit = connections_per_client
         self._listeners: list[Listener] = []
         self._clients: Counter[str] = Counter()
@@ -81,11 +86,25 @@ class HTTPServer:
         self.stopped = False
         self._date = (0, b"")
 
-    async def start(self, addresses: list[tuple[str, int]], *, tls: ssl.SSLContext | None = None) -> None:
-        """Listen. Raises NetError when an address cannot be had."""
+    async def start(
+        self,
+        addresses: list[tuple[str, int]],
+        *,
+        tls: ssl.SSLContext | None = None,
+        unix_mode: int = UNIX_MODE,
+        unix_owner: tuple[int, int] = (-1, -1),
+    ) -> None:
+        """Listen on TCP, or for a host `unix:///path` on that socket. Raises NetError when one cannot be had."""
         self.stopped = False
         for host, port in addresses:
-            self._listeners.append(await self._net.listen(lambda: _Connection(self), host, port, tls=tls))
+            if host.startswith(UNIX):
+                path = host.removeprefix(UNIX)
+                listener = await self._net.listen_unix(
+                    lambda: _Connection(self), path, mode=unix_mode, owner=unix_owner
+                )
+            else:
+                listener = await self._net.listen(lambda: _Connection(self), host, port, tls=tls)
+            self._listeners.append(listener)
 
     async def stop(self) -> None:
         """Stop listening and end every connection; requests in flight are cancelled."""
@@ -268,7 +287,7 @@ class _Connection(asyncio.Protocol):
             self._expect(BODY_TIMEOUT_S)
         try:
             self._parser.feed_data(data)
-            if not self._reading_body and self._head_bytes > HEAD_BYTES_MAX:
+            if not self._reading_body and self._head_bytes > self._server.head_bytes_max:
                 raise _bad("431 Request Header Fields Too Large", 431)
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__ or error.__cause__
@@ -322,7 +341,7 @@ class _Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         headers = self._head.headers
         self._head.head_size += len(name) + len(value)
-        if len(headers) >= HEADERS_MAX or self._head.head_size > HEAD_BYTES_MAX:
+        if len(headers) >= HEADERS_MAX or self._head.head_size > self._server.head_bytes_max:
             raise _bad("431 Request Header Fields Too Large", 431)
         key = name.decode("latin-1").lower()
         if key == "host":
