@@ -28,6 +28,8 @@ RAFT_HEARTBEAT_S, RAFT_ELECTION_S, RAFT_LEASE_S = 1.0, 1.0, 0.5
 
 DEV_RAFT_S = (0.035, 0.052, 0.020)
 
+GOSSIP_S_MIN = 0.001
+
 BOOTSTRAP_EXPECT_1 = "BootstrapExpect is set to 1; this is the same as Bootstrap mode."
 DOCUMENTATION = "See https://www.consul.io/docs/internals/consensus.html#deployment-table"
 
@@ -38,6 +40,7 @@ def validate(options: Options, interfaces: Sequence[InterfaceAddress], hostname:
     options = _addresses(options, interfaces)
     options = _bootstrap(options)
     _numbers(options)
+    _gossip(options)
     _security(options)
     _unique_addresses(options)
     return _defaults(options)
@@ -278,6 +281,20 @@ def _numbers(options: Options) -> None:
         raise ConfigError(f"Invalid log level: {options.log_level}. Valid log levels are: [{' '.join(LOG_LEVELS)}]")
     if options.log_format not in LOG_FORMATS:
         raise ConfigError(f"Invalid log format: {options.log_format}. Valid log formats are: [{' '.join(LOG_FORMATS)}]")
+
+
+def _gossip(options: Options) -> None:
+    """A pool that never probes, or probes all the time, must not start."""
+    for pool in ("gossip_lan", "gossip_wan"):
+        given = getattr(options, pool)
+        for name in ("gossip_interval", "probe_interval", "probe_timeout"):
+            if getattr(given, name) < GOSSIP_S_MIN:
+                raise ConfigError(f"{pool}.{name} must be at least 1ms, was: {getattr(given, name):g}s")
+        for name in ("gossip_nodes", "retransmit_mult", "suspicion_mult"):
+            if getattr(given, name) < 1:
+                raise ConfigError(f"{pool}.{name} must be strictly positive, was: {getattr(given, name)}")
+        if given.probe_timeout > given.probe_interval:
+            raise ConfigError(f"{pool}.probe_timeout must not be greater than {pool}.probe_interval")
 
 
 def _security(options: Options) -> None:

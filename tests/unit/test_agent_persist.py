@@ -8,7 +8,7 @@ import random
 import pytest
 
 from pyconsul_agent.agent.local import LocalState, NodeInfo
-from pyconsul_agent.agent.persist import FILE_BYTES_MAX, Persistence
+from pyconsul_agent.agent.persist import FILE_BYTES_MAX, HOST_IDS, Persistence, host_node_id
 from pyconsul_agent.agent.registry import CheckSettings, Registry, Tools
 from pyconsul_agent.env.real import RealFiles
 from pyconsul_agent.structs.base import duration
@@ -233,3 +233,26 @@ def test_services_critical_for_too_long_are_removed_unless_only_an_alias_says_so
         await registry.stop()
 
     run_sim(1, whole)
+
+
+# --- the node's id -------------------------------------------------------------------------------------------------
+
+
+class HostFiles:
+    def __init__(self, **texts):
+        self.texts = {path: texts.get(path.rpartition("/")[2].replace("-", "_")) for path in HOST_IDS}
+
+    def read(self, path):
+        if self.texts[path] is None:
+            raise PermissionError(13, "Permission denied")
+        return self.texts[path].encode()
+
+
+def test_a_node_id_of_the_host_is_the_hash_that_consul_makes():
+    uuid = "4c4c4544-0039-4a10-8052-b7c04f4e4332"
+    digits = hashlib.sha512(uuid.encode()).hexdigest()
+    expected = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:32]}"
+    assert host_node_id(HostFiles(product_uuid=uuid.upper() + "\n")) == expected
+    assert host_node_id(HostFiles(machine_id=uuid.replace("-", ""), boot_id="x")) == expected
+    assert host_node_id(HostFiles(product_uuid="Not Settable", boot_id=uuid)) == expected
+    assert host_node_id(HostFiles(product_uuid="")) == ""

@@ -78,7 +78,8 @@ class HTTPServer:
         self._net = net
         self._clock = clock
         self.head_bytes_max = head_bytes_max or HEAD_BYTES_MAX
-        self._limit = connections_per_client
+        self._limit = CONNECTIONS_MAX
+        self.set_connections_per_client(connections_per_client)
         self._listeners: list[Listener] = []
         self._clients: Counter[str] = Counter()
         self._total = 0
@@ -138,8 +139,8 @@ class HTTPServer:
             del self._clients[client]
 
     def set_connections_per_client(self, limit: int) -> None:
-        """Another limit from now on (reload)."""
-        self._limit = limit
+        """Another limit from now on (reload); 0 is none for each, but the bound on all of them stays."""
+        self._limit = limit if limit > 0 else CONNECTIONS_MAX
 
     def date(self) -> bytes:
         """The Date header's value, made once a second."""
