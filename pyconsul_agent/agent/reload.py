@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pyconsul_agent.agent.definitions import CheckFromFile, ServiceFromFile, check_of, service_of
 from pyconsul_agent.agent.registry import Registry
 from pyconsul_agent.errors import ConfigError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +22,20 @@ class Definitions:
 
 
 def definitions_of(services: Sequence[Mapping[str, Any]], checks: Sequence[Mapping[str, Any]]) -> Definitions:
-    """The blocks of the configuration, understood. Raises ConfigError."""
-    return Definitions(tuple(map(service_of, services)), tuple(map(check_of, checks)))
+    """The blocks of the configuration, understood. Raises ConfigError naming the one that is wrong."""
+    return Definitions(_each("services", service_of, services), _each("checks", check_of, checks))
+
+
+def _each(
+    name: str, understand: Callable[[Mapping[str, Any]], T], blocks: Sequence[Mapping[str, Any]]
+) -> tuple[T, ...]:
+    found = []
+    for number, block in enumerate(blocks):
+        try:
+            found.append(understand(block))
+        except ConfigError as error:
+            raise ConfigError(f"{name}[{number}]: {error}") from None
+    return tuple(found)
 
 
 def load(registry: Registry, definitions: Definitions) -> None:

@@ -127,6 +127,9 @@ def _files(sources: Sources, files: Files, warnings: list[str]) -> Iterable[tupl
             paths = [f"{path.rstrip('/')}/{name}" for name in names]
             # A folder that is missing is an error; what a folder holds besides files is not ours.
             chosen = [inner for inner in paths if not files.is_dir(inner)]
+            for odd in [inner for inner in chosen if files.exists(inner) and not files.is_file(inner)]:
+                warnings.append(f"skipping file {odd}, it is no regular file")  # a pipe would be waited for
+                chosen.remove(odd)
         else:
             if not files.exists(path):  # a typing error in the name must not start an agent without its configuration
                 raise ConfigError(_missing(path))
@@ -151,9 +154,10 @@ def _missing(name: str) -> str:
 
 def _read(name: str, files: Files) -> str:
     try:
-        if files.size(name) > FILE_BYTES_MAX:
+        data = files.read(name, bytes_max=FILE_BYTES_MAX + 1)  # the size of a pipe is not known before
+        if len(data) > FILE_BYTES_MAX:
             raise ConfigError(f"config: {name} is larger than {FILE_BYTES_MAX} bytes")
-        return files.read(name).decode("utf-8")
+        return data.decode("utf-8")
     except FileNotFoundError:
         raise ConfigError(_missing(name)) from None
     except OSError as error:

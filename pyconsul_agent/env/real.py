@@ -55,15 +55,18 @@ class RealFiles:
     def is_dir(self, path: str) -> bool:
         return os.path.isdir(path)
 
+    def is_file(self, path: str) -> bool:
+        return os.path.isfile(path)
+
     def list_dir(self, path: str) -> list[str]:
         return sorted(os.listdir(path))
 
     def make_dirs(self, path: str, *, mode: int = 0o700) -> None:
         os.makedirs(path, mode=mode, exist_ok=True)
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, *, bytes_max: int = -1) -> bytes:
         with open(path, "rb") as file:
-            return file.read()
+            return file.read(bytes_max)
 
     def write_atomic(self, path: str, data: bytes, *, mode: int = 0o600, sync: bool = True) -> None:
         directory, name = os.path.split(path)

@@ -247,11 +247,14 @@ class SimFiles:
             self._disk.check("mkdir", each)
             self._disk.make_dir(each)
 
-    def read(self, path: str) -> bytes:
+    def is_file(self, path: str) -> bool:
+        return self._disk.has_file(self._normal(path))
+
+    def read(self, path: str, *, bytes_max: int = -1) -> bytes:
         path = self._normal(path)
         inode = self._disk.inode(path)
         self._disk.check("read", path)
-        return bytes(inode.data)
+        return bytes(inode.data if bytes_max < 0 else inode.data[:bytes_max])
 
     def write_atomic(self, path: str, data: bytes, *, mode: int = 0o600, sync: bool = True) -> None:
         path = self._normal(path)

@@ -33,10 +33,10 @@ class Disk:
     def size(self, path):
         return len(self.read(path))
 
-    def read(self, path):
+    def read(self, path, *, bytes_max=None):
         if path not in self.files:
             raise FileNotFoundError(path)
-        return self.files[path].encode()
+        return self.files[path].encode()[:bytes_max]
 
 
 def env(files=None, ip="127.0.0.1"):

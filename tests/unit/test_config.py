@@ -37,10 +37,13 @@ class Disk:
     def size(self, path):
         return len(self.read(path))
 
-    def read(self, path):
+    def is_file(self, path):
+        return path in self.files
+
+    def read(self, path, *, bytes_max=None):
         if path not in self.files:
             raise FileNotFoundError(path)
-        return self.files[path]
+        return self.files[path][:bytes_max]
 
 
 def options(flags=None, *, files=None, interfaces=(LOOPBACK, ETH0), **sources):

@@ -119,6 +119,15 @@ def test_too_long_header_block_is_refused():
     assert bench.requests == []
 
 
+def test_the_size_of_a_header_block_is_an_option():
+    async def scenario(bench):
+        small = await bench.get("/v1/kv/a", "X-Long: " + "x" * 3000)
+        assert status_of(small) == b"HTTP/1.1 431 Request Header Fields Too Large"
+        assert status_of(await bench.get("/v1/kv/a", "X-Long: " + "x" * 1000)) == b"HTTP/1.1 200 OK"
+
+    serve(scenario, head_bytes_max=2048)
+
+
 def test_too_many_headers_are_refused():
     bench = send(b"GET /v1/echo HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X-%d: v\r\n" % n for n in range(300)) + b"\r\n")
     assert status_of(bench.answer).split()[1] in (b"400", b"431")
