@@ -8,6 +8,8 @@ from typing import Protocol, TypeVar
 from pyconsul_agent.structs.coordinate import VivaldiCoordinate
 from pyconsul_agent.structs.member import Member
 from pyconsul_agent.structs.methods import Method
+from pyconsul_agent.structs.requests import SnapshotRequest
+from pyconsul_agent.structs.snapshot import Archive, SnapshotAnswer
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
@@ -20,7 +22,14 @@ class Caller(Protocol):
         """Call `method`. Raises RPCError with the text that Consul would answer, wrapped as Consul wraps it."""
 
 
-class Delegate(Caller, Protocol):
+class Snapshotter(Protocol):
+    """Saves and restores the state of the cluster."""
+
+    async def snapshot(self, request: SnapshotRequest, archive: Archive) -> SnapshotAnswer:
+        """`archive` is read for a restore only. Raises ConsulError with the text that Consul would answer."""
+
+
+class Delegate(Caller, Snapshotter, Protocol):
     """A server node or a client node."""
 
     @property

@@ -378,6 +378,10 @@ class RaftNode:
         """Take a fresh snapshot and open it; the caller closes it. Raises RaftError."""
         return await self._storage.open_snapshot((await self.take_snapshot()).id)
 
+    def scratch(self) -> SnapshotSink:
+        """A place for a state that is not believed yet; write, finish, read its chunks, abort."""
+        return self._storage.receive_snapshot(SnapshotMeta())
+
     async def restore(self, chunks: Iterable[bytes], saved: SnapshotMeta) -> None:
         """Replace the state machine by a user's snapshot (leader only). Raises RaftError, NotLeader, DecodeError.
 
@@ -396,6 +400,8 @@ class RaftNode:
                 meta = replace(meta, index=max(meta.index, saved.index + 1))
                 await self._applier.drained(self._applier.put_count)
                 await self._replace_state(meta, chunks)
+            # Committed, it shows that a quorum has the restored state.
+            await self._answered(self._raft.propose(EntryType.NOOP, None, self._clock.boottime(), None, self._now()))
 
     async def _replace_state(self, meta: SnapshotMeta, chunks: Iterable[bytes]) -> None:
         sink = self._storage.receive_snapshot(meta)

@@ -190,8 +190,11 @@ class Dispatcher:
 
     async def _prepare_read(self, request: Any) -> None:
         """What a consistent read needs first. Raises RPCError or RaftError."""
-        if not isinstance(request, QueryOptions) or not request.require_consistent:
-            return
+        if isinstance(request, QueryOptions) and request.require_consistent:
+            await self.consistent()
+
+    async def consistent(self) -> None:
+        """Prove that this server leads and has caught up. Raises RPCError or RaftError."""
         await self._leadership.verify()
         deadline = self._clock.monotonic() + self._hold_timeout_s
         while not self._consistent_ready():
