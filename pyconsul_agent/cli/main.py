@@ -71,6 +71,14 @@ COMMANDS: dict[str, Entry] = {
     "operator raft list-peers": Entry("Display the current Raft peer configuration", "operator:LIST_PEERS"),
     "operator raft remove-peer": Entry("Remove a Consul server from the Raft configuration", "operator:REMOVE_PEER"),
     "reload": Entry("Triggers the agent to reload configuration files", "membership:RELOAD"),
+    "snapshot": Entry(
+        "Saves, restores and inspects snapshots of Consul server state",
+        group_usage=_SUB,
+        help="Saves, restores and inspects the state of the servers, for disaster recovery.",
+    ),
+    "snapshot inspect": Entry("Displays information about a Consul snapshot file", "snapshot:INSPECT"),
+    "snapshot restore": Entry("Restores snapshot of Consul server state", "snapshot:RESTORE"),
+    "snapshot save": Entry("Saves snapshot of Consul server state", "snapshot:SAVE"),
     "validate": Entry("Validate config files/directories", "validate:VALIDATE"),
     "version": Entry("Prints the Consul version", "version:VERSION_COMMAND"),
 }
