@@ -63,7 +63,7 @@ def expire(s: State, due: float) -> None:
 
 def may_stand(s: State) -> bool:
     """A voter whose log is not being replaced right now."""
-    return (is_voter(s.latest, s.me.id) or _leaves_undecided(s)) and s.installing is None and not s.stopped
+    return (is_voter(s.latest, s.me.id) or _leaves_undecided(s)) and not (s.installing or s.reverting or s.stopped)
 
 
 def _leaves_undecided(s: State) -> bool:

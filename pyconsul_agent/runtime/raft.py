@@ -221,6 +221,11 @@ class RaftNode:
         return self._raft.last_contact(self._clock.boottime())
 
     @property
+    def settled(self) -> bool:
+        """False while the state here is that of a restore which may yet be taken back."""
+        return not self._running or not self._raft.unproven
+
+    @property
     def lease_valid(self) -> bool:
         """Whether a default read may be answered now (promise P3); ask again just before answering."""
         return self._running and self._raft.lease_valid(self._clock.boottime())
@@ -358,6 +363,8 @@ class RaftNode:
             newest = self._raft.snapshot
             if index == 0:
                 raise RaftError("nothing new to snapshot")
+            if self._raft.unproven:
+                raise RaftError("cannot take snapshot now, a restored one is not committed yet")
             if newest is not None and newest.index >= index:
                 return newest
             configuration_index, configuration = self._raft.committed_configuration
@@ -412,8 +419,10 @@ class RaftNode:
                 await sink.write(piece)
             stored = await sink.finish()
             switch = await self._blocking(lambda: self._machine.restore(sink.chunks()))
+            await self._publish_restored(sink)
             swapped = self._running and self._raft.restored(stored, self._clock.boottime())
             if not swapped:
+                await self._storage.revert()
                 raise LeadershipLost
         finally:
             if not swapped:
@@ -425,9 +434,14 @@ class RaftNode:
             switch()
         self._applier.jump(stored.index, stored.term)
         self._stable_index = stored.index
+
+    async def _publish_restored(self, sink: SnapshotSink) -> None:
+        """From here on a crash leaves a server that holds the restored state, and can still go back before it.
+
+        The lock of the disk keeps the log as it is until the core knows.
+        """
         try:
-            # Only now: a snapshot of a leader that was deposed meanwhile must never be found at a start. Until it has
-            # its name peers cannot get it, and the lock keeps the log from being cut.
+            await self._storage.commit(restored=sink.meta)
             await sink.publish()
         except StorageError as error:
             self._stop_for(error)
@@ -488,7 +502,12 @@ class RaftNode:
         while True:
             ready, position = await self._to_store.get()
             async with self._disk:
-                done = await (self._commit(ready) if ready.install is None else self._install(ready, position))
+                if ready.install is not None:
+                    done = await self._install(ready, position)
+                elif ready.revert:
+                    done = await self._revert(ready, position)
+                else:
+                    done = await self._commit(ready)
             self._send(ready.after_sync)
             self._unstored -= 1
             self._stored.set()
@@ -501,6 +520,7 @@ class RaftNode:
             truncate_from=ready.truncate_from,
             entries=ready.entries,
             compact_to=ready.compact_to,
+            settled=ready.settle,
         )
         if ready.truncate_from is not None:
             self._stable_index = min(self._stable_index, ready.truncate_from - 1)
@@ -524,14 +544,33 @@ class RaftNode:
             reason = f"failed to restore snapshot {name}: {error}"
             self._log.error("raft snapshot refused", error=reason)
             return Done(stable_index=self._stable_index, installed=False, install_error=reason)
-        await sink.publish()
-        await self._storage.commit(hard_state=ready.hard_state, clear_log=True)
+        if ready.install.unproven:
+            await self._storage.commit(hard_state=ready.hard_state, restored=sink.meta)
+            await sink.publish()
+        else:
+            await sink.publish()
+            await self._storage.commit(hard_state=ready.hard_state, clear_log=True)
         if switch is not None:
             switch()
         self._applier.jump(meta.index, meta.term)
         self._stable_index = meta.index
         self._log.info("raft snapshot installed", id=name, index=meta.index, bytes=sink.meta.size)
         return Done(stable_index=meta.index, installed=True, snapshot_id=name)
+
+    async def _revert(self, ready: Ready, position: int) -> Done:
+        """A restore that never was committed is undone; see raft.snapshotting."""
+        await self._applier.drained(position)
+        if ready.hard_state is not None:
+            await self._storage.commit(hard_state=ready.hard_state)
+        before = await self._storage.revert()
+        index, term = (before.snapshot.index, before.snapshot.term) if before.snapshot else (0, 0)
+        if before.snapshot is not None:
+            await self._restore_stored(before.snapshot)
+        elif (switch := self._machine.blank()) is not None:
+            switch()
+        self._applier.jump(index, term)
+        self._stable_index = max(before.last_index, index)
+        return Done(stable_index=self._stable_index, reverted=before)
 
     def _send(self, messages: Iterable[Outgoing]) -> None:
         for message in messages:

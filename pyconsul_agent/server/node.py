@@ -120,6 +120,7 @@ class ServerNode:
             hold_timeout_s=config.hold_timeout_s,
             is_leaving=lambda: self._leaving,
             consistent_ready=lambda: self._leader.ready,
+            settled=lambda: self._raft.settled,
         )
         bootstrapper = Bootstrapper(
             self._raft, self._pool, log,
