@@ -369,7 +369,10 @@ class RaftNode:
                 return newest
             configuration_index, configuration = self._raft.committed_configuration
             if configuration_index > index:
-                raise RaftError(f"cannot take snapshot now, configuration {configuration_index} is not applied yet")
+                raise RaftError(
+                    f"cannot take snapshot now, wait until the configuration entry at {configuration_index} has been "
+                    f"applied (have applied {index})"
+                )
             meta = SnapshotMeta(
                 index=index, term=term, configuration=configuration, configuration_index=configuration_index
             )

@@ -338,9 +338,9 @@ class SqliteRaftStorage:
         for name, index in self._snapshots.damaged.items():
             if (last or 0) < index or (row is not None and row[0] == name):
                 raise StorageError(
-                    f"raft storage: snapshot {name} is damaged and the log does not cover it: this server has "
-                    f"lost what it had acknowledged. Remove {self._directory} to let it join as a new one, or only the snapshot "
-                    "to go on with what is left"
+                    f"raft storage: snapshot {name} is damaged and the log does not cover it: this server has lost "
+                    f"what it had acknowledged. Remove {self._directory} to let it join as a new one, or only the "
+                    "snapshot to go on with what is left"
                 )
 
     def _drop_superseded(self, writer: sqlite3.Connection, snapshot: SnapshotMeta | None) -> None:

@@ -123,7 +123,10 @@ class Snapshots:
         if not request.allow_stale:
             await self._consistent()
         response = self._meta()
-        source = await self._raft.open_snapshot()
+        try:
+            source = await self._raft.open_snapshot()
+        except ConsulError as error:
+            raise RPCError(f"Raft error when taking snapshot: {error}") from error
         return SnapshotAnswer(replace(response, index=source.meta.index), self._archive(source))
 
     def _meta(self) -> SnapshotResponse:

@@ -485,9 +485,8 @@ def test_damaged_snapshot_that_the_log_does_not_cover_is_refused_in_one_line(tmp
         newest = await storage.create_snapshot(replace(META, index=9), lambda: [b"newest"])
         await storage.close()
         damage(tmp_path, newest.id)
-        with pytest.raises(
-            StorageError, match=f"snapshot {newest.id} is damaged and the log does not cover it"
-        ) as told:
+        words = f"snapshot {newest.id} is damaged and the log does not cover it"
+        with pytest.raises(StorageError, match=words) as told:
             await make().load()
         assert "\n" not in str(told.value)
         (tmp_path / "raft" / "snapshots" / newest.id).rename(tmp_path / "aside")  # the operator's choice
