@@ -17,7 +17,7 @@ from pyconsul_agent.runtime.mux import close_writer
 from pyconsul_agent.runtime.rpc_pool import ServerAddress
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.structs.requests import SnapshotRequest, SnapshotResponse
-from pyconsul_agent.structs.snapshot import SAVE, Archive, SnapshotAnswer
+from pyconsul_agent.structs.snapshot import SAVE, Archive, ArchiveStream, SnapshotAnswer
 from pyconsul_agent.wire import msgpack
 from pyconsul_agent.wire.netrpc import FirstByte
 from pyconsul_agent.wire.stream import ValueScanner
@@ -87,7 +87,12 @@ async def call(
         if response.error:
             raise RPCError(response.error)
         handed_over = True
-        return SnapshotAnswer(response, _received(reader, writer, rest, tasks))
+
+        async def close() -> None:
+            await tasks.close()
+            await close_writer(writer)
+
+        return SnapshotAnswer(response, ArchiveStream(_pieces(reader, rest), close))
     except DecodeError as error:
         raise RPCError(f"failed to decode response: {error}") from error
     except OSError as error:
@@ -135,19 +140,6 @@ async def _response(
         answered.cancel()
         with suppress(asyncio.CancelledError, ConsulError):
             await answered
-
-
-async def _received(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rest: bytes, tasks: TaskOwner
-) -> AsyncGenerator[bytes, None]:
-    pieces = _pieces(reader, rest)
-    try:
-        async for piece in pieces:
-            yield piece
-    finally:
-        await pieces.aclose()
-        await tasks.close()
-        await close_writer(writer)
 
 
 async def _head(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:

@@ -20,7 +20,7 @@ from pyconsul_agent.server.seams import Leadership
 from pyconsul_agent.structs.base import Duration, duration
 from pyconsul_agent.structs.raft import SnapshotMeta
 from pyconsul_agent.structs.requests import SnapshotRequest, SnapshotResponse
-from pyconsul_agent.structs.snapshot import RESTORE, SAVE, Archive, SnapshotAnswer, nothing
+from pyconsul_agent.structs.snapshot import RESTORE, SAVE, Archive, ArchiveStream, SnapshotAnswer, nothing
 from pyconsul_agent.wire import netrpc
 from pyconsul_agent.wire.snapshot import ArchiveReader, write_archive
 
@@ -127,7 +127,9 @@ class Snapshots:
             source = await self._raft.open_snapshot()
         except ConsulError as error:
             raise RPCError(f"Raft error when taking snapshot: {error}") from error
-        return SnapshotAnswer(replace(response, index=source.meta.index), self._archive(source))
+        return SnapshotAnswer(
+            replace(response, index=source.meta.index), ArchiveStream(self._archive(source), source.close)
+        )
 
     def _meta(self) -> SnapshotResponse:
         """Told before the snapshot is taken: it may be newer than this says, never older."""
@@ -139,11 +141,8 @@ class Snapshots:
     async def _archive(self, source: SnapshotSource) -> AsyncGenerator[bytes, None]:
         """Packed on the worker, a piece whenever the receiver takes one."""
         packed = write_archive(source.meta, source.chunks(), self._wall_ns() // NANOSECONDS_PER_SECOND)
-        try:
-            while piece := await self._worker(lambda: _piece(packed)):
-                yield piece
-        finally:
-            await source.close()
+        while piece := await self._worker(lambda: _piece(packed)):
+            yield piece
 
     # --- restore ----------------------------------------------------------------------------------------------
 

@@ -201,7 +201,9 @@ def main(arguments: list[str]) -> int:
                 rounds.append(measured(agent, archive))
             finally:
                 agent.stop()
-        print(f"round {number + 1}: {json.dumps({key: round(value, 3) for key, value in rounds[-1].items()})}", flush=True)
+        print(
+            f"round {number + 1}: {json.dumps({key: round(value, 3) for key, value in rounds[-1].items()})}", flush=True
+        )
     over = 0
     for name in rounds[0]:
         median = statistics.median(row[name] for row in rounds)

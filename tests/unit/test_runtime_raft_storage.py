@@ -368,7 +368,7 @@ def test_acknowledged_transactions_survive_kill_9(tmp_path):
         last = run(check())
 
 
-# --- a restored snapshot that may be taken back ------------------------------------------------------------------------
+# --- a restored snapshot that may be taken back ---------------------------------------------------------------
 
 
 async def restored(storage, index=8):

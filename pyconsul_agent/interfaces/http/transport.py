@@ -515,6 +515,8 @@ class _Connection(asyncio.Protocol):
 
     async def _send(self, response: Response, *, keep_alive: bool, accepts: str, method: str) -> None:
         if self._transport is None or self._closing:
+            if (close := getattr(response.stream, "aclose", None)) is not None:
+                await close()
             return
         wants_gzip = bool(accepts) and accepts_gzip(accepts)
         body = response.body
