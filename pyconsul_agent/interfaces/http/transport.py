@@ -463,6 +463,8 @@ class _Connection(asyncio.Protocol):
             while self._waiting and not self._closing:
                 self._stop_timer()
                 item = self._waiting.popleft()
+                if isinstance(item, _Head) and item.stream is not None and not item.stream.complete:
+                    self._expect(BODY_TIMEOUT_S)  # the handler waits for the body, so somebody must watch it
                 keep = await self._answer(item)
                 if not keep:
                     self._linger()
