@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConsulError, DecodeError, LeadershipLost, RaftError, StorageError
 from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.raft.core import Raft
-from pyconsul_agent.raft.types import Change, Done, Event, Outgoing, Ready, Reply, Role
+from pyconsul_agent.raft.types import Change, Done, Event, Outgoing, Ready, Refusal, Reply, Role
 from pyconsul_agent.runtime.raft_apply import Applier, Outcome, StateMachine
 from pyconsul_agent.runtime.raft_incoming import Incoming
 from pyconsul_agent.runtime.raft_peers import Dial, Peers, close_writer
@@ -255,6 +255,21 @@ class RaftNode:
         """Highest index that the state machine has."""
         return self._applier.index
 
+    @property
+    def role(self) -> Role:
+        """What this server is in its term."""
+        return self._raft.role
+
+    @property
+    def refusals(self) -> Mapping[str, Refusal]:
+        """Who refused us a vote since a leader was last known, by ID."""
+        return self._raft.refusals
+
+    @property
+    def dial_errors(self) -> Mapping[str, str]:
+        """Why peers could not be dialed when it was last tried, by ID."""
+        return self._peers.dial_errors
+
     def configuration(self) -> tuple[Configuration, int]:
         """The latest configuration and its index."""
         return self._raft.configuration, self._raft.configuration_index
@@ -470,6 +485,8 @@ class RaftNode:
         loop = asyncio.get_running_loop()
         while True:
             await self._applier.room()
+            if not self._running:
+                return  # the disk failed: from now on not even heartbeats are answered, so that a leader notices
             self._kicked.clear()
             ready = self._raft.ready(self._clock.boottime())
             if ready is not None:
@@ -505,17 +522,17 @@ class RaftNode:
         while True:
             ready, position = await self._to_store.get()
             async with self._disk:
-                if ready.install is not None:
-                    done = await self._install(ready, position)
-                elif ready.revert:
-                    done = await self._revert(ready, position)
-                else:
-                    done = await self._commit(ready)
+                done = await self._store(ready, position)
             self._send(ready.after_sync)
             self._unstored -= 1
             self._stored.set()
             self._raft.advance(done, self._clock.boottime())
             self._kick()
+
+    async def _store(self, ready: Ready, position: int) -> Done:
+        if ready.install is not None:
+            return await self._install(ready, position)
+        return await (self._revert(ready, position) if ready.revert else self._commit(ready))
 
     async def _commit(self, ready: Ready) -> Done:
         await self._storage.commit(
