@@ -599,6 +599,52 @@ def test_follower_keeps_what_an_unproven_snapshot_replaces(flagged):
         assert one.raft.last_index == 9
 
 
+def test_request_that_does_not_tell_whether_its_leader_has_the_restored_snapshot_takes_nothing_back():
+    one = One()
+    one.ask(append(2, (1, 1), [(2, 2), (3, 2)], commit=2))
+    assert one.ask(snapshot(9, unproven=True)).success
+    refused = one.ask(append(5, (2, 2), [(3, 2), (4, 2)]))  # perhaps it has (9, 2) behind it
+    assert refused.error == "a restored snapshot here was never replicated"
+    assert not refused.message.success
+    assert (one.raft.unproven, one.raft.last_index) == (9, 9)
+
+
+def test_restored_snapshot_is_not_called_committed_before_a_quorum_has_it():
+    five = (*SERVERS, *(Server(id=f"n{i}", address=f"10.0.0.{i}:8300") for i in (4, 5)))
+    one = One(Configuration(servers=five))
+    one.raft.expire(one.now)
+    one.raft.tick(one.now)
+    one.pump()
+
+    def answer(*names, form=None):
+        requests = [e for e in one.sent if isinstance(e, Request) and e.to.id in names]
+        one.sent.clear()
+        for effect in requests:
+            snapshot = isinstance(effect.message, InstallSnapshotRequest)
+            reply = form or (InstallSnapshotResponse if snapshot else AppendEntriesResponse)
+            good = {"granted": True} if form else {"success": True}
+            one.raft.received_reply(effect.sequence, reply(term=one.raft.term, **good), one.now)
+            one.pump()
+        return requests
+
+    answer("n2", "n3", form=RequestVoteResponse)
+    while answer("n2", "n3"):
+        pass
+    meta = replace(one.raft.begin_restore(one.now), id="r")
+    one.disk.restored(meta, Machine(meta.index))
+    assert one.raft.restored(meta, one.now)
+    one.raft.propose(1, None, one.now)
+    one.pump()
+    told = []
+    for _ in range(4):
+        one.now += 0.06
+        one.raft.tick(one.now)
+        one.pump()
+        told += [e.message.leader_commit_index for e in answer("n2") if isinstance(e.message, AppendEntriesRequest)]
+    assert one.raft.unproven == meta.index  # two of five
+    assert told and max(told) < meta.index
+
+
 def test_snapshot_of_a_leader_without_the_restored_one_takes_it_back():
     one = One()
     one.ask(append(2, (1, 1), [(2, 2), (3, 2)], commit=2))
