@@ -56,6 +56,7 @@ class Raft:
         s.timer_at = now + s.random_timeout(config.heartbeat_timeout_s)
         if s.term:
             s.bound_until = now + config.read_lease_s  # whom we followed before the restart is forgotten
+        election.started(s, now)
         s.event("raft_follower", address=me.address, leader="")
         self._s = s
 

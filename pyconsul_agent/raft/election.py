@@ -252,6 +252,12 @@ def refused(s: State, server_id: str, now: float) -> None:
         clear_leader(s)
 
 
+def started(s: State, now: float) -> None:
+    """The only voter has nobody to hear from: it stands once no lease can rest on what it promised before."""
+    if s.config.fast_bootstrap and [server.id for server in voters(s.latest)] == [s.me.id]:
+        s.timer_at = max(now, s.bound_until)
+
+
 def bootstrapped(s: State, now: float) -> None:
     """A virgin cluster has no leader to wait for: the lowest ID stands at once, the others a little later."""
     s.timer_at = now + s.random_timeout(s.config.heartbeat_timeout_s)

@@ -84,6 +84,14 @@ class One:
         self.pump()
         return self
 
+    def lead_alone(self):
+        """Let the timer run out; nobody else votes."""
+        self.now = self.raft.deadline
+        self.raft.tick(self.now)
+        self.pump()
+        assert self.raft.role is Role.LEADER
+        return self
+
     def follow_up(self):
         """n2 accepts all that it was sent, until nothing is left."""
         while requests := [e for e in self.sent if isinstance(e, Request) and e.to.id == "n2"]:
@@ -801,3 +809,15 @@ def test_snapshot_older_than_a_compacted_log_is_acknowledged_but_not_installed()
     assert one.ask(snapshot(4)).success
     assert not any(ready.install for ready in one.readies)
     assert (one.raft.last_index, one.raft.commit_index) == (8, 8)
+
+
+def test_restarted_only_voter_stands_as_soon_as_no_lease_can_rest_on_it():
+    alone = Configuration(servers=SERVERS[:1])
+    config = replace(CONFIG, fast_bootstrap=True)
+    one = One(alone, config).lead_alone()
+    again = One(disk=one.disk, config=config)
+    assert again.raft.role is Role.FOLLOWER
+    assert again.raft.deadline == pytest.approx(again.now + config.read_lease_s)
+    again.lead_alone()
+    three = One(disk=One(config=config).disk, config=config)
+    assert three.raft.deadline >= three.now + config.heartbeat_timeout_s
