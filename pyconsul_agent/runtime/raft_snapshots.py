@@ -111,7 +111,7 @@ class SnapshotFiles:
 
         def work() -> SnapshotMeta:
             try:
-                for chunk in chunks():
+                for chunk in _joined(chunks()):
                     sink.write_now(chunk)
                 stored = sink.finish_now()
                 sink.publish_now()
@@ -312,6 +312,21 @@ class FileSource:
     async def close(self) -> None:
         """See SnapshotSource."""
         self._file.close()
+
+
+def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in larger pieces: a record of a state is small, and a write costs as much as it does."""
+    held: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= CHUNK_BYTES:
+            yield b"".join(held)
+            held.clear()
+            size = 0
+    if held:
+        yield b"".join(held)
 
 
 def _file_chunks(path: str) -> Iterator[bytes]:

@@ -191,7 +191,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--keys", type=int, default=100_000)
     parser.add_argument("--value-bytes", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--address", default="127.0.61.11")
+    parser.add_argument("--address", default="127.0.78.11")
     parser.add_argument("--data", default="/var/tmp", help="folder on a real disk for the data directory")
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--check", action="store_true", help="fail when a bound is exceeded")
