@@ -64,9 +64,10 @@ class SnapshotPort:
             await _write(writer, msgpack.encode(answer.response))
             async for piece in answer.archive:
                 await _write(writer, piece)
-        except ConsulError as error:
+        except (ConsulError, TimeoutError) as error:
             # Nothing can be said any more; a connection that is cut is not taken for the end of an archive.
-            self._log.error("snapshot not sent", peer=f"{peer[0]}:{peer[1]}", error=str(error))
+            reason = str(error) or "the receiver takes nothing"
+            self._log.error("snapshot not sent", peer=f"{peer[0]}:{peer[1]}", error=reason)
             writer.transport.abort()
         finally:
             await answer.archive.aclose()

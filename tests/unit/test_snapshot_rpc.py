@@ -14,7 +14,7 @@ from pyconsul_agent.server.snapshots import Snapshots, go_character
 from pyconsul_agent.structs.base import duration
 from pyconsul_agent.structs.raft import Configuration, Server, SnapshotMeta
 from pyconsul_agent.structs.requests import SnapshotRequest, SnapshotResponse
-from pyconsul_agent.structs.snapshot import RESTORE, SAVE, SnapshotAnswer, nothing
+from pyconsul_agent.structs.snapshot import RESTORE, SAVE, ArchiveStream, SnapshotAnswer, nothing
 from pyconsul_agent.wire import msgpack
 from pyconsul_agent.wire.snapshot import read_archive, write_archive
 from tests.memory_net import Recorder, run
@@ -285,6 +285,34 @@ def test_silent_sender_is_given_up_and_leaves_nothing():
         assert raft.scratches[0].aborted and not raft.restored
 
     with_port(port(raft), test)
+
+
+def test_receiver_that_takes_nothing_is_cut_off():
+    async def endless(request, archive):
+        async def pieces():
+            while True:
+                yield bytes(60_000)
+
+        async def close():
+            closed.append(True)
+
+        return SnapshotAnswer(SnapshotResponse(index=1), ArchiveStream(pieces(), close))
+
+    closed = []
+
+    async def test(world):
+        reader, writer = await world.dial()
+        writer.transport.pause_reading()
+        writer.write(b"\x05" + msgpack.encode(asked()))
+        await asyncio.sleep(100)
+        assert closed
+        writer.transport.resume_reading()
+        with pytest.raises(ConnectionResetError):
+            while await reader.read(1 << 20):
+                pass
+        writer.close()
+
+    with_port(SnapshotPort(endless, Recorder()).serve, test)
 
 
 # --- routing ---------------------------------------------------------------------------------------------------
