@@ -212,8 +212,8 @@ def _json(meta: SnapshotMeta, found: Census) -> str:
 
 SAVE = Command(
     "consul snapshot save [options] FILE",
-    "Asks the leader for the state of all servers and saves it in FILE, which is written beside its name, read back\n"
-    "  and checked first. With -stale any server answers, as it does when there is no leader.",
+    "Asks the leader for the state of all servers and saves it in FILE, which is written beside its name, read back "
+    "and checked first. With -stale any server answers, as it does when there is no leader.",
     run_save,
     groups="CS",
 )
