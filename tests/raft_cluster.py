@@ -49,6 +49,12 @@ class ListMachine:
 
         return switch
 
+    def blank(self):
+        def switch():
+            self.items = []
+
+        return switch
+
 
 class Recorder:
     """A log that keeps errors and warnings."""

@@ -9,6 +9,8 @@ from pyconsul_agent.structs.coordinate import VivaldiCoordinate
 from pyconsul_agent.structs.diagnosis import Diagnosis
 from pyconsul_agent.structs.member import Member
 from pyconsul_agent.structs.methods import Method
+from pyconsul_agent.structs.requests import SnapshotRequest
+from pyconsul_agent.structs.snapshot import Archive, SnapshotAnswer
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
@@ -21,7 +23,14 @@ class Caller(Protocol):
         """Call `method`. Raises RPCError with the text that Consul would answer, wrapped as Consul wraps it."""
 
 
-class Delegate(Caller, Protocol):
+class Snapshotter(Protocol):
+    """Saves and restores the state of the cluster."""
+
+    async def snapshot(self, request: SnapshotRequest, archive: Archive) -> SnapshotAnswer:
+        """`archive` is read for a restore only. Raises ConsulError with the text that Consul would answer."""
+
+
+class Delegate(Caller, Snapshotter, Protocol):
     """A server node or a client node."""
 
     @property

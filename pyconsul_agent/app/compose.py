@@ -50,6 +50,7 @@ from pyconsul_agent.interfaces.http.pipeline import Pipeline
 from pyconsul_agent.interfaces.http.query import PreparedQueries
 from pyconsul_agent.interfaces.http.routes import RouteTable
 from pyconsul_agent.interfaces.http.session import Sessions
+from pyconsul_agent.interfaces.http.snapshot import Snapshot
 from pyconsul_agent.interfaces.http.status import Status
 from pyconsul_agent.interfaces.http.transport import HTTPServer
 from pyconsul_agent.interfaces.http.txn import Transactions
@@ -219,6 +220,7 @@ class Agent:
             Operator(self.delegate, defaults),
             Keyring(self.delegate, defaults),
             PreparedQueries(self.delegate, defaults, self._cache),
+            Snapshot(self.delegate, defaults),
         )
         return [route for family in families for route in family.routes()]
 

@@ -15,6 +15,7 @@ from pyconsul_agent.runtime.gossip import GossipOptions, GossipPool, PoolEvent
 from pyconsul_agent.runtime.keyring_file import KeyringFile
 from pyconsul_agent.runtime.listeners import NEW_LEADER, USER_EVENT_PREFIX, Listeners
 from pyconsul_agent.runtime.rpc_pool import IDLE_ON_CLIENT_S, IDLE_STREAMS_ON_CLIENT, RPCPool, ServerAddress
+from pyconsul_agent.runtime.snapshot_rpc import call as call_snapshot
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.serf.config import SerfConfig
 from pyconsul_agent.serf.consul import AgentTags, LanRules, client_tags, parse_server
@@ -22,6 +23,8 @@ from pyconsul_agent.structs.coordinate import VivaldiCoordinate
 from pyconsul_agent.structs.diagnosis import DiagnosedServer, Diagnosis
 from pyconsul_agent.structs.member import Member, MemberEvent, MemberEventKind, UserEvent
 from pyconsul_agent.structs.methods import Method
+from pyconsul_agent.structs.requests import SnapshotRequest
+from pyconsul_agent.structs.snapshot import Archive, SnapshotAnswer
 from pyconsul_agent.swim.config import LAN, SwimConfig
 from pyconsul_agent.swim.keyring import Keyring
 
@@ -63,6 +66,7 @@ class ClientNode:
     def __init__(self, config: ClientConfig, env: Env, log: Log, listeners: Listeners) -> None:
         self._config = config
         self._clock = env.clock
+        self._net = env.net
         self._log = log
         self._listeners = listeners
         self._tasks = TaskOwner(log)
@@ -169,6 +173,16 @@ class ClientNode:
     async def call(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
         """Call a server."""
         return await self._router.call(method, request)
+
+    async def snapshot(self, request: SnapshotRequest, archive: Archive) -> SnapshotAnswer:
+        """Ask a server to save or restore the state."""
+        return await self._router.snapshot(
+            request,
+            archive,
+            lambda server, request, archive: call_snapshot(
+                self._net, self._log, server, request, archive, local_host=None
+            ),
+        )
 
     def lan_members(self) -> Sequence[Member]:
         return self._lan.members()

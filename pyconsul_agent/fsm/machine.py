@@ -106,6 +106,16 @@ class StateMachine:
 
         return switch
 
+    def blank(self) -> Callable[[], None]:
+        """As `restore`, for the state before any command."""
+
+        def switch() -> None:
+            self.store.restore(Store())
+            self._chunks = Assembler()
+            self._digest = Digest(0, b"", 0, b"")
+
+        return switch
+
     def digest(self) -> Digest:
         """The rolling hash, for comparing servers cheaply (invariant I4)."""
         return self._digest

@@ -19,8 +19,11 @@ def acknowledged(peer: Peer, sequence: int, sent_at: float) -> None:
 
 
 def own_entry_committed(s: State) -> bool:
-    """Before that our commit index may be older than what an earlier leader acknowledged."""
-    return s.role is Role.LEADER and s.commit_index >= s.term_start
+    """Before that our commit index may be older than what an earlier leader acknowledged.
+
+    While a restored snapshot is unproven, it is not known either: what is below it may be lost, or it.
+    """
+    return s.role is Role.LEADER and s.commit_index >= s.term_start and not s.unproven
 
 
 def valid(s: State, now: float) -> bool:

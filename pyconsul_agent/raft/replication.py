@@ -84,8 +84,10 @@ def advance_commit(s: State) -> bool:
     if not voting:
         return False
     index = quorum_value([s.log.stable if server.id == s.me.id else s.peers[server.id].match for server in voting])
-    if index >= s.unproven:
-        s.unproven = 0
+    if s.unproven and index >= max(s.unproven, s.term_start):
+        s.unproven, s.settle = 0, True
+        s.commit_index = max(s.commit_index, index)
+        return True
     if index <= s.commit_index or index < s.term_start:
         return False
     assert s.log.term(index) == s.term, (index, s.term)
@@ -137,7 +139,7 @@ def _flush_entries(s: State, peer: Peer, now: float) -> None:
 
 
 def _commit_is_due(s: State, peer: Peer, now: float) -> bool:
-    if max(peer.commit_known, peer.commit_sent) >= min(s.commit_index, s.log.last):
+    if max(peer.commit_known, peer.commit_sent) >= min(s.committed, s.log.last):
         peer.commit_at = None
         return False
     if peer.commit_at is None:
@@ -158,7 +160,7 @@ def _send_entries(s: State, peer: Peer, now: float) -> bool:
         entries = log.entries(peer.next, high, config.append_bytes_max)
         assert entries, f"stored entry {peer.next} is missing"
     sequence = s.request(peer.server, messages.append(s, previous, previous_term, entries))
-    sent = Sent(previous, previous + len(entries), s.commit_index, now, sum(size_of(entry) for entry in entries))
+    sent = Sent(previous, previous + len(entries), s.committed, now, sum(size_of(entry) for entry in entries))
     peer.appends[sequence] = sent
     peer.appends_bytes += sent.size
     peer.commit_sent, peer.commit_at = max(peer.commit_sent, min(sent.commit, sent.last)), None

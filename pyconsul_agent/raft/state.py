@@ -159,7 +159,13 @@ class State:
     """A TimeoutNow of ours is about, so stickiness protects no lease for the rest of this term."""
     restoring: bool = False
     unproven: int = 0
-    """Index of a user's restored snapshot that no quorum has yet: nothing up to there may be taken for committed."""
+    """Index of a user's restored snapshot that no quorum is known to have: nothing up to there may be taken for
+    committed."""
+    settle: bool = False
+    """The restored snapshot is committed now; storage is to be told."""
+    reverting: bool = False
+    """A leader without the restored snapshot was elected: we go back to what was before it."""
+    revert_given: bool = False
     # out
     sequence: int = 0
     ticket: int = 0
@@ -183,6 +189,11 @@ class State:
     def address_bytes(self) -> bytes:
         """Our address as it stands in messages."""
         return self.me.address.encode()
+
+    @property
+    def committed(self) -> int:
+        """What others may be told to be committed."""
+        return min(self.commit_index, self.unproven - 1) if self.unproven else self.commit_index
 
     def random_timeout(self, base: float) -> float:
         """Uniform in [base, 2 base)."""

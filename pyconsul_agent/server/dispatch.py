@@ -35,6 +35,9 @@ JITTER_FRACTION = 16
 LEADER_ONLY = frozenset({"Operator.AutopilotState", "Operator.ServerHealth"})
 """Always answered by the leader, verified, whatever the caller allows."""
 
+RESTORING = "a snapshot is being restored"
+"""Ours; the reference shows a restored state before anybody else has it."""
+
 WITHOUT_LEADER_META = frozenset({"Session.Renew"})
 """compat: its reply says nothing of the leader (1.10.11, recorded)."""
 
@@ -60,7 +63,8 @@ class Dispatcher:
     """Routes calls to endpoints of this server or to other servers.
 
     `is_leaving` says that this server is on its way out: calls that need the leader then fail at once, so that
-    clients turn to another server. `consistent_ready` says that the leader has finished its start-up barrier.
+    clients turn to another server. `consistent_ready` says that the leader has finished its start-up barrier; `settled`
+    is False while the state here is a restored one that may yet be taken back: not even stale reads see it (P4).
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Dispatcher:
         hold_timeout_s: float = HOLD_TIMEOUT_S,
         is_leaving: Callable[[], bool] = lambda: False,
         consistent_ready: Callable[[], bool] = lambda: True,
+        settled: Callable[[], bool] = lambda: True,
     ) -> None:
         self._endpoints = {endpoint.method.name: endpoint for endpoint in endpoints}
         self._services = frozenset(name.rpartition(".")[0] for name in self._endpoints)
@@ -86,6 +91,7 @@ class Dispatcher:
         self._hold_timeout_s = hold_timeout_s
         self._is_leaving = is_leaving
         self._consistent_ready = consistent_ready
+        self._settled = settled
 
     async def call(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
         """Answer a call of this very agent, without encoding it if it is answered here. Raises RPCError."""
@@ -130,6 +136,8 @@ class Dispatcher:
         if endpoint.where is not Where.FORWARD:
             return self._with_meta(name, await endpoint.run(request))
         if self._may_be_stale(endpoint, request):
+            if not self._settled():
+                raise RPCError(RESTORING)
             await self._prepare_read(request)
             return self._with_meta(name, await endpoint.run(request))
         return await self._at_leader(endpoint, request, body)
@@ -190,8 +198,11 @@ class Dispatcher:
 
     async def _prepare_read(self, request: Any) -> None:
         """What a consistent read needs first. Raises RPCError or RaftError."""
-        if not isinstance(request, QueryOptions) or not request.require_consistent:
-            return
+        if isinstance(request, QueryOptions) and request.require_consistent:
+            await self.consistent()
+
+    async def consistent(self) -> None:
+        """Prove that this server leads and has caught up. Raises RPCError or RaftError."""
         await self._leadership.verify()
         deadline = self._clock.monotonic() + self._hold_timeout_s
         while not self._consistent_ready():

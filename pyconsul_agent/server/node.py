@@ -20,6 +20,8 @@ from pyconsul_agent.runtime.raft import RaftNode, SnapshotPolicy
 from pyconsul_agent.runtime.raft_storage import RaftStorage
 from pyconsul_agent.runtime.rpc_pool import RPCPool, ServerAddress
 from pyconsul_agent.runtime.rpc_server import RPCLimits, RPCServer
+from pyconsul_agent.runtime.snapshot_rpc import SnapshotPort
+from pyconsul_agent.runtime.snapshot_rpc import call as call_snapshot
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.serf.consul import LanRules, ServerInfo, ServerTags, server_tags, wan_name, wan_rules
 from pyconsul_agent.server.blocking import Waits
@@ -38,6 +40,7 @@ from pyconsul_agent.server.leader.standing import DEFAULTS
 from pyconsul_agent.server.leader.tombstones import TombstoneReaper
 from pyconsul_agent.server.methods import Parts, offered
 from pyconsul_agent.server.pools import PoolWatcher
+from pyconsul_agent.server.snapshots import Snapshots
 from pyconsul_agent.state import system
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet
@@ -47,7 +50,8 @@ from pyconsul_agent.structs.member import Member, MemberStatus
 from pyconsul_agent.structs.methods import Method
 from pyconsul_agent.structs.operator import AutopilotConfig, RaftStats
 from pyconsul_agent.structs.raft import Configuration, Server, Suffrage
-from pyconsul_agent.structs.requests import AutopilotSetConfigRequest
+from pyconsul_agent.structs.requests import AutopilotSetConfigRequest, SnapshotRequest
+from pyconsul_agent.structs.snapshot import Archive, SnapshotAnswer
 from pyconsul_agent.wire import msgpack
 
 RequestT = TypeVar("RequestT")
@@ -123,6 +127,7 @@ class ServerNode:
             hold_timeout_s=config.hold_timeout_s,
             is_leaving=lambda: self._leaving,
             consistent_ready=lambda: self._leader.ready,
+            settled=lambda: self._raft.settled,
         )
         self._bootstrapper = Bootstrapper(
             self._raft, self._pool, log,
@@ -138,9 +143,13 @@ class ServerNode:
             wan=self._wan,
             server_moved=self._server_moved,
         )
+        self._snapshots = self._make_snapshots()
         self._rpc = RPCServer(
-            env.net, env.clock, log.named("rpc"), self._dispatcher, raft_accept=self._accept_raft, limits=self._limits()
-        )
+            env.net, env.clock, log.named("rpc"), self._dispatcher,
+            raft_accept=self._accept_raft,
+            snapshot=SnapshotPort(self._snapshots.answer, log.named("snapshot")).serve,
+            limits=self._limits(),
+        )  # fmt: skip
 
     # --- parts ------------------------------------------------------------------------------------------------
 
@@ -221,6 +230,17 @@ class ServerNode:
             self._raft, self._raft, self._pool, self._env.clock, self._log.named("autopilot"),
             datacenter=self._config.datacenter, own_stats=self._raft_stats, own_id=self._config.node_id,
             members=self._lan.members, force_leave=self._lan.force_leave, config=self._autopilot_config,
+        )  # fmt: skip
+
+    def _make_snapshots(self) -> Snapshots:
+        env, log, local_host = self._env, self._log.named("snapshot"), _source(self._config.bind)
+        return Snapshots(
+            self._raft, self._raft, self._directory,
+            lambda server, request, archive: call_snapshot(
+                env.net, log, server, request, archive, local_host=local_host
+            ),
+            datacenter=self._config.datacenter, worker=env.blocking.worker("snapshot archives"),
+            wall_ns=env.clock.wall_ns, consistent=self._dispatcher.consistent, reassert=self._leader.reassert, log=log,
         )  # fmt: skip
 
     def _parts(self, forwarder: Forwarder) -> Parts:
@@ -353,6 +373,10 @@ class ServerNode:
     async def call(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
         """Answer or forward a call of this agent."""
         return await self._dispatcher.call(method, request)
+
+    async def snapshot(self, request: SnapshotRequest, archive: Archive) -> SnapshotAnswer:
+        """Save or restore the state for this agent."""
+        return await self._snapshots.answer(request, archive)
 
     def lan_members(self) -> Sequence[Member]:
         return self._lan.members()

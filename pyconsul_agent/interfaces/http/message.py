@@ -95,6 +95,8 @@ class Request:
     remote: str
     body_length: int | None = None
     """The declared Content-Length, None when chunked or absent."""
+    body_stream: AsyncIterator[bytes] | None = None
+    """The body as it arrives, for routes that ask for it so; `body` is empty then."""
 
 
 @dataclass(slots=True)

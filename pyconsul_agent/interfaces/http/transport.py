@@ -20,6 +20,8 @@ import httptools
 
 from pyconsul_agent.env.base import Clock, Listener, Net
 from pyconsul_agent.env.log import Log
+from pyconsul_agent.errors import ConsulError, RPCError
+from pyconsul_agent.interfaces.http.body import BodyStream, cut_off
 from pyconsul_agent.interfaces.http.compression import (
     GZIP_BYTES_MIN,
     GzipStream,
@@ -42,7 +44,9 @@ EOF_GRACE_S = 0.5
 CONNECTIONS_PER_CLIENT = 200
 CONNECTIONS_MAX = 16_384
 PIPELINED_MAX = 16
-SNAPSHOT_BYTES_MAX = 1 << 31
+STREAMED_BYTES_MAX = 1 << 34
+"""Of a body that its handler takes as it arrives; snapshots go to the disk, which bounds them further."""
+STREAMED_METHODS = frozenset({"PUT", "POST"})
 UNROUTED_BYTES_MAX = 512 * 1024
 """A body sent to a path that nobody serves is read, so that its 404 can be."""
 
@@ -143,6 +147,7 @@ class _Head:
         "length",
         "method",
         "size",
+        "stream",
         "target",
         "url",
     )
@@ -158,6 +163,7 @@ class _Head:
         self.keep_alive = True
         self.length: int | None = None
         self.body_limit = 0
+        self.stream: BodyStream | None = None
         self.target: Target | Response = Response(400)
 
 
@@ -178,13 +184,14 @@ _OTHER_VERSION = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32} \S{1,8192} HTTP
 _BAD_VERSION = _bad("505 HTTP Version Not Supported: unsupported protocol version", 505)
 
 
-def _body_limit(target: Target, declared: int | None) -> int:
+def _body_limit(target: Target, method: str, declared: int | None) -> int:
     """How long a request's body may be."""
     route = target.route
     if route is None:
         return UNROUTED_BYTES_MAX
-    limit = SNAPSHOT_BYTES_MAX if route.body_bytes_max is None else route.body_bytes_max
-    return limit if declared is not None else max(limit, route.chunked_bytes_max)
+    if route.body_bytes_max is None:
+        return STREAMED_BYTES_MAX if method in STREAMED_METHODS else UNROUTED_BYTES_MAX
+    return route.body_bytes_max if declared is not None else max(route.body_bytes_max, route.chunked_bytes_max)
 
 
 class _Connection(asyncio.Protocol):
@@ -235,6 +242,7 @@ class _Connection(asyncio.Protocol):
         if self._admitted:
             self._server.release(self, self._client)
         self._cancel_timers()
+        self._fail_body(cut_off())
         self._writable.set()
         self._waiting.clear()
         if self._task is not None:
@@ -295,7 +303,17 @@ class _Connection(asyncio.Protocol):
         """The client sends no more. It may still read: an answer that is on its way gets a moment."""
         if self._task is None or self._transport is None or self._transport.get_extra_info("sslcontext") is not None:
             return False
+        self._fail_body(cut_off())
         self._ending = self._loop.call_later(EOF_GRACE_S, self._close)
+        self._refused = True
+        return True
+
+    def _fail_body(self, error: ConsulError) -> bool:
+        """Tell the handler that takes a body as it arrives that no more comes; whether there is one."""
+        stream = self._head.stream
+        if stream is None or stream.complete:
+            return False
+        stream.fail(error)
         self._refused = True
         return True
 
@@ -344,7 +362,7 @@ class _Connection(asyncio.Protocol):
         self._framing(head)
         head.target = self._server.pipeline.locate(head.url.decode("utf-8", "surrogateescape"), head.method)
         if isinstance(head.target, Target):
-            head.body_limit = _body_limit(head.target, head.length)
+            head.body_limit = _body_limit(head.target, head.method, head.length)
         if head.length is not None and head.length > head.body_limit:
             raise _Refused(self._too_large(head, head.length))
         expect = head.headers.get("expect")
@@ -355,6 +373,28 @@ class _Connection(asyncio.Protocol):
                 self._transport.write(CONTINUE)
         self._reading_body = True
         self._expect(BODY_TIMEOUT_S)
+        if self._is_streamed(head):
+            head.stream = BodyStream(self._pause_body, self._resume_body)
+            self._queue(head)
+
+    def _is_streamed(self, head: _Head) -> bool:
+        """Whether the handler takes the body as it arrives; a request that is refused anyway never gets that far."""
+        target = head.target
+        if head.method not in STREAMED_METHODS or not isinstance(target, Target) or target.route is None:
+            return False
+        refused = self._server.pipeline.refuse(target, head.method, self._client)
+        return target.route.body_bytes_max is None and refused is None
+
+    def _pause_body(self) -> None:
+        self._stop_timer()
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def _resume_body(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+            if self._reading_body:
+                self._expect(BODY_TIMEOUT_S)
 
     def _framing(self, head: _Head) -> None:
         """How the body's end is known. Both ways at once would let two readers disagree."""
@@ -373,8 +413,15 @@ class _Connection(asyncio.Protocol):
         head = self._head
         head.size += len(body)
         if head.size > head.body_limit:
+            if head.stream is not None:
+                head.stream.fail(RPCError(f"request body is larger than {head.body_limit} bytes"))
+                self._refused = True
+                return
             raise _Refused(self._too_large(head, head.size))
-        head.body.append(body)
+        if head.stream is not None:
+            head.stream.feed(body)
+        else:
+            head.body.append(body)
 
     def _too_large(self, head: _Head, size: int) -> Response:
         """The answer to a body over its limit. The rules of the route come first: a wrong method is told as such."""
@@ -387,7 +434,11 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._reading_body = False
-        self._queue(self._head)
+        if self._head.stream is None:
+            self._queue(self._head)
+            return
+        self._head.stream.finish()
+        self._stop_timer()
 
     # --- answering --------------------------------------------------------------------------------------------
 
@@ -412,6 +463,8 @@ class _Connection(asyncio.Protocol):
             while self._waiting and not self._closing:
                 self._stop_timer()
                 item = self._waiting.popleft()
+                if isinstance(item, _Head) and item.stream is not None and not item.stream.complete:
+                    self._expect(BODY_TIMEOUT_S)  # the handler waits for the body, so somebody must watch it
                 keep = await self._answer(item)
                 if not keep:
                     self._linger()
@@ -423,6 +476,10 @@ class _Connection(asyncio.Protocol):
                 self._linger()
         except TimeoutError:
             self._server.log.debug("Client does not read its answer", from_=self._client)
+            self.end()
+        except ConsulError as error:
+            # Cut off without the last chunk, an answer is not taken for whole.
+            self._server.log.error("Answer not completed", from_=self._client, error=str(error))
             self.end()
         finally:
             self._task = None
@@ -446,8 +503,12 @@ class _Connection(asyncio.Protocol):
                 item.body[0] if len(item.body) == 1 else b"".join(item.body),
                 self._client,
                 item.length,
+                item.stream,
             )
             response = await self._server.pipeline.answer(target, request)
+        if item.stream is not None and not item.stream.complete:
+            self._refused = response.close = True
+            item.stream.discard()
         keep_alive = item.keep_alive and not response.close
         await self._send(
             response, keep_alive=keep_alive, accepts=item.headers.get("accept-encoding", ""), method=item.method
@@ -456,6 +517,8 @@ class _Connection(asyncio.Protocol):
 
     async def _send(self, response: Response, *, keep_alive: bool, accepts: str, method: str) -> None:
         if self._transport is None or self._closing:
+            if (close := getattr(response.stream, "aclose", None)) is not None:
+                await close()
             return
         wants_gzip = bool(accepts) and accepts_gzip(accepts)
         body = response.body
@@ -560,6 +623,8 @@ class _Connection(asyncio.Protocol):
             if self._deadline != float("inf"):
                 self._timer = self._loop.call_at(self._deadline, self._late)
                 self._timer_due = self._deadline
+            return
+        if self._reading_body and self._fail_body(RPCError("failed to read the request body: i/o timeout")):
             return
         if self._reading_body or self._head_bytes:
             self._refuse(Response(408, b"408 Request Timeout", TEXT, close=True))
