@@ -408,6 +408,11 @@ class GossipPool:
         return self._listener.local
 
     @property
+    def is_encrypted(self) -> bool:
+        """Whether the pool has keys, from the configuration or from its file."""
+        return self._seal.is_on
+
+    @property
     def keyring(self) -> Keyring | None:
         """The keys in use."""
         return self._seal.keyring
@@ -442,7 +447,7 @@ class GossipPool:
     def stats(self) -> dict[str, str]:
         """The section `serf_lan` or `serf_wan` of `consul info`."""
         values = {name: str(value) for name, value in self._serf.stats().items()}
-        values["encrypted"] = "true" if self._seal.is_on else "false"
+        values["encrypted"] = "true" if self.is_encrypted else "false"
         values["health_score"] = str(self._swim.health_score)
         return dict(sorted(values.items()))
 
