@@ -1,0 +1,60 @@
+"""Pools of three agents of ours and three real ones (Consul 1.8.7), LAN and WAN, plain and encrypted, side by side.
+
+Run as `python -m conformance.gossip_peer [SCENARIO...]`; scenarios are the names in SCENARIOS, all without one. They
+run at the same time, each on addresses of its own (127.0.40.0/21). Closes with 'N passed, N failed'; without a real Consul
+it is skipped, in CI it fails.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from conformance.gossip_lan import KEY, lan
+from conformance.gossip_views import NamedChecks, Program
+from conformance.real_consul import Missing, real_consul, report_missing
+
+SCENARIOS: dict[str, Callable[[NamedChecks, Program], None]] = {
+    "lan": lambda checks, real: lan(checks, real, "127.0.40"),
+    "lan_key": lambda checks, real: lan(checks, real, "127.0.41", KEY),
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code of the program."""
+    unknown = [name for name in arguments if name not in SCENARIOS]
+    if unknown:
+        print(f"no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}", file=sys.stderr)
+        return 2
+    try:
+        real = (real_consul(),)
+    except Missing as reason:
+        return report_missing("gossip_peer", reason)
+    for name in [key for key in os.environ if key.startswith("CONSUL_")]:
+        del os.environ[name]  # addresses and tokens of whoever calls us are not for these agents
+    results = [NamedChecks(name) for name in arguments or SCENARIOS]
+    threads = [threading.Thread(target=_run, args=(checks, real)) for checks in results]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    total = NamedChecks("all")
+    total.passed, total.failed = (sum(getattr(c, what) for c in results) for what in ("passed", "failed"))
+    return total.close()
+
+
+def _run(checks: NamedChecks, real: Program) -> None:
+    began = time.monotonic()
+    try:
+        SCENARIOS[checks.scenario](checks, real)
+    except Exception as error:  # counted by `cluster`, or here if there was none yet
+        print(f"     {checks.scenario}: {type(error).__name__}: {error}", flush=True)
+        checks.failed += not checks.failed
+    checks.say(f"took {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
