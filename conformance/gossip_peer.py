@@ -1,8 +1,8 @@
 """Pools of three agents of ours and three real ones (Consul 1.8.7), LAN and WAN, plain and encrypted, side by side.
 
 Run as `python -m conformance.gossip_peer [SCENARIO...]`; scenarios are the names in SCENARIOS, all without one. They
-run at the same time, each on addresses of its own (127.0.40.0/21). Closes with 'N passed, N failed'; without a real Consul
-it is skipped, in CI it fails.
+run at the same time, each on addresses of its own (127.0.40.0/21). Closes with 'N passed, N failed'; without a real
+Consul it is skipped, in CI it fails.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from collections.abc import Callable
 
 from conformance.gossip_lan import KEY, lan
 from conformance.gossip_views import NamedChecks, Program
+from conformance.gossip_wan import wan
 from conformance.real_consul import Missing, real_consul, report_missing
 
 SCENARIOS: dict[str, Callable[[NamedChecks, Program], None]] = {
     "lan": lambda checks, real: lan(checks, real, "127.0.40"),
     "lan_key": lambda checks, real: lan(checks, real, "127.0.41", KEY),
+    "wan": lambda checks, real: wan(checks, real, "127.0.42"),
+    "wan_key": lambda checks, real: wan(checks, real, "127.0.43", KEY),
 }
 
 
