@@ -7,7 +7,8 @@ next deadline. After `stop` no task, timer or socket of the pool is left.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -51,6 +52,8 @@ JOIN_PARALLEL_MAX = 16
 ROUNDS_MAX = 10_000
 """Effects may cause effects; this many rounds after one input can only be a bug."""
 JOIN_GRACE_S = 10.0
+REJOIN_CONTACTS = 3
+"""Members of the snapshot that we talk to at a start."""
 AFTER_ERROR_S = 1.0
 """When the timer is tried again after an error of our own."""
 STOPPED = "gossip pool is stopped"
@@ -276,17 +279,22 @@ class GossipPool:
         return ["i/o timeout" if future in late else future.result() for future in futures]
 
     async def _rejoin(self, alive: Mapping[str, str]) -> None:
-        """Try what the snapshot knows until one answers, or until we are not alone for another reason."""
+        """Try what the snapshot knows until somebody answers, or until we are not alone for another reason."""
         known = sorted((name, address) for name, address in alive.items() if name != self._options.name)
-        while known and not await self._rejoin_one_of(known):
+        while known and not await self._rejoin_some_of(known):
             self._log.warn("Failed to re-join any previously known node")
             await asyncio.sleep(self._options.serf.reconnect_interval_s)
             if len(self._serf.members()) > 1:
                 return
 
-    async def _rejoin_one_of(self, known: list[tuple[str, str]]) -> bool:
-        """One attempt at each, in random order; whether one answered."""
+    async def _rejoin_some_of(self, known: list[tuple[str, str]]) -> bool:
+        """One attempt at each, in random order, until a few have answered; whether any did.
+
+        One, as in serf, may itself be back only now and not know that the others take us for dead; then nobody would
+        tell us, and so make us deny it, before the next push/pull.
+        """
         self._env.random.shuffle(known)
+        answered = 0
         for name, address in known:
             try:
                 targets = await self._resolve(parse_join_address(address, self.local_address[1]))
@@ -295,10 +303,14 @@ class GossipPool:
                 continue
             self._log.event("rejoin_attempt", pool=self._options.serf.pool, name=name, address=address)
             errors = await self._push_pull([(name, to) for _, to in targets])
-            if None in errors:
+            if None not in errors:
+                continue
+            if not answered:
                 self._log.event("rejoined", pool=self._options.serf.pool, name=name, address=address)
-                return True
-        return False
+            answered += 1
+            if answered == REJOIN_CONTACTS:
+                break
+        return answered > 0
 
     async def _reconnect(self, order: Reconnect) -> None:
         where = endpoint(*order.to)
@@ -368,24 +380,31 @@ class GossipPool:
         The outcome carries the errors of members. Raises ValueError when the query cannot be sent.
         """
         assert keys.KEY_PREFIX + operation in keys.KEY_QUERIES, operation
-        alive = self._swim.alive_count()
-        outcome = KeyOutcome(alive)
-        now = self._now()
+        outcome = KeyOutcome(self._swim.alive_count())
         payload = encode(KeyRequest(key=key))
-        timeout_s = self._serf.query_timeout_s(alive)
-        number = self._serf.ask(
-            keys.KEY_PREFIX + operation, payload, now, timeout_s=timeout_s, relay_factor=relay_factor
-        )
-        answers: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue()
-        self._answers[number] = answers
+        async with aclosing(self.ask(keys.KEY_PREFIX + operation, payload, relay_factor=relay_factor)) as answers:
+            async for node, answer in answers:
+                outcome.count(node, answer)
+                if outcome.is_complete:
+                    break
+        return outcome
+
+    async def ask(self, name: str, payload: bytes, *, relay_factor: int = 0) -> AsyncGenerator[tuple[str, bytes], None]:
+        """Ask every member; (node, payload) of the answers as they come, until the time for them is over.
+
+        Raises ValueError, at the first step, when the query cannot be sent.
+        """
+        now = self._now()
+        timeout_s = self._serf.query_timeout_s(self._swim.alive_count())
+        number = self._serf.ask(name, payload, now, timeout_s=timeout_s, relay_factor=relay_factor)
+        answers = self._answers[number] = asyncio.Queue()
         self._perform(now)
         try:
-            while not outcome.is_complete and (answer := await answers.get()) is not None:
-                outcome.count(*answer)
+            while (answer := await answers.get()) is not None:
+                yield answer
         finally:
             del self._answers[number]
             self._serf.end_query(number)
-        return outcome
 
     async def _intent_sent(self, ticket: int) -> bool:
         return await self._outcome(self._intents, ticket)
