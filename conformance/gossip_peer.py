@@ -14,15 +14,19 @@ import time
 from collections.abc import Callable
 
 from conformance.gossip_lan import KEY, lan
+from conformance.gossip_serf import serf
 from conformance.gossip_views import NamedChecks, Program
 from conformance.gossip_wan import wan
-from conformance.real_consul import Missing, real_consul, report_missing
+from conformance.real_consul import Missing, program, real_consul, report_missing
 
+SERF_KEY = bytes(range(32))
 SCENARIOS: dict[str, Callable[[NamedChecks, Program], None]] = {
     "lan": lambda checks, real: lan(checks, real, "127.0.40"),
     "lan_key": lambda checks, real: lan(checks, real, "127.0.41", KEY),
     "wan": lambda checks, real: wan(checks, real, "127.0.42"),
     "wan_key": lambda checks, real: wan(checks, real, "127.0.43", KEY),
+    "serf": lambda checks, real: serf(checks, program("serf"), "127.0.44"),
+    "serf_key": lambda checks, real: serf(checks, program("serf"), "127.0.45", SERF_KEY),
 }
 
 

@@ -21,6 +21,10 @@ a minute later. About one run in thirty needs that.
 _RTT = re.compile(r"rtt: ([0-9.]+) ms")
 
 
+ARRIVAL_S, MISSED_MAX = 5.0, 3
+"""Of some dozens of events fired in a row, so many may wait for that push/pull."""
+
+
 class NamedChecks(Checks):
     """Checks of one of several scenarios that run side by side: each line says whose it is."""
 
@@ -159,12 +163,14 @@ class Traffic:
         checks.equal("every event was taken while keys changed", self.errors, [])
         recent = set(sorted(self.fired, key=lambda name: int(name.partition("-")[2]))[-200:])
         for agent in agents:
-            checks.until(
-                f"{agent.name} has all {len(recent)} events fired meanwhile",
-                lambda a=agent: event_names(a) >= recent,
-                EVENT_S,
-                lambda a=agent: sorted(recent - event_names(a)),
-            )
+            until(lambda a=agent: event_names(a) >= recent, ARRIVAL_S)
+            few_missed(checks, agent.name, recent, event_names(agent))
+
+
+def few_missed(checks: Checks, name: str, fired: set[str], heard: set[str]) -> None:
+    """Count whether nearly all of many events came at once; who cannot read a key misses them in a row."""
+    missed = sorted(fired - heard)
+    checks.note(f"{name} has the {len(fired)} events fired meanwhile, or nearly", len(missed) <= MISSED_MAX, missed)
 
 
 def never_failed(checks: Checks, agents: Sequence[Agent], when: str) -> None:
