@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from conformance.gossip_lan import KEY, lan
 from conformance.gossip_serf import serf
+from conformance.gossip_upgrade import upgrade, verify_matrix
 from conformance.gossip_views import NamedChecks, Program
 from conformance.gossip_wan import wan
 from conformance.real_consul import Missing, program, real_consul, report_missing
@@ -27,6 +28,8 @@ SCENARIOS: dict[str, Callable[[NamedChecks, Program], None]] = {
     "wan_key": lambda checks, real: wan(checks, real, "127.0.43", KEY),
     "serf": lambda checks, real: serf(checks, program("serf"), "127.0.44"),
     "serf_key": lambda checks, real: serf(checks, program("serf"), "127.0.45", SERF_KEY),
+    "verify": lambda checks, real: verify_matrix(checks, real, "127.0.46"),
+    "upgrade": lambda checks, real: upgrade(checks, real, "127.0.47"),
 }
 
 
