@@ -1,8 +1,8 @@
 """Pools of three agents of ours and three real ones (Consul 1.8.7), LAN and WAN, plain and encrypted, side by side.
 
 Run as `python -m conformance.gossip_peer [SCENARIO...]`; scenarios are the names in SCENARIOS, all without one. They
-run at the same time, each on addresses of its own (127.0.40.0/21). Closes with 'N passed, N failed'; without a real
-Consul it is skipped, in CI it fails.
+run at the same time, each on addresses of its own (127.0.39.0 to 127.0.47.255). Closes with 'N passed, N failed';
+without a real Consul it is skipped, in CI it fails.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from conformance.gossip_joining import joining
 from conformance.gossip_lan import KEY, lan
 from conformance.gossip_serf import serf
 from conformance.gossip_upgrade import upgrade, verify_matrix
@@ -30,6 +31,7 @@ SCENARIOS: dict[str, Callable[[NamedChecks, Program], None]] = {
     "serf_key": lambda checks, real: serf(checks, program("serf"), "127.0.45", SERF_KEY),
     "verify": lambda checks, real: verify_matrix(checks, real, "127.0.46"),
     "upgrade": lambda checks, real: upgrade(checks, real, "127.0.47"),
+    "joining": lambda checks, real: joining(checks, real, "127.0.39"),
 }
 
 

@@ -13,7 +13,7 @@ Member = tuple[str, str, tuple[tuple[str, str], ...]]
 
 FAST = "-hcl=performance { raft_multiplier = 1 }"
 WORDS = {1: "alive", 2: "leaving", 3: "left", 4: "failed"}
-SPREAD_S, FAILURE_S = 20.0, 40.0
+SPREAD_S, FAILURE_S = 40.0, 40.0
 EVENT_S = 70.0
 """An event is sent four times by each who hears it, to whomever chance picks; who is missed gets it by push/pull, up to
 a minute later. About one run in thirty needs that.
