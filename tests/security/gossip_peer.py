@@ -13,7 +13,7 @@ from pyconsul_agent.wire.gossip_packet import open_packet_body
 
 LAN_PORT = 8301
 ANSWER_S = 3.0
-SILENCE_S = 0.4
+SILENCE_S = 0.25
 """How long nothing must come. An answer takes a millisecond."""
 
 
