@@ -363,6 +363,22 @@ def test_two_that_come_back_together_are_soon_alive_for_those_who_stayed(seed):
     run(scenario, seed)
 
 
+def test_the_last_two_may_leave_at_once_without_waiting_for_each_other():
+    async def scenario(cluster):
+        for number, name in enumerate("ab", 1):
+            await cluster.start(name, number)
+        await cluster.pools["b"].join(["10.0.0.1"])
+        await asyncio.sleep(3)
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(*(pool.leave() for pool in cluster.pools.values()))
+        assert asyncio.get_running_loop().time() - began < 5.5
+        for log in cluster.logs.values():
+            assert not log.said("timeout while waiting for graceful leave")
+            assert not log.said("timeout waiting for leave broadcast")
+
+    run(scenario)
+
+
 def test_node_that_left_does_not_rejoin_by_itself():
     async def scenario(cluster):
         for number, name in enumerate(("a", "b"), 1):
