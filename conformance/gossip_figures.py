@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
 import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from conformance.agents import OURS, Agent, Checks, cluster, leader_known, member_status
 from conformance.gossip_views import FAST, Program, pool
@@ -115,6 +118,30 @@ def move(net: str, rounds: int) -> list[Figure]:
         Figure("moved agent is alive everywhere, from the start of its process", tuple(whole), 3.0),
         Figure("moved agent is alive everywhere, from its first HTTP answer", tuple(heard), 3.0),
     ]
+
+
+def move_from_silence(net: str, rounds: int) -> list[Figure]:
+    """The same when the old address refuses nothing, as if its host were gone: the old process is only stopped."""
+    times = []
+    with agents_at(net) as start:
+        *others, old = four(start, net)
+        data = old.log_path.parent / "data-m4"
+        for number in range(rounds):
+            old.process.send_signal(signal.SIGSTOP)
+            data = Path(shutil.copytree(data, data.with_name(f"data-m4-{number}")))
+            mover = start(OURS, "m4", 100 + number, f"-retry-join={net}.1", *RETRY, f"-data-dir={data}")
+            where = f"{mover.address}:8301"
+            wait(lambda: mover.get("/v1/agent/self"))  # noqa: B023
+            up = time.monotonic()
+
+            def moved(where: str = where) -> bool:
+                return all(pool(agent).get("m4", ("", ""))[:2] == ("alive", where) for agent in others)
+
+            times.append(seconds_until(moved, up))
+            old.kill()
+            old = mover
+            time.sleep(SETTLE_S)
+    return [Figure("the same, the old address is silent, from its first HTTP answer", tuple(times), 3.0)]
 
 
 def moved_servers(net: str, rounds: int, count: int) -> list[Figure]:
