@@ -18,6 +18,7 @@ from pyconsul_agent.errors import ConsulError, DecodeError, DialRefused, NetErro
 from pyconsul_agent.runtime.gossip_address import JoinTarget, endpoint, errors_text, parse_join_address
 from pyconsul_agent.runtime.gossip_cipher import GossipSeal
 from pyconsul_agent.runtime.gossip_events import PoolEvent, Subscription
+from pyconsul_agent.runtime.gossip_rejoin import rejoin
 from pyconsul_agent.runtime.gossip_streams import GossipStreams
 from pyconsul_agent.runtime.serf_snapshot_file import SnapshotFile
 from pyconsul_agent.serf import keys
@@ -52,8 +53,6 @@ JOIN_PARALLEL_MAX = 16
 ROUNDS_MAX = 10_000
 """Effects may cause effects; this many rounds after one input can only be a bug."""
 JOIN_GRACE_S = 10.0
-REJOIN_CONTACTS = 3
-"""Members of the snapshot that we talk to at a start."""
 AFTER_ERROR_S = 1.0
 """When the timer is tried again after an error of our own."""
 STOPPED = "gossip pool is stopped"
@@ -279,38 +278,23 @@ class GossipPool:
         return ["i/o timeout" if future in late else future.result() for future in futures]
 
     async def _rejoin(self, alive: Mapping[str, str]) -> None:
-        """Try what the snapshot knows until somebody answers, or until we are not alone for another reason."""
-        known = sorted((name, address) for name, address in alive.items() if name != self._options.name)
-        while known and not await self._rejoin_some_of(known):
-            self._log.warn("Failed to re-join any previously known node")
-            await asyncio.sleep(self._options.serf.reconnect_interval_s)
-            if len(self._serf.members()) > 1:
-                return
+        """Find those whom the snapshot knows."""
+        serf = self._options.serf
+        await rejoin(
+            alive,
+            self._contact,
+            lambda: len(self._serf.members()) > 1,
+            self._env.random,
+            self._log,
+            pool=serf.pool,
+            own_name=self._options.name,
+            interval_s=serf.reconnect_interval_s,
+        )
 
-    async def _rejoin_some_of(self, known: list[tuple[str, str]]) -> bool:
-        """One attempt at each, in random order, until a few have answered; whether any did.
-
-        One, as in serf, may itself be back only now and not know that the others take us for dead; then nobody would
-        tell us, and so make us deny it, before the next push/pull.
-        """
-        self._env.random.shuffle(known)
-        answered = 0
-        for name, address in known:
-            try:
-                targets = await self._resolve(parse_join_address(address, self.local_address[1]))
-            except NetError as error:
-                self._log.warn("Snapshot has an unusable address", node=name, address=address, error=str(error))
-                continue
-            self._log.event("rejoin_attempt", pool=self._options.serf.pool, name=name, address=address)
-            errors = await self._push_pull([(name, to) for _, to in targets])
-            if None not in errors:
-                continue
-            if not answered:
-                self._log.event("rejoined", pool=self._options.serf.pool, name=name, address=address)
-            answered += 1
-            if answered == REJOIN_CONTACTS:
-                break
-        return answered > 0
+    async def _contact(self, name: str, address: str) -> bool:
+        """Whether a member answers at an address. Raises NetError when that is none."""
+        targets = await self._resolve(parse_join_address(address, self.local_address[1]))
+        return None in await self._push_pull([(name, to) for _, to in targets])
 
     async def _reconnect(self, order: Reconnect) -> None:
         where = endpoint(*order.to)
