@@ -10,7 +10,7 @@ import time
 
 from conformance.agents import OURS, Agent, cluster, member_status
 from conformance.gossip_lan import KEY, OTHER_KEY, Start
-from conformance.gossip_views import FAST, NamedChecks, Program, all_see, statuses
+from conformance.gossip_views import FAST, START_S, NamedChecks, Program, all_see, statuses
 
 SERVER = ("-server", "-bootstrap-expect=1")
 NOBODY = "nobody"
@@ -36,8 +36,10 @@ def joining(checks: NamedChecks, real: Program, net: str) -> None:
         late = patient(start, real, net)
         reaped_begin = reconnect_timeout(checks, start, net)
         give_up_end(checks, lines)
-        checks.until("ours joins by retry-join a real agent that came later", lambda: sees(late[0], "late-real1"), 20)
-        checks.until("a real agent joins ours that came later", lambda: sees(late[1], "late-ours1"), 20)
+        checks.until(
+            "ours joins by retry-join a real agent that came later", lambda: sees(late[0], "late-real1"), START_S
+        )
+        checks.until("a real agent joins ours that came later", lambda: sees(late[1], "late-ours1"), START_S)
         keyring_files(checks, start, real, net)
         watcher, name = reaped_begin
         checks.until(f"{name} is forgotten {REAPED_S:.0f} s after its end", lambda: _forgot(watcher, name), REAPED_S)
@@ -109,7 +111,7 @@ def keyring_files(checks: NamedChecks, start: Start, real: Program, net: str) ->
     texts = []
     for program, name, address in ((OURS, "keys-ours", f"{net}.8"), (real, "keys-real", f"{net}.9")):
         first = start(program, name, address, *SERVER, f"-encrypt={KEY}")
-        checks.until(f"{name} runs", lambda a=first: a.get("/v1/agent/self"))
+        checks.until(f"{name} runs", lambda a=first: a.get("/v1/agent/self"), START_S)
         first.kill()
         folder = first.log_path.parent / f"data-{name}" / "serf"
         files = {path.name: path for path in folder.glob("*.keyring")}
@@ -117,7 +119,7 @@ def keyring_files(checks: NamedChecks, start: Start, real: Program, net: str) ->
         texts.append({path.name: (path.read_text(), oct(path.stat().st_mode & 0o777)) for path in files.values()})
         second = start(program, name, address, *SERVER, f"-encrypt={OTHER_KEY}")
         checks.until(
-            f"{name} says that the file wins", lambda a=second: any(warning in line for line in a.log_lines()), 15
+            f"{name} says that the file wins", lambda a=second: any(warning in line for line in a.log_lines()), START_S
         )
         checks.until(
             f"{name} runs with the file's key", lambda a=second: _keys(a) == {KEY}, 30, lambda a=second: _keys(a)

@@ -17,6 +17,7 @@ from conformance.gossip_views import (
     FAILURE_S,
     FAST,
     KEY_ATTEMPTS,
+    START_S,
     NamedChecks,
     Program,
     Traffic,
@@ -39,7 +40,7 @@ KEY = base64.b64encode(bytes(range(32))).decode()
 OTHER_KEY = base64.b64encode(bytes(range(100, 116))).decode()
 PRUNED_S = 6.0
 STRANGER_S = 4.0
-"""How long a stranger with a taken name may try."""
+"""How long strangers with a taken name may go on once their claims are heard."""
 
 Start = Callable[..., Agent]
 
@@ -82,13 +83,17 @@ def strangers(
     before = pool(everybody[0])
     mine = start(OURS, "stranger-ours", f"{net}.21", *options, "-node=real3")
     other = start(real, "stranger-real", f"{net}.22", *options, "-node=ours3")
+
+    def told(agent: Agent, name: str) -> bool:
+        words = ("onflicting address for", "conflict")
+        return any(name in line and any(word in line for word in words) for line in agent.log_lines())
+
+    for agent in (everybody[0], everybody[3]):
+        for name in ("ours3", "real3"):
+            checks.until(f"{agent.name} tells of the conflict over {name}", lambda a=agent, n=name: told(a, n), START_S)
     time.sleep(STRANGER_S)
     for agent in everybody:
         checks.equal(f"a stranger with a taken name changes nothing for {agent.name}", pool(agent), before)
-    for agent in (everybody[0], everybody[3]):
-        conflicts = [line for line in agent.log_lines() if "onflicting address for" in line or "conflict" in line]
-        for name in ("ours3", "real3"):
-            checks.note(f"{agent.name} tells of the conflict over {name}", any(name in line for line in conflicts))
     for stranger in (mine, other):
         stranger.kill()
 

@@ -14,6 +14,8 @@ Member = tuple[str, str, tuple[tuple[str, str], ...]]
 FAST = "-hcl=performance { raft_multiplier = 1 }"
 WORDS = {1: "alive", 2: "leaving", 3: "left", 4: "failed"}
 SPREAD_S, FAILURE_S = 40.0, 40.0
+START_S = 120.0
+"""Dozens of agents start at once, each with a second of work for a processor that is perhaps not theirs alone."""
 EVENT_S = 70.0
 """An event is sent four times by each who hears it, to whomever chance picks; who is missed gets it by push/pull, up to
 a minute later. About one run in thirty needs that.
@@ -59,7 +61,7 @@ def statuses(agent: Agent, *, wan: bool = False) -> dict[str, str]:
     return {name: member[0] for name, member in pool(agent, wan=wan).items()}
 
 
-def all_see(checks: Checks, agents: Sequence[Agent], name: str, status: str, timeout_s: float = SPREAD_S) -> bool:
+def all_see(checks: Checks, agents: Sequence[Agent], name: str, status: str, timeout_s: float = START_S) -> bool:
     """Count whether a LAN member gets that status everywhere."""
 
     def look() -> bool:
@@ -84,14 +86,14 @@ def one_view(checks: Checks, agents: Sequence[Agent], wanted: Sequence[str], *, 
     checks.until(
         f"{names(agents)} agree on {len(wanted)} {where} members, their addresses and tags",
         look,
-        FAILURE_S,
+        START_S,
         lambda: "\n".join(f"{agent.name}: {pool(agent, wan=wan)}" for agent in agents),
     )
 
 
 def have_leader(checks: Checks, agents: Sequence[Agent]) -> None:
     """Count whether all know a leader."""
-    checks.until(f"{names(agents)} have a leader", lambda: all(leader_known(agent) for agent in agents), 30)
+    checks.until(f"{names(agents)} have a leader", lambda: all(leader_known(agent) for agent in agents), START_S)
 
 
 def names(agents: Sequence[Agent]) -> str:
@@ -173,9 +175,10 @@ def few_missed(checks: Checks, name: str, fired: set[str], heard: set[str]) -> N
     checks.note(f"{name} has the {len(fired)} events fired meanwhile, or nearly", len(missed) <= MISSED_MAX, missed)
 
 
-def never_failed(checks: Checks, agents: Sequence[Agent], when: str) -> None:
-    """Count whether nobody has taken anybody for failed until now."""
+def never_failed(checks: Checks, agents: Sequence[Agent], when: str, besides: Sequence[str] = ()) -> None:
+    """Count whether nobody has taken anybody, `besides` apart, for failed until now."""
     lines = [f"{a.name}: {line}" for a in agents for line in a.log_lines() if "EventMemberFailed" in line]
+    lines = [line for line in lines if not any(f"EventMemberFailed: {name} " in line for name in besides)]
     checks.equal(f"nobody was taken for failed {when}", lines, [])
 
 

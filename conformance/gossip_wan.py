@@ -11,11 +11,12 @@ import base64
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from conformance.agents import OURS, Agent, cluster, until
+from conformance.agents import OURS, Agent, cluster
 from conformance.gossip_lan import KEY, OTHER_KEY, Start
 from conformance.gossip_views import (
     FAILURE_S,
     FAST,
+    START_S,
     NamedChecks,
     Program,
     Traffic,
@@ -44,7 +45,7 @@ QUICK_WAN = '-hcl=gossip_wan { probe_interval = "1s" probe_timeout = "500ms" }'
 MISSED_S = 130.0
 """Who missed the word of a leave hears of it by push/pull, each minute and in the first two."""
 REFUSED_S = 4.0
-"""How long those try who may not come in."""
+"""How long those go on who may not come in, once they were heard."""
 
 
 def wan(checks: NamedChecks, real: Program, net: str, key: str = "") -> None:
@@ -162,20 +163,21 @@ def refused(
     secret = Keyring((base64.b64decode(key),)) if key else None
     joined = asyncio.run(client_in_wan(f"{net}.23", [f"{net}.2:{WAN_PORT}", f"{net}.12:{WAN_PORT}"], secret))
     checks.equal("a client's exchange with the WAN pool looks successful, as in Consul", joined, 2)
-    time.sleep(REFUSED_S)
-    for agent, (lan_before, wan_before) in zip(everybody, before, strict=True):
-        checks.equal(f"nobody came into the LAN of {agent.name}", sorted(pool(agent)), sorted(lan_before))
-        checks.equal(f"nobody came into the WAN of {agent.name}", sorted(pool(agent, wan=True)), sorted(wan_before))
     for agent, text in (
         (everybody[0], "Member 'intruder-real' part of wrong datacenter 'dc9'"),
         (everybody[3], "Member 'intruder-ours' part of wrong datacenter 'dc9'"),
         (everybody[1], "Member 'client.dc1' is not a server"),
         (everybody[4], "Member 'client.dc1' is not a server"),
     ):
-        said = until(lambda a=agent, t=text: any(t in line for line in a.log_lines()), 5)
-        checks.note(f"{agent.name} says: {text}", said)
+        checks.until(
+            f"{agent.name} says: {text}", lambda a=agent, t=text: any(t in line for line in a.log_lines()), START_S
+        )
+    time.sleep(REFUSED_S)
+    for agent, (lan_before, wan_before) in zip(everybody, before, strict=True):
+        checks.equal(f"nobody came into the LAN of {agent.name}", sorted(pool(agent)), sorted(lan_before))
+        checks.equal(f"nobody came into the WAN of {agent.name}", sorted(pool(agent, wan=True)), sorted(wan_before))
     for agent in intruders:
-        checks.equal(f"{agent.name} is alone", list(statuses(agent)), [agent.name])
+        checks.until(f"{agent.name} is alone", lambda a=agent: list(statuses(a)) == [a.name], START_S)
         agent.kill()
 
 
@@ -205,7 +207,7 @@ async def client_in_wan(host: str, addresses: list[str], keyring: Keyring | None
 def leave(checks: NamedChecks, leavers: list[Agent], watchers: list[Agent]) -> None:
     """Servers that leave are left in the WAN too, for both makes; two of them came by -join-wan."""
     for guest in leavers[:2]:
-        all_see(checks, watchers, wan_name(guest), "alive")
+        all_see(checks, watchers, wan_name(guest), "alive", START_S)
         have_leader(checks, [guest])
 
     def one(agent: Agent) -> tuple[int, str, float]:
@@ -237,7 +239,7 @@ def crash_and_return(
     for agent in (mine, other):
         all_see(checks, watchers, wan_name(agent), "failed", 60)
     again = start(OURS, mine.name, mine.address, "-server", "-datacenter=dc1", *options)
-    all_see(checks, [*watchers, again], wan_name(mine), "alive")
+    all_see(checks, [*watchers, again], wan_name(mine), "alive", START_S)
     code, output = watchers[1].command(real, "force-leave", other.name)
     checks.note(f"force-leave of {other.name}", code == 0, output)
     all_see(checks, watchers, wan_name(other), "left")
