@@ -62,7 +62,7 @@ class Recorder:
     def __init__(self):
         self.lines = []
 
-    def event(self, name, **fields):
+    def event(self, name, /, **fields):
         self.lines.append(("event", name, fields))
 
     def trace(self, message, **pairs):

@@ -45,6 +45,10 @@ class Delegate(Caller, Snapshotter, Protocol):
     def local_member(self) -> Member: ...
 
     @property
+    def gossip_encrypted(self) -> bool:
+        """Whether the LAN pool has keys, be it only from its keyring file."""
+
+    @property
     def name_taken_by(self) -> str | None:
         """`address:port` of another LAN member with our name, if the last join met one; None if not."""
 

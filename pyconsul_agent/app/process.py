@@ -112,7 +112,7 @@ async def _run(options: Options, env: Env, scratch: str, reread: Reread | None) 
         if logs.format == "classic":
             _write(opening(options))
         else:
-            _write(banner(options, node_id=agent.node_id))
+            _write(banner(options, node_id=agent.node_id, encrypted=agent.delegate.gossip_encrypted))
             logs.release()
         if await _start(agent, signals, logs):
             # What start-up made lives as long as the process: keep the collector from walking it again and again.
@@ -181,7 +181,7 @@ async def _start(agent: Agent, signals: asyncio.Queue[str], logs: LogStream) -> 
         logs.logger().event("signal", name=word)
         return False
     if logs.format == "classic":
-        _write(banner(agent.options, node_id=agent.node_id))
+        _write(banner(agent.options, node_id=agent.node_id, encrypted=agent.delegate.gossip_encrypted))
         logs.release()
     return True
 

@@ -130,6 +130,7 @@ def client_config(options: Options, node_id: str) -> ClientConfig:
         verify_outgoing=options.encrypt_verify_outgoing,
         lan=swim(LAN, options.gossip_lan),
         lan_serf=_serf(options, "lan"),
+        reconnect_timeout_s=options.advertise_reconnect_timeout,
         hold_timeout_s=options.performance.rpc_hold_timeout,
         rpc_rate=options.limits.rpc_rate,
         rpc_burst=options.limits.rpc_max_burst,

@@ -20,7 +20,6 @@ METRICS = (
 )
 WITHOUT_EFFECT = (
     "acl.enable_token_persistence",
-    "advertise_reconnect_timeout",
     "config_entries",
     "disable_host_node_id",
     "dns_config.use_cache",

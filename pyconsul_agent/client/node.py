@@ -19,6 +19,7 @@ from pyconsul_agent.runtime.snapshot_rpc import call as call_snapshot
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.serf.config import SerfConfig
 from pyconsul_agent.serf.consul import AgentTags, LanRules, client_tags, parse_server
+from pyconsul_agent.structs.base import duration
 from pyconsul_agent.structs.coordinate import VivaldiCoordinate
 from pyconsul_agent.structs.diagnosis import DiagnosedServer, Diagnosis
 from pyconsul_agent.structs.member import Member, MemberEvent, MemberEventKind, UserEvent
@@ -27,6 +28,7 @@ from pyconsul_agent.structs.requests import SnapshotRequest
 from pyconsul_agent.structs.snapshot import Archive, SnapshotAnswer
 from pyconsul_agent.swim.config import LAN, SwimConfig
 from pyconsul_agent.swim.keyring import Keyring
+from pyconsul_agent.wire.gotypes import format_duration
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
@@ -52,6 +54,8 @@ class ClientConfig:
     verify_outgoing: bool = True
     lan: SwimConfig = LAN
     lan_serf: SerfConfig = field(default_factory=SerfConfig)
+    reconnect_timeout_s: float = 0.0
+    """After how long of failure the others shall forget us; 0: as their own configuration says."""
     hold_timeout_s: float = 7.0
     rpc_rate: float = -1.0
     """Calls per second that this agent may make; negative: any number."""
@@ -85,7 +89,7 @@ class ClientNode:
             log.named("serf.lan"),
             GossipOptions(
                 name=config.node_name,
-                tags=client_tags(tags),
+                tags=client_tags(tags, reconnect_timeout=_reconnect_text(config.reconnect_timeout_s)),
                 bind_host=config.serf_lan_bind,
                 bind_port=config.lan_port,
                 advertise=(config.advertise, config.lan_port),
@@ -194,6 +198,10 @@ class ClientNode:
         return self._lan.local_member()
 
     @property
+    def gossip_encrypted(self) -> bool:
+        return self._lan.is_encrypted
+
+    @property
     def name_taken_by(self) -> str | None:
         return self._lan.name_taken_by
 
@@ -240,3 +248,8 @@ class ClientNode:
             },
             "serf_lan": self._lan.stats(),
         }
+
+
+def _reconnect_text(seconds: float) -> str:
+    """The text of tag `rc_tm`, empty when there is nothing to say."""
+    return format_duration(duration(seconds)) if seconds else ""

@@ -177,6 +177,7 @@ class Serf:
             case NotifyLeave(node):
                 if not self._table.gone(node, now):
                     self._log(LogLevel.WARN, "Bad state when leave", node=node.name)
+                self._stop_waiting_for_nobody()
             case NotifyUpdate(node):
                 self._table.updated(node)
             case NotifyConflict(existing, other):
@@ -517,6 +518,14 @@ class Serf:
         return bool(old) and old == new
 
     # --- views --------------------------------------------------------------------------------------------------
+
+    def _stop_waiting_for_nobody(self) -> None:
+        """What is still to be sent has nobody to go to: two that leave at once need not wait out their time."""
+        here = (MemberStatus.ALIVE, MemberStatus.LEAVING)
+        others = (record.status for name, record in self._table.records.items() if name != self.name)
+        if self._tickets and not any(status in here for status in others):
+            self._effects += [IntentSent(ticket, timed_out=False) for ticket in self._tickets]
+            self._tickets.clear()
 
     def _has_alive_others(self) -> bool:
         return any(

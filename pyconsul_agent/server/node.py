@@ -388,6 +388,10 @@ class ServerNode:
         return self._lan.local_member()
 
     @property
+    def gossip_encrypted(self) -> bool:
+        return self._lan.is_encrypted
+
+    @property
     def name_taken_by(self) -> str | None:
         return self._lan.name_taken_by
 

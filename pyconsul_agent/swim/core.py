@@ -372,6 +372,9 @@ class Swim:
         for ticket in self._queue.take_finished():
             if self._waiting.pop(ticket, None) is not None:
                 self._effects.append(BroadcastFinished(ticket, timed_out=False))
+        if self._waiting and not self._members.others_alive():  # nobody is left to hear it
+            self._effects += [BroadcastFinished(ticket, timed_out=False) for ticket in self._waiting]
+            self._waiting.clear()
         for ticket in [ticket for ticket, until in self._waiting.items() if until <= now]:
             del self._waiting[ticket]
             self._effects.append(BroadcastFinished(ticket, timed_out=True))

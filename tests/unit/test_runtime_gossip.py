@@ -340,6 +340,45 @@ def test_restarted_node_finds_its_peers_by_its_snapshot():
     run(scenario)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_two_that_come_back_together_are_soon_alive_for_those_who_stayed(seed):
+    """Though each may find the other first, which knows nothing of its death."""
+
+    async def scenario(cluster):
+        for number, name in enumerate("abcd", 1):
+            await cluster.start(name, number, snapshot_path=f"/data/{name}")
+            if number > 1:
+                await cluster.pools[name].join(["10.0.0.1"])
+        await asyncio.sleep(3)
+        for name in "cd":
+            await cluster.pools[name].stop()
+        await asyncio.sleep(20)
+        assert cluster.statuses("a") == {"a": "alive", "b": "alive", "c": "failed", "d": "failed"}
+        for number, name in ((3, "c"), (4, "d")):
+            await cluster.start(name, number, snapshot_path=f"/data/{name}")
+        await asyncio.sleep(3)
+        for name in "abcd":
+            assert cluster.statuses(name) == dict.fromkeys("abcd", "alive")
+
+    run(scenario, seed)
+
+
+def test_the_last_two_may_leave_at_once_without_waiting_for_each_other():
+    async def scenario(cluster):
+        for number, name in enumerate("ab", 1):
+            await cluster.start(name, number)
+        await cluster.pools["b"].join(["10.0.0.1"])
+        await asyncio.sleep(3)
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(*(pool.leave() for pool in cluster.pools.values()))
+        assert asyncio.get_running_loop().time() - began < 5.5
+        for log in cluster.logs.values():
+            assert not log.said("timeout while waiting for graceful leave")
+            assert not log.said("timeout waiting for leave broadcast")
+
+    run(scenario)
+
+
 def test_node_that_left_does_not_rejoin_by_itself():
     async def scenario(cluster):
         for number, name in enumerate(("a", "b"), 1):
