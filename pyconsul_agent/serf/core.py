@@ -19,7 +19,7 @@ from pyconsul_agent.serf.effects import IntentSent, Reconnect, SerfEffect
 from pyconsul_agent.serf.events import UserEvents
 from pyconsul_agent.serf.queries import QueryDesk
 from pyconsul_agent.serf.snapshot import SnapshotRecorder
-from pyconsul_agent.serf.table import LeaveOutcome, MemberTable, member_of
+from pyconsul_agent.serf.table import LeaveOutcome, MemberTable, member_of, tags_of
 from pyconsul_agent.structs.coordinate import VivaldiCoordinate
 from pyconsul_agent.structs.member import Member, MemberEventKind, MemberStatus, UserEvent
 from pyconsul_agent.swim.broadcast import TransmitLimitedQueue
@@ -51,7 +51,6 @@ from pyconsul_agent.wire.serf import (
     decode,
     decode_as,
     decode_coordinate,
-    decode_tags,
     encode,
     encode_coordinate,
     encode_tags,
@@ -117,6 +116,8 @@ class Serf:
         """`address:port` of another node that goes by our name, as the last join heard; None if it heard of none."""
         self._recorder: SnapshotRecorder | None = None
         self._next: dict[str, float] = {}
+        self._next_due: float | None = None
+        """The first of `_next`."""
         if snapshot is not None:
             self._recorder = SnapshotRecorder(config, snapshot, snapshot_bytes)
             self._table.clock.witness(snapshot.clock)
@@ -137,22 +138,32 @@ class Serf:
         }
         if self._recorder is not None:
             self._next["snapshot"] = now + self.config.snapshot_interval_s
+        self._next_due = min(self._next.values())
 
     def take(self) -> list[SerfEffect]:
         """Effects since the last call, in order."""
         self._collect()
+        if not self._effects:
+            return []
         effects = self._effects.copy()
         self._effects.clear()
         return effects
 
     def next_deadline(self) -> float | None:
         """When `tick` wants to be called; None before `start`."""
-        due = [*self._next.values(), *self._tickets.values(), *self._table.pending_prunes.values()]
+        due = self._next_due
         asked = self._queries.next_deadline()
-        return min(due if asked is None else [*due, asked], default=None)
+        for times in (self._tickets, self._table.pending_prunes):
+            if times:
+                first = min(times.values())
+                due = first if due is None else min(due, first)
+        return due if asked is None or (due is not None and due <= asked) else asked
 
     def tick(self, now: float) -> None:
         """Do what is due: reap, reconnect, prune, time out, flush the snapshot."""
+        due = self.next_deadline()
+        if due is None or now < due:
+            return
         self._table.prune_due(now)
         self._queries.expire(now)
         if self._is_due("reap", now, self.config.reap_interval_s):
@@ -168,6 +179,7 @@ class Serf:
             self._effects.append(IntentSent(ticket, timed_out=True))
         if self._is_due("snapshot", now, self.config.snapshot_interval_s):
             self.flush_snapshot()
+        self._next_due = min(self._next.values(), default=None)
 
     def handle(self, effect: Effect, now: float) -> None:
         """Take one notification of Swim; other effects are the driver's and pass unnoticed."""
@@ -460,10 +472,16 @@ class Serf:
         assert len(self._meta) <= limit
         return self._meta
 
+    def may_have_broadcasts(self) -> bool:
+        """Whether anything is queued."""
+        return len(self._intents) + len(self._query_queue) + len(self._event_queue) > 0
+
     def get_broadcasts(self, overhead: int, limit: int) -> Sequence[bytes]:
         """Messages to piggyback: intents before queries before user events."""
         taken: list[bytes] = []
         for queue in (self._intents, self._query_queue, self._event_queue):
+            if not len(queue):
+                continue
             messages = queue.get(overhead, limit, len(self._table.records))
             limit -= sum(overhead + len(message) for message in messages)
             taken += messages
@@ -510,11 +528,8 @@ class Serf:
 
     def same_identity(self, old_meta: bytes | None, new_meta: bytes | None) -> bool:
         """Whether both carry the same node id."""
-        try:
-            old, new = decode_tags(old_meta or b"").get("id", ""), decode_tags(new_meta or b"").get("id", "")
-        except DecodeError:
-            return False
-        return bool(old) and old == new
+        old = tags_of(old_meta or b"").get("id", "")
+        return bool(old) and old == tags_of(new_meta or b"").get("id", "")
 
     # --- views --------------------------------------------------------------------------------------------------
 

@@ -269,6 +269,8 @@ class QueryDesk:
 
     def next_deadline(self) -> float | None:
         """When the first query of ours is over."""
+        if not self._asked:
+            return None
         return min((asked.deadline for asked in self._asked.values()), default=None)
 
     def expire(self, now: float) -> None:

@@ -8,8 +8,9 @@ queues and no time-outs but its own; what changed is collected in `changes`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.serf.clock import LamportClock
@@ -22,18 +23,26 @@ from pyconsul_agent.wire.serf import JoinIntent, LeaveIntent, decode_tags
 RECONNECT_TIMEOUT_TAG = "rc_tm"
 
 
+TAGS_REMEMBERED = 2048
+
+
+@lru_cache(maxsize=TAGS_REMEMBERED)
+def tags_of(meta: bytes) -> Mapping[str, str]:
+    """The tags in a node's meta; none if they cannot be read. One meta is asked for often: do not change the result."""
+    try:
+        return decode_tags(meta)
+    except DecodeError:
+        return {}
+
+
 def member_of(node: Node, status: MemberStatus) -> Member:
     """The node record as serf shows it. Tags that cannot be read are no tags."""
-    try:
-        tags = decode_tags(node.meta or b"")
-    except DecodeError:
-        tags = {}
     versions = node.versions if len(node.versions) >= 6 else bytes(6)
     return Member(
         name=node.name,
         address=node.address,
         port=node.port,
-        tags=tags,
+        tags=tags_of(node.meta or b""),
         status=status,
         protocol_min=versions[0],
         protocol_max=versions[1],

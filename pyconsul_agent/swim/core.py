@@ -112,21 +112,25 @@ class Swim:
 
     def take(self) -> list[Effect]:
         """The effects since the last call, in the order to be performed."""
+        if not self._effects:
+            return []
         effects = self._effects.copy()
         self._effects.clear()
         return effects
 
     def next_deadline(self) -> float | None:
         """When `tick` wants to be called at the latest; None before `start`."""
-        times = (
-            self._gossip_at,
+        due = self._gossip_at
+        for time in (
             self._push_pull_at,
             self._prober.next_deadline(),
             self._members.next_deadline(),
             self._streams.next_deadline(),
-            min(self._waiting.values(), default=None),
-        )
-        return min((time for time in times if time is not None), default=None)
+            min(self._waiting.values()) if self._waiting else None,
+        ):
+            if time is not None and (due is None or time < due):
+                due = time
+        return due
 
     def tick(self, now: float) -> None:
         """Do what is due: probes, suspicions, gossip, push/pull."""
@@ -336,9 +340,20 @@ class Swim:
         """Messages in the broadcast queue."""
         return len(self._queue)
 
+    def local_state(self) -> PushPull:
+        """What a push/pull would tell of now."""
+        return self._streams.local_state(False)
+
+    def forget_broadcasts(self) -> None:
+        """Nothing need be told to anybody; for simulations that begin in the middle of a pool's life."""
+        self._queue.prune(0)
+        self._queue.take_finished()
+
     # --- periodic work ------------------------------------------------------------------------------------------
 
     def _gossip(self, now: float) -> None:
+        if not self._sender.may_have_broadcasts():
+            return
         recently = now - self._config.gossip_to_the_dead_s
 
         def listens(node: Node) -> bool:
@@ -369,7 +384,10 @@ class Swim:
             self._effects.append(BroadcastFinished(ticket, timed_out=False))
 
     def _finish_waiting(self, now: float) -> None:
-        for ticket in self._queue.take_finished():
+        finished = self._queue.take_finished()
+        if not self._waiting:
+            return
+        for ticket in finished:
             if self._waiting.pop(ticket, None) is not None:
                 self._effects.append(BroadcastFinished(ticket, timed_out=False))
         for ticket in [ticket for ticket, until in self._waiting.items() if until <= now]:

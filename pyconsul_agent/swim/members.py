@@ -41,6 +41,9 @@ from pyconsul_agent.wire.gossip import (
     encode_message,
 )
 
+SCAN_NODES_MAX = 32
+DRAWS_PER_NODE = 4
+"""In larger pools random members are drawn; all are looked at only if so many draws found too few."""
 INCARNATION_MAX = (1 << 32) - 1
 MOVE_MEMORY_S = 30.0
 """How long a refused new address, or a refusal by the old one's host, is remembered as evidence."""
@@ -62,6 +65,7 @@ class Membership:
         emit: Callable[[Effect], None],
     ) -> None:
         self._config = config
+        self._versions = config.versions
         self.name = name
         self.advertise = advertise
         self._delegate = delegate
@@ -96,11 +100,30 @@ class Membership:
 
     def choose(self, count: int, fits: Callable[[Node], bool]) -> list[Node]:
         """Up to `count` random others that fit."""
+        if len(self.ring) > SCAN_NODES_MAX:
+            found = self._draw(count, fits)
+            if len(found) == count:
+                return found
         candidates = [node for name, node in self.nodes.items() if name != self.name and fits(node)]
         return self._rng.sample(candidates, min(count, len(candidates)))
 
+    def _draw(self, count: int, fits: Callable[[Node], bool]) -> list[Node]:
+        """Some that fit, without looking at everybody; in a large pool most do."""
+        found: dict[str, Node] = {}
+        for _ in range(DRAWS_PER_NODE * count):
+            name = self.ring[int(self._rng.random() * len(self.ring))]
+            if name != self.name and name not in found:
+                node = self.nodes[name]
+                if fits(node):
+                    found[name] = node
+                    if len(found) == count:
+                        break
+        return list(found.values())
+
     def next_deadline(self) -> float | None:
         """When the first suspicion ends."""
+        if not self.suspicions:
+            return None
         return min((suspicion.deadline for suspicion in self.suspicions.values()), default=None)
 
     # --- ourselves ----------------------------------------------------------------------------------------------
@@ -118,7 +141,7 @@ class Membership:
             address=address_bytes(self.advertise[0]),
             port=self.advertise[1],
             meta=meta or None,
-            versions=self._config.versions,
+            versions=self._versions,
         )
         self.alive(alive, now, ours=True, ticket=ticket)
 
@@ -136,7 +159,7 @@ class Membership:
     def alive(self, message: Alive, now: float, *, ours: bool = False, ticket: int | None = None) -> None:
         """A node is said to be alive (`ours`: we say it of ourselves)."""
         local = message.node == self.name
-        if local and self.leaving:
+        if (local and self.leaving) or self._is_old_news(message):
             return
         claim = self._claim(message, now, ours)
         if claim is None:
@@ -165,6 +188,19 @@ class Membership:
             return
         self._queue.queue(encode_message(replace(message, port=claim.port)), name=message.node, ticket=ticket)
         self._store_alive(known, claim, now)
+
+    def _is_old_news(self, message: Alive) -> bool:
+        """Most of what comes says what we know: the same number from the same place. It changes nothing, whatever else
+        is in it, so nobody is asked about it.
+        """
+        known = self.nodes.get(message.node)
+        return (
+            known is not None
+            and message.incarnation <= known.incarnation
+            and message.node != self.name
+            and message.port == known.port
+            and message.address == address_bytes(known.address)
+        )
 
     def _alive_about_us(self, message: Alive, me: Node) -> None:
         same = (message.incarnation, message.meta or b"", message.versions) == (
@@ -204,12 +240,13 @@ class Membership:
         except DecodeError as error:
             self._warn("Ignoring an alive message", node=message.node, error=str(error))
             return None
+        mine = self._versions
         claim = Node(
             name=message.node,
             address=address,
             port=message.port or self.advertise[1],
             meta=message.meta,
-            versions=versions[:VERSIONS_LENGTH],
+            versions=mine if versions == mine else versions[:VERSIONS_LENGTH],
             incarnation=message.incarnation,
             state=NodeState.ALIVE,
             changed_at=now,
@@ -332,6 +369,8 @@ class Membership:
 
     def expire_suspicions(self, now: float) -> None:
         """Declare dead whose time is over."""
+        if not self.suspicions:
+            return
         due = [name for name, suspicion in self.suspicions.items() if suspicion.deadline <= now]
         for name in due:
             self.expire(name, now)

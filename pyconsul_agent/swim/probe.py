@@ -92,13 +92,14 @@ class Prober:
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
-        times = [relay.ends_at for relay in self._relays.values()]
         probe = self._probe
+        due = self._next_at
         if probe is not None:
-            times.append(probe.ends_at if probe.asked_others else probe.ack_by)
-        elif self._next_at is not None:
-            times.append(self._next_at)
-        return min(times, default=None)
+            due = probe.ends_at if probe.asked_others else probe.ack_by
+        if self._relays:
+            relayed = min(relay.ends_at for relay in self._relays.values())
+            due = relayed if due is None else min(due, relayed)
+        return due
 
     def tick(self, now: float) -> None:
         """Do what is due."""
@@ -266,6 +267,8 @@ class Prober:
         self._sender.send(self._ping(number, request.node), target)
 
     def _end_relays(self, now: float) -> None:
+        if not self._relays:
+            return
         for number in [number for number, relay in self._relays.items() if relay.ends_at <= now]:
             relay = self._relays.pop(number)
             if relay.wants_nack:
