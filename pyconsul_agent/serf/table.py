@@ -18,6 +18,7 @@ from pyconsul_agent.serf.config import INTENTS_MAX, SerfConfig
 from pyconsul_agent.serf.duration import go_duration_s
 from pyconsul_agent.structs.member import Member, MemberEvent, MemberEventKind, MemberStatus
 from pyconsul_agent.swim.effects import Node
+from pyconsul_agent.wire.gossip import Address
 from pyconsul_agent.wire.serf import JoinIntent, LeaveIntent, decode_tags
 
 RECONNECT_TIMEOUT_TAG = "rc_tm"
@@ -103,6 +104,8 @@ class MemberTable:
     left: list[str] = field(default_factory=list)
     changes: list[MemberEvent] = field(default_factory=list)
     pending_prunes: dict[str, float] = field(default_factory=dict)
+    lost: dict[str, Address] = field(default_factory=dict)
+    """Members of an earlier life of this node (its snapshot) that were not seen in this one."""
 
     # --- memberlist's word ------------------------------------------------------------------------------------
 
@@ -110,6 +113,7 @@ class MemberTable:
         """Memberlist found `node` alive."""
         record = self.records.get(node.name)
         status = MemberStatus.ALIVE
+        self.lost.pop(node.name, None)
         if record is None:
             record = self.records[node.name] = Record(member_of(node, status))
             intent = self.intents.get(node.name)
@@ -244,6 +248,12 @@ class MemberTable:
         limit = now - self.config.recent_intent_s
         for name in [name for name, intent in self.intents.items() if intent.seen_at < limit]:
             del self.intents[name]
+
+    def missing(self, since: float) -> list[tuple[str, Address]]:
+        """Where to look for members that failed at `since` (s) or later, or were not found again after a restart."""
+        failed = [self.records[name] for name in self.failed if self.records[name].gone_at >= since]
+        found = [(record.member.name, (record.member.address, record.member.port)) for record in failed]
+        return [*found, *self.lost.items()]
 
     def _older(self, names: Iterable[str], now: float, timeout_s: float) -> list[str]:
         found = []

@@ -43,6 +43,7 @@ class PoolAgent:
     swim: Swim
     serf: Serf
     running: bool = True
+    vanished: bool = False
     stalled: bool = False
     armed: float = 0.0
     lives: int = 1
@@ -57,6 +58,11 @@ class PoolAgent:
         """What it shows as `consul members`."""
         return {member.name: member.status.word for member in self.serf.members()}
 
+    @property
+    def present(self) -> bool:
+        """Whether it runs and neither leaves nor has left."""
+        return self.running and self.serf.state is SerfState.ALIVE
+
 
 class PoolWorld:
     """The agents, the network between them, and time."""
@@ -66,7 +72,7 @@ class PoolWorld:
         seed: int,
         *,
         swim: SwimConfig = LAN,
-        serf: SerfConfig = SerfConfig(),
+        serf: SerfConfig | None = None,
         loss: float = 0.0,
         latency_s: float = 0.002,
         snapshots: bool = True,
@@ -74,6 +80,7 @@ class PoolWorld:
         self.seed = seed
         self.now = 1000.0
         self.loss = loss
+        self.duplicates = 0.0
         self.latency_s = latency_s
         self.rng = random.Random(f"pool {seed}")  # noqa: S311 - a simulation
         self.agents: dict[str, PoolAgent] = {}
@@ -87,7 +94,7 @@ class PoolWorld:
         self.packets = 0
         self.events = 0
         self._swim_config = swim
-        self._serf_config = serf
+        self._serf_config = serf or SerfConfig()
         self._snapshots = snapshots
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0
@@ -157,9 +164,10 @@ class PoolWorld:
         agent.swim.start(self.now)
         self.settle(agent)
 
-    def kill(self, agent: PoolAgent) -> None:
-        """As kill -9: the host lives on and refuses connections."""
+    def kill(self, agent: PoolAgent, *, vanish: bool = False) -> None:
+        """As kill -9: the host lives on and refuses connections; `vanish`: the host is gone too and says nothing."""
         agent.running = False
+        agent.vanished = vanish
         agent.stalled = False
         agent.socket.clear()
         agent.held.clear()
@@ -173,10 +181,16 @@ class PoolWorld:
             self.by_address[agent.address] = agent
         known = dict(replay("".join(agent.snapshot), rejoin_after_leave=False).alive)
         agent.swim, agent.serf = self._cores(agent.name, agent.node_id, agent.address, agent.rng, agent.snapshot)
-        agent.running, agent.stalled, agent.armed = True, False, 0.0
+        agent.running, agent.vanished, agent.stalled, agent.armed = True, False, False, 0.0
         agent.lives += 1
         self._start(agent)
         self._rejoin(agent, agent.lives, [_address(text) for name, text in known.items() if name != agent.name])
+
+    def swap_addresses(self, one: PoolAgent, other: PoolAgent) -> None:
+        """Two that are down have each other's address from now on."""
+        assert not one.running and not other.running
+        one.address, other.address = other.address, one.address
+        self.by_address[one.address], self.by_address[other.address] = one, other
 
     def _rejoin(self, agent: PoolAgent, life: int, known: Sequence[Address]) -> None:
         """One after the other in random order until one answers; all again later."""
@@ -247,7 +261,7 @@ class PoolWorld:
 
     def living(self) -> Iterator[PoolAgent]:
         """Agents that run and have not left."""
-        return (agent for agent in self.agents.values() if agent.running and agent.serf.state is SerfState.ALIVE)
+        return (agent for agent in self.agents.values() if agent.present)
 
     # --- stalls -----------------------------------------------------------------------------------------------------
 
@@ -270,7 +284,6 @@ class PoolWorld:
         self.settle(agent)
         for action in held:
             action()
-        agent.armed = 0.0
         self._tick_now(agent)
 
     # --- what the driver does -----------------------------------------------------------------------------------------
@@ -333,6 +346,7 @@ class PoolWorld:
             self._tick_now(agent)
 
     def _tick_now(self, agent: PoolAgent) -> None:
+        agent.armed = 0.0
         agent.swim.tick(self.now)
         agent.serf.tick(self.now)
         self.settle(agent)
@@ -353,6 +367,8 @@ class PoolWorld:
             return
         target = self.by_address.get(to)
         if target is not None and self._passable(agent, target):
+            if self.duplicates and self.rng.random() < self.duplicates:
+                self.after(3 * self._delay(), self._arrive, target, target.lives, data, agent.address)
             self.after(self._delay(), self._arrive, target, target.lives, data, agent.address)
 
     def _arrive(self, agent: PoolAgent, life: int, data: bytes, source: Address) -> None:
@@ -374,7 +390,7 @@ class PoolWorld:
 
     def _connect(self, agent: PoolAgent, life: int, order: OpenStream) -> None:
         target = self.by_address.get(order.to)
-        if target is None or not self._passable(agent, target) or not self._passable(target, agent):
+        if target is None or target.vanished or not self._passable(agent, target) or not self._passable(target, agent):
             self.at(max(order.deadline, self.now), self._finish, agent, life, order, "i/o timeout")
         elif not target.running:
             self._finish(agent, life, order, "connection refused")
@@ -403,7 +419,7 @@ class PoolWorld:
     # --- judging ----------------------------------------------------------------------------------------------------
 
     def disagreements(self) -> list[str]:
-        """Where agents that run are wrong about agents that run (I15): each must hold each for alive, at its address."""
+        """Where agents that run are wrong about each other (I15): all must be alive for all, where they are."""
         living = list(self.living())
         found = []
         for agent in living:

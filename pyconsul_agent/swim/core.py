@@ -55,6 +55,8 @@ from pyconsul_agent.wire.gossip_stream import encode_stream
 LAG_TOLERATED = 0.5
 """Running late by more than this part of the probe time-out counts against our own health."""
 LAG_FORGIVEN_MAX_S = 30.0
+LOOK_AFTER_INTERVAL_S = 1.0
+"""Push/pulls with members that were declared dead and speak: one in so long."""
 COMPLAINTS_MAX = 20
 """Log lines about bad input per second; the rest is counted."""
 
@@ -99,6 +101,7 @@ class Swim:
         self._last_ticket = 0
         self._lag_counted_at: float | None = None
         self._complaints = _Complaints()
+        self._look_after_from = 0.0
 
     # --- driving ------------------------------------------------------------------------------------------------
 
@@ -146,25 +149,31 @@ class Swim:
             self._push_pull(now)
         self._finish_waiting(now)
 
-    def note_lag(self, seconds: float, now: float) -> None:
-        """The driver ran `seconds` late: count it against our own health, at most once per probe interval, and give
-        running probe and suspicions that much more, since the answers may lie unread.
+    def note_lag(self, seconds: float, now: float) -> bool:
+        """The driver ran `seconds` late: blame ourselves; False if that is too little to matter.
+
+        It counts against our own health, at most once per probe interval. The probe that runs condemns nobody, since
+        answers may have been lost or lie unread, and suspicions last that much longer. Call it before the input that
+        comes after a stall.
         """
         config = self._config
         if seconds <= LAG_TOLERATED * config.probe_timeout_s:
-            return
+            return False
         forgiven = min(seconds, LAG_FORGIVEN_MAX_S)
         self._prober.postpone(forgiven)
         self._members.postpone(forgiven)
         if self._lag_counted_at is None or now - self._lag_counted_at >= config.probe_interval_s:
             self._lag_counted_at = now
             self._awareness.change(1)
+        return True
 
     # --- packets ------------------------------------------------------------------------------------------------
 
     def receive(self, packets: Sequence[tuple[bytes, Address]], now: float) -> None:
         """Datagrams (label and encryption removed) with their senders, oldest first."""
         for data, source in packets:
+            if self._members.gone:
+                self._look_after(source, now)
             try:
                 self._receive_one(data, source, now)
             except DecodeError as error:
@@ -172,6 +181,14 @@ class Swim:
         for message, source in self._inbox.drain():
             self._handle(message, source, now)
         self._finish_waiting(now)
+
+    def _look_after(self, source: Address, now: float) -> None:
+        """Who speaks is not dead, and we may have missed its refutation: exchange all we know, but not too often."""
+        name = self._members.gone.get(source)
+        if name is None or now < self._look_after_from:
+            return
+        self._look_after_from = now + LOOK_AFTER_INTERVAL_S
+        self._streams.push_pull_with(source, name, join=False, now=now)
 
     def send_user(self, to: Address, data: bytes) -> None:
         """Send one message of the layer above to one place, best effort (serf's query answers and relays)."""

@@ -45,6 +45,8 @@ SCAN_NODES_MAX = 32
 DRAWS_PER_NODE = 4
 """In larger pools random members are drawn; all are looked at only if so many draws found too few."""
 INCARNATION_MAX = (1 << 32) - 1
+REFUSAL_MEMORY_S = 5.0
+"""How long a refusal by the host counts as evidence in a suspicion that starts later."""
 MOVE_MEMORY_S = 30.0
 """How long a refused new address, or a refusal by the old one's host, is remembered as evidence."""
 
@@ -82,7 +84,9 @@ class Membership:
         self._moves: dict[str, tuple[Alive, float]] = {}
         self._refused: dict[str, float] = {}
         self.contested: set[str] = set()
-        """Names whose address is claimed by another with the same ID: to be probed soon."""
+        """Names to be probed soon: their address is claimed by another with the same ID, or a probe proved nothing."""
+        self.gone: dict[Address, str] = {}
+        """Where those were that are held for dead; a packet from there is a sign of life."""
 
     # --- views --------------------------------------------------------------------------------------------------
 
@@ -218,6 +222,7 @@ class Membership:
         self.nodes[node.name] = node
         self._moves.pop(node.name, None)
         self._refused.pop(node.name, None)
+        self.gone.pop(known.endpoint, None)
         if known.is_gone:
             self._emit(NotifyJoin(node))
         elif (known.meta or b"") != (node.meta or b"") or known.endpoint != node.endpoint:
@@ -320,6 +325,9 @@ class Membership:
         """Nobody listens at `address`."""
         for node in [node for node in self.nodes.values() if node.endpoint == address and node.name != self.name]:
             self._refused[node.name] = now
+            suspicion = self.suspicions.get(node.name)
+            if suspicion is not None:
+                self._trust_refusal(suspicion)
             self._accept_remembered_move(node.name, now)
 
     def note_life(self, name: str) -> None:
@@ -354,7 +362,9 @@ class Membership:
         self.nodes[known.name] = replace(
             known, state=NodeState.SUSPECT, incarnation=message.incarnation, changed_at=now
         )
-        self.suspicions[known.name] = self._new_suspicion(message.sender, now)
+        suspicion = self.suspicions[known.name] = self._new_suspicion(message.sender, now)
+        if now - self._refused.get(known.name, -REFUSAL_MEMORY_S) < REFUSAL_MEMORY_S:
+            self._trust_refusal(suspicion)
         self._accept_remembered_move(known.name, now)
 
     def _new_suspicion(self, suspector: str, now: float) -> Suspicion:
@@ -366,6 +376,12 @@ class Membership:
             config.suspicion_mult, len(self.nodes), round(config.probe_interval_s * NANOSECONDS)
         )
         return Suspicion(suspector, needed, least, config.suspicion_max_timeout_mult * least, now)
+
+    def _trust_refusal(self, suspicion: Suspicion) -> None:
+        """The suspect's own host says that nobody listens: no need to hear it from more members in a large pool."""
+        if self._config.refusal_shortens_suspicion:
+            interval_ns = round(self._config.probe_interval_s * NANOSECONDS)
+            suspicion.hasten(suspicion_timeout_ns(self._config.suspicion_mult, 1, interval_ns))
 
     def expire_suspicions(self, now: float) -> None:
         """Declare dead whose time is over."""
@@ -406,6 +422,8 @@ class Membership:
         state = NodeState.LEFT if message.node == message.sender else NodeState.DEAD
         node = replace(known, state=state, incarnation=message.incarnation, changed_at=now)
         self.nodes[node.name] = node
+        if state == NodeState.DEAD and node.name != self.name:
+            self.gone[node.endpoint] = node.name
         self._emit(NotifyLeave(node))
         self._accept_remembered_move(node.name, now)
 
@@ -449,6 +467,7 @@ class Membership:
             if node.name == self.name:
                 continue  # a left agent still tells of itself
             del self.nodes[node.name]
+            self.gone.pop(node.endpoint, None)
             self._refused.pop(node.name, None)
             self._moves.pop(node.name, None)
             self.contested.discard(node.name)

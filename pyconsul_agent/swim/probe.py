@@ -48,6 +48,8 @@ class _Probe:
     nacks_expected: int = 0
     nacks: set[Address] = field(default_factory=set)
     tcp_answered: bool = False
+    was_deaf: bool = False
+    """We stood still meanwhile: silence proves nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,7 @@ class Prober:
         if self._probe is not None:
             self._probe.ack_by += seconds
             self._probe.ends_at += seconds
+            self._probe.was_deaf = True
 
     # --- a probe ------------------------------------------------------------------------------------------------
 
@@ -129,7 +132,8 @@ class Prober:
             return
         config = self._config
         ends_at = now + self._awareness.scaled(config.probe_interval_s)
-        self._probe = _Probe(node, self._next_sequence_number(), now, now + config.probe_timeout_s, ends_at)
+        ack_by = min(now + config.probe_timeout_s, ends_at)
+        self._probe = _Probe(node, self._next_sequence_number(), now, ack_by, ends_at)
         ping = self._ping(self._probe.sequence_number, node.name)
         if node.state == NodeState.ALIVE:
             self._sender.send(ping, node.endpoint)
@@ -205,6 +209,10 @@ class Prober:
                 )
             )
             self._succeed(node)
+            return
+        if probe.was_deaf:
+            self._emit(log_line(LogLevel.DEBUG, "Probe repeated, we were deaf meanwhile", node=node.name))
+            self._members.contested.add(node.name)
             return
         missing = probe.nacks_expected - len(probe.nacks)
         self._awareness.change(max(0, missing) if probe.nacks_expected else 1)

@@ -32,6 +32,12 @@ class Suspicion:
         self._set_deadline()
         return True
 
+    def hasten(self, least_ns: int) -> None:
+        """There is better evidence than confirmations: run the least time, at most `least_ns`."""
+        self._needed = 0
+        self._least_ns = min(self._least_ns, least_ns)
+        self._set_deadline()
+
     def postpone(self, seconds: float) -> None:
         """We were deaf for `seconds`: a refutation may have come and must be given time to be read."""
         self._started += seconds
