@@ -617,6 +617,15 @@ class Serf:
         """All members known, failed and left ones too, by name."""
         return [record.member for _, record in sorted(self._table.records.items())]
 
+    def known_addresses(self) -> set[Address]:
+        """Where members are that have not left, or were when they were last seen."""
+        there = {
+            (record.member.address, record.member.port)
+            for record in self._table.records.values()
+            if record.status is not MemberStatus.LEFT
+        }
+        return there | set(self._table.lost.values())
+
     def member(self, name: str) -> Member | None:
         """One member."""
         record = self._table.records.get(name)

@@ -431,6 +431,22 @@ class PoolWorld:
                     found.append(f"{agent.name} thinks {other.name} is at {member.address}")
         return found
 
+    def is_split(self) -> bool:
+        """Whether the living fall into parts of which none knows where any of another is, so that none can find it."""
+        living = {agent.address: agent for agent in self.living()}
+        side = {address: address for address in living}
+
+        def root(address: Address) -> Address:
+            while side[address] != address:
+                address = side[address]
+            return address
+
+        for address, agent in living.items():
+            for known in agent.serf.known_addresses():
+                if known in side:
+                    side[root(address)] = root(known)
+        return len({root(address) for address in side}) > 1
+
     def zombies(self) -> list[str]:
         """Where agents that run still hold for alive who does not run."""
         return [

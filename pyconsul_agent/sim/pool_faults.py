@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from pyconsul_agent.sim.pool import PoolAgent, PoolWorld, lan_without_compression
 from pyconsul_agent.structs.member import MemberEvent, MemberEventKind
+from pyconsul_agent.wire.gossip import NodeState
 
 FAULTS_S = (60.0, 150.0)
 PAUSE_S = (0.5, 10.0)
@@ -31,6 +32,8 @@ class FaultsOutcome:
 
     seed: int
     failure: str = ""
+    is_split: bool = False
+    """It ended in parts of which none knew where any member of another was: nothing can heal that."""
     calm_s: float = 0.0
     virtual_s: float = 0.0
     done: list[str] = field(default_factory=list)
@@ -61,6 +64,10 @@ class PoolFaults:
         self._calm()
         took = world.run_until(self._agreed, CALM_LIMIT_S, 0.25)
         if took is None:
+            outcome.is_split = world.is_split()
+        if outcome.is_split:
+            outcome.done.append(f"{world.now:.1f} split")
+        elif took is None:
             outcome.failure = "; ".join((world.disagreements() + world.zombies())[:5])
         else:
             outcome.calm_s = took
@@ -71,7 +78,13 @@ class PoolFaults:
         return outcome
 
     def _agreed(self) -> bool:
-        return not self.world.disagreements() and not self.world.zombies()
+        world = self.world
+        if world.disagreements() or world.zombies():
+            return False
+        living = list(world.living())
+        return not any(
+            agent.stalled or node.state is NodeState.SUSPECT for agent in living for node in agent.swim.nodes()
+        )
 
     def _on_event(self, observer: PoolAgent, event: MemberEvent) -> None:
         if event.kind is MemberEventKind.FAILED:

@@ -57,6 +57,8 @@ LAG_TOLERATED = 0.5
 LAG_FORGIVEN_MAX_S = 30.0
 LOOK_AFTER_INTERVAL_S = 1.0
 """Push/pulls with members that were declared dead and speak: one in so long."""
+REMIND_INTERVAL_S = 0.05
+"""Answers to accusations that are old: one in so long, whoever sends them."""
 COMPLAINTS_MAX = 20
 """Log lines about bad input per second; the rest is counted."""
 
@@ -102,6 +104,7 @@ class Swim:
         self._lag_counted_at: float | None = None
         self._complaints = _Complaints()
         self._look_after_from = 0.0
+        self._remind_from = 0.0
 
     # --- driving ------------------------------------------------------------------------------------------------
 
@@ -190,6 +193,18 @@ class Swim:
         self._look_after_from = now + LOOK_AFTER_INTERVAL_S
         self._streams.push_pull_with(source, name, join=False, now=now)
 
+    def _remind(self, accusation: Suspect | Dead, source: Address, now: float) -> None:
+        """Whoever sends an accusation of us that we have refuted has not heard of that: tell it, but not too often.
+
+        Memberlist ignores these, and one that missed the refutation declares a member dead that answers its pings.
+        """
+        members = self._members
+        if accusation.node != members.name or members.leaving or now < self._remind_from:
+            return
+        if accusation.incarnation < members.local.incarnation:
+            self._remind_from = now + REMIND_INTERVAL_S
+            self._sender.send_bare(encode_message(members.our_alive()), source)
+
     def send_user(self, to: Address, data: bytes) -> None:
         """Send one message of the layer above to one place, best effort (serf's query answers and relays)."""
         self._sender.send_bare(USER_TYPE + data, to)
@@ -233,8 +248,10 @@ class Swim:
             case Alive():
                 self._members.alive(message, now)
             case Suspect():
+                self._remind(message, source, now)
                 self._members.suspect(message, now)
             case Dead():
+                self._remind(message, source, now)
                 self._members.dead(message, now)
             case UserMessage():
                 self._effects.append(Deliver(message.data, source))

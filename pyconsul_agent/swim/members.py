@@ -158,6 +158,10 @@ class Membership:
         self._awareness.change(1)
         self._queue.queue(encode_message(_alive_of(me)), name=me.address)
 
+    def our_alive(self) -> Alive:
+        """What we last said of ourselves."""
+        return _alive_of(self.local)
+
     # --- alive --------------------------------------------------------------------------------------------------
 
     def alive(self, message: Alive, now: float, *, ours: bool = False, ticket: int | None = None) -> None:
@@ -330,8 +334,13 @@ class Membership:
                 self._trust_refusal(suspicion)
             self._accept_remembered_move(node.name, now)
 
-    def note_life(self, name: str) -> None:
-        """`name` answered from where we think it is: the claim of another to its name has no ground."""
+    def note_life(self, name: str, now: float) -> None:
+        """`name` answered us from where we think it is: the claim of another to its name has no ground, and we do not
+        declare it dead for what others say; a suspicion begins anew.
+        """
+        suspicion = self.suspicions.get(name)
+        if suspicion is not None:
+            suspicion.restart(now)
         self._refused.pop(name, None)
         self._moves.pop(name, None)
 

@@ -208,7 +208,7 @@ class Prober:
                     node=node.name,
                 )
             )
-            self._succeed(node)
+            self._succeed(node, now)
             return
         if probe.was_deaf:
             self._emit(log_line(LogLevel.DEBUG, "Probe repeated, we were deaf meanwhile", node=node.name))
@@ -219,12 +219,12 @@ class Prober:
         self._emit(log_event("suspect", name=node.name))
         self._members.suspect(Suspect(node.incarnation, node.name, self._members.name), now)
 
-    def _succeed(self, node: Node) -> None:
+    def _succeed(self, node: Node, now: float) -> None:
         self._probe = None
         self._awareness.change(-1)
         current = self._members.nodes.get(node.name)
         if current is not None and current.endpoint == node.endpoint:
-            self._members.note_life(node.name)
+            self._members.note_life(node.name, now)
 
     # --- answers ------------------------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class Prober:
         if probe is not None and probe.sequence_number == ack.sequence_number:
             if not probe.asked_others and now <= probe.ack_by:
                 self._emit(PingComplete(probe.node, now - probe.sent_at, ack.payload or b""))
-            self._succeed(probe.node)
+            self._succeed(probe.node, now)
             return
         relay = self._relays.pop(ack.sequence_number, None)
         if relay is not None:

@@ -38,6 +38,11 @@ class Suspicion:
         self._least_ns = min(self._least_ns, least_ns)
         self._set_deadline()
 
+    def restart(self, now: float) -> None:
+        """The suspect answered: what was heard before proves less."""
+        self._started = now
+        self._set_deadline()
+
     def postpone(self, seconds: float) -> None:
         """We were deaf for `seconds`: a refutation may have come and must be given time to be read."""
         self._started += seconds
