@@ -23,6 +23,8 @@ HEIGHT_MIN = 10.0e-6
 LATENCY_FILTER_SIZE = 3
 GRAVITY_RHO = 150.0
 RTT_MAX_S = 10.0
+DISTANCE_NS_MAX = (1 << 63) - 1
+"""A peer may claim to be so far away that squares overflow."""
 ZERO = 1.0e-6
 """Below this a distance, round-trip time or error counts as nothing to divide by."""
 
@@ -50,7 +52,8 @@ def distance_ns(a: VivaldiCoordinate, b: VivaldiCoordinate) -> int:
         raise CoordinateError("dimensions aren't compatible")
     raw = _raw_distance(a, b)
     adjusted = raw + a.adjustment + b.adjustment
-    return int((adjusted if adjusted > 0.0 else raw) * 1e9)
+    nanoseconds = (adjusted if adjusted > 0.0 else raw) * 1e9
+    return int(nanoseconds) if abs(nanoseconds) < DISTANCE_NS_MAX else DISTANCE_NS_MAX  # also when it is no number
 
 
 def is_valid(coordinate: VivaldiCoordinate) -> bool:
@@ -104,7 +107,7 @@ class CoordinateClient:
         """Update from a ping of `node`, and remember its coordinate. Raises CoordinateError, changing nothing."""
         if len(other.vec or ()) != len(self._me.vec or ()):
             raise CoordinateError("dimensions aren't compatible")
-        if not is_valid(other):
+        if not is_valid(other) or not math.isfinite(_raw_distance(self._me, other)):
             raise CoordinateError("coordinate is invalid")
         if not 0.0 <= rtt_s <= RTT_MAX_S:
             raise CoordinateError(f"round trip time not in valid range, duration {rtt_s}s is not a positive value "

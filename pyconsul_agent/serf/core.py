@@ -617,6 +617,10 @@ class Serf:
         """All members known, failed and left ones too, by name."""
         return [record.member for _, record in sorted(self._table.records.items())]
 
+    def buffered_intents(self) -> int:
+        """Intents of names that are no members yet."""
+        return len(self._table.intents)
+
     def known_addresses(self) -> set[Address]:
         """Where members are that have not left, or were when they were last seen."""
         there = {

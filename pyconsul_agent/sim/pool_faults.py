@@ -79,7 +79,11 @@ class PoolFaults:
 
     def _agreed(self) -> bool:
         world = self.world
-        if world.disagreements() or world.zombies():
+        if (
+            world.disagreements()
+            or world.zombies()
+            or any(agent.running and not agent.present for agent in self._agents)
+        ):
             return False
         living = list(world.living())
         return not any(
