@@ -374,6 +374,11 @@ class Swim:
         """Messages in the broadcast queue."""
         return len(self._queue)
 
+    def suspicion_ends_at(self, name: str) -> float | None:
+        """When `name` will be declared dead unless it refutes; None if it is not suspect here."""
+        suspicion = self._members.suspicions.get(name)
+        return None if suspicion is None else suspicion.deadline
+
     def local_state(self) -> PushPull:
         """What a push/pull would tell of now."""
         return self._streams.local_state(False)
