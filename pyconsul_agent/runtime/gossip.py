@@ -52,6 +52,8 @@ JOIN_PARALLEL_MAX = 16
 ROUNDS_MAX = 10_000
 """Effects may cause effects; this many rounds after one input can only be a bug."""
 JOIN_GRACE_S = 10.0
+REJOIN_STAGGER_S = 1.0
+"""How long a member of the snapshot has for its answer before the next one is tried besides."""
 AFTER_ERROR_S = 1.0
 """When the timer is tried again after an error of our own."""
 STOPPED = "gossip pool is stopped"
@@ -287,20 +289,39 @@ class GossipPool:
                 return
 
     async def _rejoin_one_of(self, known: list[tuple[str, str]]) -> bool:
-        """One attempt at each, in random order; whether one answered."""
+        """One attempt at each, in random order; whether one answered.
+
+        The next one is tried when a second has passed: an address that nobody has any more does not say so.
+        """
         self._env.random.shuffle(known)
-        for name, address in known:
-            try:
-                targets = await self._resolve(parse_join_address(address, self.local_address[1]))
-            except NetError as error:
-                self._log.warn("Snapshot has an unusable address", node=name, address=address, error=str(error))
-                continue
-            self._log.event("rejoin_attempt", pool=self._options.serf.pool, name=name, address=address)
-            errors = await self._push_pull([(name, to) for _, to in targets])
-            if None in errors:
-                self._log.event("rejoined", pool=self._options.serf.pool, name=name, address=address)
-                return True
-        return False
+        waiting = list(known)
+        attempts: set[asyncio.Task[bool]] = set()
+        try:
+            while waiting or attempts:
+                if waiting:
+                    attempts.add(asyncio.create_task(self._rejoin_at(*waiting.pop(0))))
+                timeout_s = REJOIN_STAGGER_S if waiting else None
+                done, attempts = await asyncio.wait(attempts, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                if any(attempt.result() for attempt in done):
+                    return True
+            return False
+        finally:
+            for attempt in attempts:
+                attempt.cancel()
+            await asyncio.gather(*attempts, return_exceptions=True)
+
+    async def _rejoin_at(self, name: str, address: str) -> bool:
+        """Whether a member of the snapshot answered where it was."""
+        try:
+            targets = await self._resolve(parse_join_address(address, self.local_address[1]))
+        except NetError as error:
+            self._log.warn("Snapshot has an unusable address", node=name, address=address, error=str(error))
+            return False
+        self._log.event("rejoin_attempt", pool=self._options.serf.pool, name=name, address=address)
+        errors = await self._push_pull([(name, to) for _, to in targets])
+        if None in errors:
+            self._log.event("rejoined", pool=self._options.serf.pool, name=name, address=address)
+        return None in errors
 
     async def _reconnect(self, order: Reconnect) -> None:
         where = endpoint(*order.to)

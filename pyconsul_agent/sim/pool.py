@@ -27,6 +27,7 @@ from pyconsul_agent.wire.serf_snapshot import replay
 SOCKET_PACKETS_MAX = 2048
 """What the operating system keeps for a process that does not read."""
 REJOIN_INTERVAL_S = 30.0
+REJOIN_STAGGER_S = 1.0
 DATACENTER = "dc1"
 
 Joined = Callable[[str | None], None]
@@ -193,18 +194,23 @@ class PoolWorld:
         self.by_address[one.address], self.by_address[other.address] = one, other
 
     def _rejoin(self, agent: PoolAgent, life: int, known: Sequence[Address]) -> None:
-        """One after the other in random order until one answers; all again later."""
+        """In random order, one a second, until one answers; all again later."""
         order = list(known)
         agent.rng.shuffle(order)
+        answered = False
+
+        def finished(error: str | None) -> None:
+            nonlocal answered
+            answered = answered or error is None
 
         def attempt() -> None:
-            if agent.lives != life or not agent.running:
+            if agent.lives != life or not agent.running or answered:
                 return
-            if not order:
-                if len(agent.serf.members()) == 1:
-                    self.after(REJOIN_INTERVAL_S, self._rejoin, agent, life, known)
-                return
-            self._push_pull(agent, order.pop(), lambda error: attempt() if error is not None else None)
+            if order:
+                self._push_pull(agent, order.pop(), finished)
+                self.after(REJOIN_STAGGER_S, attempt)
+            elif len(agent.serf.members()) == 1:
+                self.after(REJOIN_INTERVAL_S, self._rejoin, agent, life, known)
 
         attempt()
 

@@ -27,7 +27,7 @@ from pyconsul_agent.swim.effects import (
     log_line,
 )
 from pyconsul_agent.swim.inbox import Inbox
-from pyconsul_agent.swim.members import Membership
+from pyconsul_agent.swim.members import Membership, alive_of
 from pyconsul_agent.swim.probe import Prober, answer_address
 from pyconsul_agent.swim.send import USER_TYPE, Sender
 from pyconsul_agent.swim.streams import OpenedStream, Streams
@@ -194,16 +194,17 @@ class Swim:
         self._streams.push_pull_with(source, name, join=False, now=now)
 
     def _remind(self, accusation: Suspect | Dead, source: Address, now: float) -> None:
-        """Whoever sends an accusation of us that we have refuted has not heard of that: tell it, but not too often.
+        """Whoever sends an accusation that was refuted, of us or of another, has not heard of that: tell it.
 
-        Memberlist ignores these, and one that missed the refutation declares a member dead that answers its pings.
+        Memberlist ignores these, and one that missed the refutation (or that moved meanwhile, so that no gossip reaches
+        it) declares a member dead that lives. Not more often than `REMIND_INTERVAL_S`.
         """
-        members = self._members
-        if accusation.node != members.name or members.leaving or now < self._remind_from:
+        accused = self._members.nodes.get(accusation.node)
+        if accused is None or accused.state != NodeState.ALIVE or now < self._remind_from:
             return
-        if accusation.incarnation < members.local.incarnation:
+        if accusation.incarnation < accused.incarnation:
             self._remind_from = now + REMIND_INTERVAL_S
-            self._sender.send_bare(encode_message(members.our_alive()), source)
+            self._sender.send_bare(encode_message(alive_of(accused)), source)
 
     def send_user(self, to: Address, data: bytes) -> None:
         """Send one message of the layer above to one place, best effort (serf's query answers and relays)."""
@@ -309,6 +310,7 @@ class Swim:
         self._stream_lost(id, stream, error)
         if refused:
             self._members.note_refused(stream.to, now)
+            self._prober.host_refused(stream.sequence, now)
 
     def _stream_lost(self, id: int, stream: OpenedStream, error: str) -> None:
         if stream.purpose is StreamPurpose.PING:

@@ -156,11 +156,7 @@ class Membership:
         me = replace(self.local, incarnation=self.next_incarnation(accused))
         self.nodes[self.name] = me
         self._awareness.change(1)
-        self._queue.queue(encode_message(_alive_of(me)), name=me.address)
-
-    def our_alive(self) -> Alive:
-        """What we last said of ourselves."""
-        return _alive_of(self.local)
+        self._queue.queue(encode_message(alive_of(me)), name=me.address)
 
     # --- alive --------------------------------------------------------------------------------------------------
 
@@ -334,6 +330,12 @@ class Membership:
                 self._trust_refusal(suspicion)
             self._accept_remembered_move(node.name, now)
 
+    def note_silence(self, name: str, since: float) -> None:
+        """`name` has not answered us since then: with a refusal of its host, the suspicion counts from there."""
+        suspicion = self.suspicions.get(name)
+        if suspicion is not None and suspicion.is_hastened:
+            suspicion.backdate(since)
+
     def note_life(self, name: str, now: float) -> None:
         """`name` answered us from where we think it is: the claim of another to its name has no ground, and we do not
         declare it dead for what others say; a suspicion begins anew.
@@ -487,5 +489,6 @@ class Membership:
         self._emit(log_line(LogLevel.WARN, message, **pairs))
 
 
-def _alive_of(node: Node) -> Alive:
+def alive_of(node: Node) -> Alive:
+    """What says that `node` is alive as we know it."""
     return Alive(node.incarnation, node.name, address_bytes(node.address), node.port, node.meta, node.versions)

@@ -139,8 +139,7 @@ class Prober:
             self._sender.send(ping, node.endpoint)
         else:
             # The suspected one hears of it at once and can refute.
-            suspicion = encode_message(Suspect(node.incarnation, node.name, self._members.name))
-            self._sender.send_to_node([ping, suspicion], node)
+            self._sender.send_to_node([ping, self._suspicion(node)], node)
 
     def _contested_node(self) -> Node | None:
         contested = self._members.contested
@@ -185,7 +184,10 @@ class Prober:
                 port,
                 self._members.name,
             )
-            self._sender.send(encode_message(request), peer.endpoint)
+            if node.state == NodeState.ALIVE:
+                self._sender.send(encode_message(request), peer.endpoint)
+            else:  # who knows better than our suspicion says so
+                self._sender.send_to_node([encode_message(request), self._suspicion(node)], peer)
         if config.tcp_pings and node.protocol_max >= PROTOCOL_TCP_PING:
             request_bytes = encode_stream(self._ping_message(probe.sequence_number, node.name))
             self._streams.open(
@@ -218,6 +220,7 @@ class Prober:
         self._awareness.change(max(0, missing) if probe.nacks_expected else 1)
         self._emit(log_event("suspect", name=node.name))
         self._members.suspect(Suspect(node.incarnation, node.name, self._members.name), now)
+        self._members.note_silence(node.name, probe.sent_at)
 
     def _succeed(self, node: Node, now: float) -> None:
         self._probe = None
@@ -254,6 +257,14 @@ class Prober:
         if probe is not None and probe.sequence_number == sequence_number == ack_number:
             probe.tcp_answered = True
 
+    def host_refused(self, sequence_number: int, now: float) -> None:
+        """The host of the probed member says that nobody listens: the others get their time, but no more for our own
+        bad health.
+        """
+        probe = self._probe
+        if probe is not None and probe.sequence_number == sequence_number and probe.asked_others:
+            probe.ends_at = min(probe.ends_at, now + self._config.probe_timeout_s)
+
     def unreachable(self, address: Address, now: float) -> None:
         """Our ping bounced: no use in waiting for the direct answer."""
         probe = self._probe
@@ -281,6 +292,9 @@ class Prober:
             relay = self._relays.pop(number)
             if relay.wants_nack:
                 self._sender.send(encode_message(Nack(relay.sequence_number)), relay.asker)
+
+    def _suspicion(self, node: Node) -> bytes:
+        return encode_message(Suspect(node.incarnation, node.name, self._members.name))
 
     # --- bits ---------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ class Suspicion:
         self._most_ns = most_ns
         self._started = started
         self.confirmations = 0
+        self.is_hastened = False
         self.deadline = 0.0
         """When the node is to be declared dead (s)."""
         self._set_deadline()
@@ -36,6 +37,12 @@ class Suspicion:
         """There is better evidence than confirmations: run the least time, at most `least_ns`."""
         self._needed = 0
         self._least_ns = min(self._least_ns, least_ns)
+        self.is_hastened = True
+        self._set_deadline()
+
+    def backdate(self, started: float) -> None:
+        """It could have begun earlier."""
+        self._started = min(self._started, started)
         self._set_deadline()
 
     def restart(self, now: float) -> None:
