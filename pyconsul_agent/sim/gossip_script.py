@@ -210,9 +210,9 @@ class GossipScript:
         """A peer got no answer either."""
         self._give(name, Nack(int(seq)), by)
 
-    def ping(self, name: str, to: str = "", by: str = "") -> None:
-        """A ping for the node `to`."""
-        self._give(name, Ping(77, to), by)
+    def ping(self, name: str, to: str = "", by: str = "", named: str = "") -> None:
+        """A ping for the node `to`; `named`: it says who sends it."""
+        self._give(name, Ping(77, to, source_node=named), by)
 
     def indirect(self, name: str, about: str, by: str, nack: str = "1") -> None:
         """`by` wants `about` pinged."""

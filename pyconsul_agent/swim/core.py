@@ -57,6 +57,8 @@ LAG_TOLERATED = 0.5
 LAG_FORGIVEN_MAX_S = 30.0
 LOOK_AFTER_INTERVAL_S = 1.0
 """Push/pulls with members that were declared dead and speak: one in so long."""
+ASK_FOR_NEWS_INTERVAL_S = 5.0
+"""Push/pulls because a node pings us that we do not know: one in so long."""
 REMIND_INTERVAL_S = 0.05
 """Answers to accusations that are old: one in so long, whoever sends them."""
 COMPLAINTS_MAX = 20
@@ -105,6 +107,7 @@ class Swim:
         self._complaints = _Complaints()
         self._look_after_from = 0.0
         self._remind_from = 0.0
+        self._ask_for_news_from = 0.0
 
     # --- driving ------------------------------------------------------------------------------------------------
 
@@ -193,6 +196,12 @@ class Swim:
         self._look_after_from = now + LOOK_AFTER_INTERVAL_S
         self._streams.push_pull_with(source, name, join=False, now=now)
 
+    def _ask_for_news(self, now: float) -> None:
+        """Somebody knows us whom we do not know: we have missed something, and ask one whom we do know."""
+        if now >= self._ask_for_news_from:
+            self._ask_for_news_from = now + ASK_FOR_NEWS_INTERVAL_S
+            self._push_pull(now)
+
     def _remind(self, accusation: Suspect | Dead, source: Address, now: float) -> None:
         """Whoever sends an accusation that was refuted, of us or of another, has not heard of that: tell it.
 
@@ -262,6 +271,8 @@ class Swim:
             self._complain(now, "Got ping for unexpected node", node=ping.node, source=source[0])
             return
         to = answer_address(ping.source_address, ping.source_port, source)
+        if ping.node and ping.source_node and ping.source_node not in self._members.nodes:
+            self._ask_for_news(now)
         self._sender.send(encode_message(Ack(ping.sequence_number, self._delegate.ack_payload())), to)
 
     # --- streams ------------------------------------------------------------------------------------------------
