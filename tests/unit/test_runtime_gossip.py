@@ -533,3 +533,39 @@ def test_a_timer_that_is_due_at_once_can_be_replaced_under_uvloop():
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(scenario())
+
+
+@pytest.mark.parametrize("stall_s", [0.9, 3.0, 20.0])
+def test_a_stalled_loop_blames_itself_and_not_its_peers(stall_s):
+    with World(seed=3) as world:
+        logs = {name: Recorder() for name in "abcd"}
+        processes = []
+
+        def main(name, ip, contact):
+            async def life(env):
+                tags = client_tags(AgentTags(datacenter="dc1", node_id=f"id-{name}", build="1.10.11:"))
+                pool = GossipPool(env, logs[name], GossipOptions(name=name, tags=tags, bind_host=ip))
+                await pool.start()
+                if contact:
+                    await pool.join([contact])
+                await asyncio.Event().wait()
+
+            return life
+
+        async def scenario():
+            for number, name in enumerate("abcd", 1):
+                ip = f"10.0.0.{number}"
+                contact = "10.0.0.1" if number > 1 else None
+                processes.append(world.process(ip, main(name, ip, contact), name=name))
+                await asyncio.sleep(0.5)
+            await asyncio.sleep(5)
+            for _ in range(6):
+                processes[0].stall(stall_s)
+                await asyncio.sleep(stall_s + 7.3)
+            for process in processes:
+                process.kill()
+
+        world.run(scenario())
+    assert logs["a"].said("gossip: the event loop stood still")
+    assert not logs["a"].said("suspect")
+    assert not logs["a"].said("marked_failed")
