@@ -56,9 +56,9 @@ LAG_TOLERATED = 0.5
 """Running late by more than this part of the probe time-out counts against our own health."""
 LAG_FORGIVEN_MAX_S = 30.0
 LOOK_AFTER_INTERVAL_S = 1.0
-"""Push/pulls with members that were declared dead and speak: one in so long."""
+"""Push/pulls with members that were declared dead and speak: one in so long, longer in a large pool."""
 ASK_FOR_NEWS_INTERVAL_S = 5.0
-"""Push/pulls because a node pings us that we do not know: one in so long."""
+"""Push/pulls because a node pings us that we do not know: one in so long, longer in a large pool."""
 REMIND_INTERVAL_S = 0.05
 """Answers to accusations that are old: one in so long, whoever sends them."""
 COMPLAINTS_MAX = 20
@@ -193,13 +193,13 @@ class Swim:
         name = self._members.gone.get(source)
         if name is None or now < self._look_after_from:
             return
-        self._look_after_from = now + LOOK_AFTER_INTERVAL_S
+        self._look_after_from = now + self._scaled(LOOK_AFTER_INTERVAL_S)
         self._streams.push_pull_with(source, name, join=False, now=now)
 
     def _ask_for_news(self, now: float) -> None:
         """Somebody knows us whom we do not know: we have missed something, and ask one whom we do know."""
         if now >= self._ask_for_news_from:
-            self._ask_for_news_from = now + ASK_FOR_NEWS_INTERVAL_S
+            self._ask_for_news_from = now + self._scaled(ASK_FOR_NEWS_INTERVAL_S)
             self._push_pull(now)
 
     def _remind(self, accusation: Suspect | Dead, source: Address, now: float) -> None:
@@ -422,6 +422,10 @@ class Swim:
     def _push_pull_interval(self) -> float:
         interval_ns = round(self._config.push_pull_interval_s * NANOSECONDS)
         return push_pull_interval_ns(interval_ns, len(self._members)) / NANOSECONDS
+
+    def _scaled(self, span_s: float) -> float:
+        """`span_s` longer in large pools, as between two push/pulls: they exchange more each time."""
+        return span_s * self._push_pull_interval() / self._config.push_pull_interval_s
 
     # --- waiting for a broadcast to be out ----------------------------------------------------------------------
 
