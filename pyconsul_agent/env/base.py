@@ -35,6 +35,12 @@ class Clock(Protocol):
     def monotonic(self) -> float:
         """Seconds, never backwards; the base of `loop.time()`."""
 
+    def lag(self, due: float) -> float:
+        """How late this process is for what was due at `due` (monotonic s), 0.0 when it is not.
+
+        Asked before a peer is judged: a loop that stood still has not read what came meanwhile.
+        """
+
     def boottime(self) -> float:
         """Seconds, never backwards, counting the time that the machine was suspended. For leases and TTLs."""
 

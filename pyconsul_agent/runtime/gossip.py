@@ -28,6 +28,7 @@ from pyconsul_agent.serf.effects import (
     AppendSnapshot,
     IntentSent,
     KeyringChanged,
+    NameLost,
     QueryAnswered,
     QueryFinished,
     QueryReceived,
@@ -109,6 +110,7 @@ class GossipPool:
         self._answers: dict[int, asyncio.Queue[tuple[str, bytes] | None]] = {}
         self._packets: list[tuple[bytes, Address]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._lag_told = 0.0  # of the timer that is set now
         self._timer_due = 0.0  # uvloop gives a handle without `when()` for a time that has come
         self._tasks: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup | None = None
@@ -481,6 +483,7 @@ class GossipPool:
                 self._log.debug("packet ignored", from_=endpoint(*source), error=error.reason)
         now = self._now()
         try:
+            self._note_lag(now, self._timer_due)
             self._swim.receive(opened, now)
             self._perform(now)
         except Exception as error:  # the edge: whatever peers send must not end the pool
@@ -506,16 +509,26 @@ class GossipPool:
         self._perform(now)
 
     def _on_timer(self, due: float) -> None:
-        self._timer = None
         now = self._now()
+        self._note_lag(now, due)
+        self._timer = None
+        self._flush_packets()  # what was read before this timer ran is older than the deadlines it checks
         try:
-            self._swim.note_lag(max(now - due, 0.0), now)
             self._swim.tick(now)
             self._serf.tick(now)
             self._perform(now)
         except Exception as error:  # the edge: a pool that stops gossiping in silence would be declared dead
             self._log.error("gossip: the timer caused an error", error=repr(error))
             self._arm(now + AFTER_ERROR_S)
+
+    def _note_lag(self, now: float, due: float) -> None:
+        """Tell Swim when this loop stood still, before it judges others by what it has not read yet."""
+        if self._timer is None:
+            return
+        fresh = self._env.clock.lag(due) - self._lag_told
+        if fresh > 0 and self._swim.note_lag(fresh, now):
+            self._lag_told += fresh
+            self._log.debug("gossip: the event loop stood still", seconds=round(fresh, 3))
 
     # --- effects --------------------------------------------------------------------------------------------------
 
@@ -578,6 +591,10 @@ class GossipPool:
                 self._seal.set_keyring(keyring)
                 if self._options.on_keyring is not None:
                     self._options.on_keyring(keyring)
+            case NameLost(answers, agreed):
+                text = "minority in name conflict resolution, quitting"
+                self._log.error(text, answers=answers, agreed=agreed)
+                self._stopping.set()
             case IntentSent(ticket, timed_out):
                 _settle(self._intents.get(ticket), timed_out)
             case LogLine():
@@ -614,6 +631,7 @@ class GossipPool:
                 return
             self._timer.cancel()
         self._timer_due = due
+        self._lag_told = 0.0
         self._timer = asyncio.get_running_loop().call_at(due, self._on_timer, due)
 
 
