@@ -141,6 +141,7 @@ class Agent:
             env.random,
             self._log.named("dns"),
             token_bytes=env.token_bytes,
+            local=self.delegate if isinstance(self.delegate, ServerNode) else None,
         )
         self._ipc = self._make_ipc()
         self._reloader = Reloader(reread, env.blocking, self._registry, self._log, self._take_over)

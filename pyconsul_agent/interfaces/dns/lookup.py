@@ -13,6 +13,8 @@ from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import RPCError
 from pyconsul_agent.interfaces.dns import resolve
 from pyconsul_agent.interfaces.dns.config import DNSConfig
+from pyconsul_agent.interfaces.dns.finish import Instances, Outcome
+from pyconsul_agent.interfaces.dns.prepared import order
 from pyconsul_agent.interfaces.dns.recursor import Recursor
 from pyconsul_agent.interfaces.dns.resolve import Apex, Asked, Built
 from pyconsul_agent.structs.base import NANOSECONDS_PER_SECOND, seconds
@@ -63,18 +65,6 @@ class Failed(Exception):
 
 class Unanswered(Exception):
     """A reverse name that the catalog does not know: others may."""
-
-
-class Outcome(Built):
-    """The sections and the rcode of a reply, and whether the client's subnet mattered to it."""
-
-    __slots__ = ("authority", "rcode", "uses_subnet")
-
-    def __init__(self, rcode: int = NOERROR, built: Built | None = None) -> None:
-        super().__init__(built.answers if built else [], built.additional if built else [])
-        self.rcode = rcode
-        self.authority: list[Record] = []
-        self.uses_subnet = False
 
 
 class Lookups:
@@ -148,7 +138,7 @@ class Lookups:
             raise Failed(SERVFAIL) from error
 
     async def _instances(self, plan: resolve.ServiceLookup) -> list[CheckServiceNode]:
-        """Healthy instances, shuffled. Raises Failed."""
+        """Healthy instances. Raises Failed."""
         request = ServiceSpecificRequest(
             datacenter=plan.datacenter,
             service_name=plan.service,
@@ -159,10 +149,10 @@ class Lookups:
         )
         reply = await self._call(HEALTH_SERVICE_NODES, request)
         rows = [row for row in reply.nodes or () if row.node is not None and row.service is not None]
-        rows = resolve.healthy(rows, only_passing=self.config.only_passing)
-        if len(rows) > 1:
-            self._random.shuffle(rows)
-        return rows
+        return resolve.healthy(rows, only_passing=self.config.only_passing)
+
+    def _shuffled(self, rows: Sequence[CheckServiceNode]) -> list[CheckServiceNode]:
+        return [rows[place] for place in order(self._random, len(rows), len(rows))]
 
     # --- kinds of names -------------------------------------------------------------------------------------------
 
@@ -171,7 +161,15 @@ class Lookups:
             raise Failed(NXDOMAIN)
         rows = await self._instances(plan)
         ttl = resolve.service_ttl(plan.service, self.config)
-        return await self._rows(query, rows, plan.datacenter, ttl, depth)
+        outcome = await self._rows(query, self._shuffled(rows), plan.datacenter, ttl, depth)
+        if outcome.made_of is not None and self._is_repeatable(plan.datacenter) and not (plan.connect or plan.ingress):
+            outcome.made_of.rows = rows
+        else:
+            outcome.made_of = None
+        return outcome
+
+    def _is_repeatable(self, datacenter: str) -> bool:
+        return datacenter == self.config.datacenter
 
     async def _rows(
         self, query: Query, rows: Sequence[CheckServiceNode], datacenter: str, ttl: int, depth: int
@@ -180,10 +178,12 @@ class Lookups:
         if not rows:
             raise Failed(NXDOMAIN)
         asked = Asked(query.name or ".", query.type, datacenter, ttl, query.edns is not None, self.config)
-        chased = await self._chase(resolve.hosts(rows, asked), depth)
-        outcome = Outcome(NOERROR, resolve.service_answer(rows, asked, chased))
+        hosts = resolve.hosts(rows, asked)
+        outcome = Outcome(NOERROR, resolve.service_answer(rows, asked, await self._chase(hosts, depth)))
         if not outcome.answers:
             self._add_soa(outcome)
+        elif not hosts:
+            outcome.made_of = Instances(rows, asked)
         return outcome
 
     async def _node(self, query: Query, plan: resolve.NodeLookup, peer: str, depth: int) -> Outcome:
@@ -197,7 +197,10 @@ class Lookups:
         host = resolve.node_host(node, query.type, plan.datacenter, self.config) if query.type != TXT else None
         chased = await self._chase([host] if host else [], depth)
         owner = query.name or "."
-        return Outcome(NOERROR, resolve.node_answer(node, owner, query.type, plan.datacenter, self.config, chased))
+        built = resolve.node_answer(node, owner, query.type, plan.datacenter, self.config, chased)
+        outcome = Outcome(NOERROR, built)
+        outcome.is_fixed = host is None and self._is_repeatable(plan.datacenter)
+        return outcome
 
     async def _query(self, query: Query, plan: resolve.QueryLookup, peer: str, depth: int) -> Outcome:
         config = self.config
@@ -214,6 +217,7 @@ class Lookups:
             ttl = resolve.service_ttl(reply.service, config)
         rows = [row for row in reply.nodes or () if row.node is not None and row.service is not None]
         outcome = await self._rows(query, rows, reply.datacenter or plan.datacenter, ttl, depth)
+        outcome.made_of = None  # the server has its own order
         outcome.uses_subnet = True
         return outcome
 
@@ -234,7 +238,7 @@ class Lookups:
             rows = await self._instances(resolve.ServiceLookup(SERVERS_SERVICE, "", config.datacenter))
         except Failed:
             return Built([], [])
-        nodes = resolve.name_servers(rows)
+        nodes = resolve.name_servers(self._shuffled(rows))
         found = (resolve.node_host(node, ANY, config.datacenter, config) for node in nodes)
         return resolve.name_server_records(
             nodes, config, await self._chase([host for host in found if host is not None], depth)
