@@ -168,6 +168,7 @@ def reloaded(old: Options, fresh: Options) -> Options:
             rpc_rate=fresh.limits.rpc_rate,
             rpc_max_burst=fresh.limits.rpc_max_burst,
         ),
+        cache=fresh.cache,
         http_config=replace(old.http_config, response_headers=fresh.http_config.response_headers),
     )
 

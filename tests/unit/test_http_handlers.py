@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import random
 
 import pytest
 
+from pyconsul_agent.agent.cache import Cache
 from pyconsul_agent.agent.events import Event, Events
+from pyconsul_agent.env.real import RealClock
 from pyconsul_agent.errors import NoPathToDatacenter, RPCError
 from pyconsul_agent.interfaces.http.catalog import Catalog
 from pyconsul_agent.interfaces.http.coordinate import Coordinates
@@ -51,14 +54,20 @@ from tests.unit.http_bench import FakeCaller, SilentLog
 UUID = "11234567-89ab-cdef-0123-456789abcdef"
 
 
+CACHED = (Catalog, PreparedQueries)
+"""Families that are given the agent's cache."""
+
+
 class Site:
     """Handlers of one family behind the real pipeline, without a network."""
 
     def __init__(self, family, *, rules=None, **replies):
         self.caller = FakeCaller(**replies)
         self.defaults = Defaults("dc1", "node-a", token="agent-token")
-        self.family = family(self.caller, self.defaults)
         self.log = SilentLog()
+        self.cache = Cache(self.caller, RealClock(), random.Random(1), self.log)
+        more = (self.cache,) if family in CACHED else ()
+        self.family = family(self.caller, self.defaults, *more)
         self.pipeline = Pipeline(RouteTable(self.family.routes()), rules or Rules(), self.log)
 
     async def ask(self, line, body=b"", **headers):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pyconsul_agent.agent import cache
 from pyconsul_agent.agent.delegate import Caller
 from pyconsul_agent.interfaces.http.catalog import read, service_json
 from pyconsul_agent.interfaces.http.message import HTTPError, Request, Response, json_response
@@ -38,9 +39,10 @@ from pyconsul_agent.wire.gotypes import parse_bool
 class Health:
     """The handlers."""
 
-    def __init__(self, caller: Caller, defaults: Defaults) -> None:
+    def __init__(self, caller: Caller, defaults: Defaults, kept: cache.Cache) -> None:
         self._caller = caller
         self._defaults = defaults
+        self._cache = kept
 
     def routes(self) -> list[Route]:
         return [
@@ -99,7 +101,11 @@ class Health:
 
     async def _instances(self, request: Request, asked: ServiceSpecificRequest) -> Response:
         passing = _passing(request)
-        reply = await self._caller.call(HEALTH_SERVICE_NODES, asked)
+        if asked.use_cache:
+            found = await self._cache.get(cache.HEALTH_NODES, asked)
+            reply, more = found.value, found.headers
+        else:
+            reply, more = await self._caller.call(HEALTH_SERVICE_NODES, asked), {}
         nodes = list(reply.nodes or ())
         if passing:
             nodes = only_passing(nodes)
@@ -111,7 +117,7 @@ class Health:
             )
             for node in nodes
         ]
-        headers = meta_headers(reply, asked)
+        headers = {**meta_headers(reply, asked), **more}
         return json_response(shown, request, headers=headers, pretty=self._defaults.pretty)
 
     def _service_request(self, request: Request, prefix: str, *, with_tags: bool = True) -> ServiceSpecificRequest:
