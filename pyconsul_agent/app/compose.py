@@ -151,6 +151,7 @@ class Agent:
             self._log.named("dns"),
             token_bytes=env.token_bytes,
             local=self.delegate if isinstance(self.delegate, ServerNode) else None,
+            cache=self._cache,
         )
         self._ipc = self._make_ipc()
         self._reloader = Reloader(reread, env.blocking, self._registry, self._log, self._take_over)

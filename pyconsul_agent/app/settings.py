@@ -226,6 +226,8 @@ def dns_config(options: Options) -> DNSConfig:
         soa_retry_s=dns.soa.retry,
         soa_expire_s=dns.soa.expire,
         soa_min_ttl_s=dns.soa.min_ttl,
+        use_cache=dns.use_cache,
+        cache_max_age_s=dns.cache_max_age,
         translate_wan_addresses=options.translate_wan_addrs,
     )
 

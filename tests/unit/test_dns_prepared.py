@@ -49,12 +49,12 @@ class StoppedClock:
 class Asker:
     """A DNS server without sockets: `ask` hands it a datagram and returns the reply, None when there is none."""
 
-    def __init__(self, catalog, config, local=None):
+    def __init__(self, catalog, config, local=None, cache=None):
         self.draw = random.Random()
         self.local = local
         self.server = DNSServer(
             self, catalog, config, StoppedClock(), self.draw, Recorder(), token_bytes=random.Random(2).randbytes,
-            local=local,
+            local=local, cache=cache,
         )  # fmt: skip
         self.quick = 0
 

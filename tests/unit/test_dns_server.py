@@ -69,12 +69,19 @@ def seconds(text):
 class Setup:
     """A server at HOST with a client beside it."""
 
-    def __init__(self, world, caller, config):
+    def __init__(self, world, caller, config, **more):
         self.net = world.network.host(HOST)
         self.client = world.network.host(CLIENT)
         self.log = Recorder()
         self.server = DNSServer(
-            self.net, caller, config, Clock(), random.Random(1), self.log, token_bytes=random.Random(2).randbytes
+            self.net,
+            caller,
+            config,
+            Clock(),
+            random.Random(1),
+            self.log,
+            token_bytes=random.Random(2).randbytes,
+            **more,
         )
 
     async def __aenter__(self):

@@ -32,3 +32,6 @@ class DNSConfig:
     soa_expire_s: int = 86400
     soa_min_ttl_s: int = 0
     translate_wan_addresses: bool = False
+    use_cache: bool = False
+    cache_max_age_s: float = 0.0
+    """How old a cached answer of a prepared query may be; 0: as old as it is."""

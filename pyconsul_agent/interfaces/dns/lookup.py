@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from pyconsul_agent.agent.cache import HEALTH_NODES, NODE_SERVICES, QUERY_EXECUTE, Cache, Kind
 from pyconsul_agent.agent.delegate import Caller
 from pyconsul_agent.env.base import Clock
 from pyconsul_agent.env.log import Log
@@ -14,10 +15,10 @@ from pyconsul_agent.errors import RPCError
 from pyconsul_agent.interfaces.dns import resolve
 from pyconsul_agent.interfaces.dns.config import DNSConfig
 from pyconsul_agent.interfaces.dns.finish import Instances, Outcome
-from pyconsul_agent.interfaces.dns.prepared import order
+from pyconsul_agent.interfaces.dns.prepared import LocalCatalog, order
 from pyconsul_agent.interfaces.dns.recursor import Recursor
 from pyconsul_agent.interfaces.dns.resolve import Apex, Asked, Built
-from pyconsul_agent.structs.base import NANOSECONDS_PER_SECOND, seconds
+from pyconsul_agent.structs.base import NANOSECONDS_PER_SECOND, duration, seconds
 from pyconsul_agent.structs.catalog import Node
 from pyconsul_agent.structs.health import CheckServiceNode
 from pyconsul_agent.structs.methods import (
@@ -41,6 +42,9 @@ from pyconsul_agent.wire.dns import ANY, IN, NOERROR, NOTIMP, NXDOMAIN, SERVFAIL
 
 RequestT = TypeVar("RequestT", bound=QueryOptions)
 ReplyT = TypeVar("ReplyT", bound=QueryMeta)
+
+CACHED: dict[str, Kind[Any, Any]] = {kind.method.name: kind for kind in (HEALTH_NODES, NODE_SERVICES, QUERY_EXECUTE)}
+"""What `use_cache` takes from the cache, by method; reverse names are always asked for."""
 
 CHASE_DEPTH_MAX = 3
 """Names in our own zone that point to further names in it are followed so many times."""
@@ -78,8 +82,13 @@ class Lookups:
         random: random.Random,
         recursor: Recursor,
         log: Log,
+        *,
+        cache: Cache | None = None,
+        local: LocalCatalog | None = None,
     ) -> None:
         self.config = config
+        self._cache = cache
+        self._local = local
         self._caller = caller
         self._clock = clock
         self._random = random
@@ -126,7 +135,9 @@ class Lookups:
         config = self.config
         request = replace(request, token=config.token, allow_stale=config.allow_stale)
         try:
-            reply = await self._caller.call(method, request)
+            reply = await self._cached(method, request)
+            if reply is None:
+                reply = await self._caller.call(method, request)
             if request.allow_stale and seconds(reply.last_contact) > config.max_stale_s:
                 self._log.warn("Query results too stale, re-requesting")
                 reply = await self._caller.call(method, replace(request, allow_stale=False))
@@ -136,6 +147,26 @@ class Lookups:
                 raise Failed(NXDOMAIN) from error
             self._log.error("rpc error", method=method.name, error=str(error))
             raise Failed(SERVFAIL) from error
+
+    async def _cached(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT | None:
+        """The agent's cached answer, fetched if there is none; None when the cache is not for this."""
+        config = self.config
+        kind = CACHED.get(method.name) if config.use_cache and self._cache is not None else None
+        if kind is None or self._cache is None:
+            return None
+        if kind.refreshed and self._is_here(getattr(request, "datacenter", "")):
+            return None  # the own state is at least as new, and costs less to ask
+        request = replace(request, max_age=duration(config.cache_max_age_s))
+        reply: ReplyT = (await self._cache.get(kind, request)).value
+        return reply
+
+    def _is_here(self, datacenter: str) -> bool:
+        """Whether this very process has the catalog, and may answer from it."""
+        config, local = self.config, self._local
+        if local is None or not config.allow_stale or datacenter != config.datacenter:
+            return False
+        age_s = local.catalog_age_s()
+        return age_s is not None and age_s <= config.max_stale_s
 
     async def _instances(self, plan: resolve.ServiceLookup) -> list[CheckServiceNode]:
         """Healthy instances. Raises Failed."""

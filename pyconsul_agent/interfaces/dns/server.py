@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 
+from pyconsul_agent.agent.cache import Cache
 from pyconsul_agent.agent.delegate import Caller
 from pyconsul_agent.env.base import Address, Clock, Datagrams, Listener, Net, serve_streams
 from pyconsul_agent.env.log import Log
@@ -42,7 +43,8 @@ Send = Callable[[bytes], None]
 
 class DNSServer:
     """Answers on any number of addresses. `token_bytes` is the operating system's randomness, for recursion; `local`
-    is the catalog that stale reads are answered from without asking another process, if there is one.
+    is the catalog that stale reads are answered from without asking another process, if there is one; `cache` is used
+    when the configuration wants it.
     """
 
     def __init__(
@@ -56,13 +58,14 @@ class DNSServer:
         *,
         token_bytes: Callable[[int], bytes],
         local: LocalCatalog | None = None,
+        cache: Cache | None = None,
     ) -> None:
         self._net = net
         self._config = config
         self._prepared = PreparedReplies(local, random) if local is not None else None
         self._log = log
         self._recursor = Recursor(net, config, token_bytes, log)
-        self._lookups = Lookups(caller, config, clock, random, self._recursor, log)
+        self._lookups = Lookups(caller, config, clock, random, self._recursor, log, cache=cache, local=local)
         self._sockets: list[Datagrams] = []
         self._listeners: list[Listener] = []
         self._tasks: set[asyncio.Task[None]] = set()
