@@ -39,6 +39,12 @@ ABSENT = resolve.Absent()
         ("consul.", AXFR, resolve.Unsupported()),
         ("notconsul.", A, resolve.Refuse()),
         (".", NS, resolve.Refuse()),
+        ("web\\.service.consul.", A, ABSENT),
+        ("x\\.addr.consul.", A, ABSENT),
+        ("a\\.b.node.consul.", A, NodeLookup("a\\.b", "dc1")),
+        ("web.service\\.consul.", A, resolve.Refuse()),
+        ("back\\\\.consul.", A, ABSENT),
+        ("web.service.x\\.arpa.", A, resolve.Refuse()),
         ("arpa.", A, resolve.Reverse(None)),
         ("1.2.3.10.in-addr.arpa.", A, resolve.Reverse("10.3.2.1")),
     ],
@@ -50,6 +56,7 @@ def test_a_name_leads_to_its_plan(name, type_, expected):
 def test_with_recursors_foreign_names_and_ds_of_the_zone_are_passed_on():
     assert resolve.plan("example.com.", A, RECURSING) == resolve.Recurse()
     assert resolve.plan("consul.", DS, RECURSING) == resolve.Recurse()
+    assert resolve.plan("1.0.0.10.in-addr.arpa.", DS, RECURSING) == resolve.Recurse()
     assert resolve.plan("consul.", DS, CONFIG) == ABSENT
 
 

@@ -26,6 +26,7 @@ NAME_SERVERS_MAX = 3
 CHASED_WITHOUT_EDNS_MAX = 5
 ADDRESS_CACHE_MAX = 4096
 
+_LABEL = re.compile(r"(?:\\.|[^\\.])+")
 _UNFIT_FOR_DNS = re.compile(r"[^A-Za-z0-9\-]")
 _SRV = Struct("!3H")
 _SOA = Struct("!5I")
@@ -114,13 +115,13 @@ _ABSENT = Absent()
 
 def plan(name: str, type_: int, config: DNSConfig) -> Plan:
     """What to do for a question. `name` is lower case with a final dot."""
-    if name == "arpa." or name.endswith(".arpa."):
+    if type_ == DS and config.recursors:  # it belongs to the parent zone
+        return Recurse()
+    if _left_of("arpa.", name) is not None:
         return Reverse(reverse_address(name))
     body = _below_zone(name, config)
     if body is None:
         return Recurse() if config.recursors else Refuse()
-    if type_ == DS and config.recursors:  # it belongs to the parent zone
-        return Recurse()
     if type_ in (SOA, NS):
         return Apex(type_)
     if type_ == AXFR:
@@ -136,17 +137,29 @@ def in_zone(name: str, config: DNSConfig) -> bool:
 def _below_zone(name: str, config: DNSConfig) -> str | None:
     """The part of the name left of the domain, "" at its apex; None outside."""
     for domain in sorted((config.domain, config.alt_domain), key=len, reverse=True):
-        if not domain:
-            continue
-        if name == domain:
-            return ""
-        if name.endswith(domain) and name[-len(domain) - 1] == ".":
-            return name[: -len(domain) - 1]
+        body = _left_of(domain, name) if domain else None
+        if body is not None:
+            return body
     return None
 
 
+def _left_of(domain: str, name: str) -> str | None:
+    """What of the name is left of a domain, "" when it is the domain itself; None when it is not below it."""
+    if name == domain:
+        return ""
+    body = name[: -len(domain) - 1]
+    if not name.endswith(f".{domain}") or (len(body) - len(body.rstrip("\\"))) % 2:  # that dot belongs to a label
+        return None
+    return body
+
+
+def _labels(body: str) -> list[str]:
+    """Labels of a name in presentation form, where a backslash takes a dot's meaning away."""
+    return _LABEL.findall(body) if "\\" in body else body.split(".")
+
+
 def _by_kind(body: str, type_: int, config: DNSConfig) -> Plan:
-    labels = body.split(".")
+    labels = _labels(body)
     for at in range(len(labels) - 1, -1, -1):
         label = labels[at]
         if label in KINDS:
