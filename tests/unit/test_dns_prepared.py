@@ -309,9 +309,9 @@ def test_questions_without_end_do_not_take_memory_without_end(monkeypatch):
             await asker.ask(popular, number)
             assert asker.quick == before + 1, "what is asked for all the time stays"
         assert len(kept) <= 50
-        monkeypatch.setattr(prepared, "BYTES_MAX", 4000)
+        monkeypatch.setattr(prepared, "BYTES_MAX", 8000)
         await asker.ask(packet({"name": "web.service.dc1.consul."}), 0)
-        assert kept.kept_bytes <= 4000
+        assert 0 < kept.kept_bytes <= 8000
         kept.clear()
         assert (len(kept), kept.kept_bytes) == (0, 0)
 

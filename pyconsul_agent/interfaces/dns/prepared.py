@@ -42,10 +42,8 @@ BYTES_MAX = 32 * 1024 * 1024
 PERMUTED_MAX = 4
 _ORDERS = {count: tuple(itertools.permutations(range(count))) for count in range(PERMUTED_MAX + 1)}
 
-ENTRY_BYTES = 512
-"""About what an entry takes beside its replies."""
-
-ROW_BYTES = 64
+ENTRY_BYTES, ROW_BYTES, PIECE_BYTES = 1024, 160, 48
+"""About what an entry takes beside its content, an instance in it, and a piece of a reply beside its octets."""
 
 
 def order(draw: random.Random, count: int, wanted: int) -> Sequence[int]:
@@ -101,7 +99,7 @@ def _permuted(instances: Instances, query: Query, draw: random.Random, grown: Ca
         found = kept[at]
         if found is None:
             found = kept[at] = instances.reply(query, orders[at])[2:]
-            grown(len(found))
+            grown(len(found) + PIECE_BYTES)
         return found
 
     return reply
@@ -126,7 +124,7 @@ def _sampled(instances: Instances, query: Query, draw: random.Random, grown: Cal
     head, tail = whole[2:bare], whole[bare + kept * len(pieces[0]) :]
     if whole[bare:] != b"".join(pieces[:kept]) + tail:
         return None
-    grown(sum(map(len, pieces)))
+    grown(sum(map(len, pieces)) + PIECE_BYTES * count)
     join = b"".join
 
     def reply() -> bytes:
