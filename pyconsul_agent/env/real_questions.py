@@ -17,6 +17,9 @@ from pyconsul_agent.env.base import Address
 DRAIN_MAX = 64
 """Datagrams read in one wake-up, so that the rest of the process has its turn."""
 
+HANDED_OVER = 4
+"""One that is not answered on the spot counts for so many: the work of answering it follows."""
+
 DATAGRAM_BYTES_MAX = 65536
 V4_IN_V6 = "::ffff:"
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104
@@ -74,9 +77,9 @@ class RealQuestions:
 
     def _drain(self) -> None:
         recvfrom, sendto, quick = self._socket.recvfrom, self._socket.sendto, self._quick
-        for _ in range(DRAIN_MAX):
-            if self._closed:
-                return
+        left = DRAIN_MAX
+        while left > 0 and not self._closed:
+            left -= 1
             try:
                 data, from_ = recvfrom(DATAGRAM_BYTES_MAX)
             except (BlockingIOError, InterruptedError):
@@ -86,6 +89,7 @@ class RealQuestions:
             answer = quick(data)
             if answer is None:
                 self._hand_over(data, from_, None)
+                left -= HANDED_OVER - 1
                 continue
             try:
                 sendto(answer, from_)
@@ -93,9 +97,9 @@ class RealQuestions:
                 self.dropped += 1
 
     def _drain_everywhere(self) -> None:
-        for _ in range(DRAIN_MAX):
-            if self._closed:
-                return
+        left = DRAIN_MAX
+        while left > 0 and not self._closed:
+            left -= 1
             try:
                 data, ancillary, _, from_ = self._socket.recvmsg(DATAGRAM_BYTES_MAX, ANCILLARY_BYTES)
             except (BlockingIOError, InterruptedError):
@@ -106,6 +110,7 @@ class RealQuestions:
             answer = self._quick(data)
             if answer is None:
                 self._hand_over(data, from_, back)
+                left -= HANDED_OVER - 1
             else:
                 self._send(answer, from_, back)
 

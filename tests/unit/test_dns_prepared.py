@@ -12,7 +12,7 @@ from conformance.dns_replies import packet
 from pyconsul_agent.interfaces.dns import prepared
 from pyconsul_agent.interfaces.dns.config import DNSConfig
 from pyconsul_agent.interfaces.dns.finish import Instances
-from pyconsul_agent.interfaces.dns.prepared import PERMUTED_MAX, PreparedReplies, order
+from pyconsul_agent.interfaces.dns.prepared import PERMUTED_MAX, Fixed, PreparedReplies, order
 from pyconsul_agent.interfaces.dns.server import DNSServer
 from pyconsul_agent.state.catalog import CHECKS, NODES, SERVICES
 from pyconsul_agent.state.store import Store
@@ -40,8 +40,10 @@ class Local:
 
 
 class StoppedClock:
+    second = 1_600_000_000
+
     def wall_ns(self):
-        return 1_600_000_000 * 10**9
+        return self.second * 10**9 + 999_999_999
 
     monotonic = boottime = lambda self: 0.0
 
@@ -51,9 +53,10 @@ class Asker:
 
     def __init__(self, catalog, config, local=None, cache=None):
         self.draw = random.Random()
+        self.clock = StoppedClock()
         self.local = local
         self.server = DNSServer(
-            self, catalog, config, StoppedClock(), self.draw, Recorder(), token_bytes=random.Random(2).randbytes,
+            self, catalog, config, self.clock, self.draw, Recorder(), token_bytes=random.Random(2).randbytes,
             local=local, cache=cache,
         )  # fmt: skip
         self.quick = 0
@@ -86,6 +89,7 @@ async def both_ways(catalog, config, questions, rounds=3):
     for number, data in enumerate(questions):
         for again in range(rounds):
             seed = 1000 * number + again
+            fast.clock.second = slow.clock.second = 1_600_000_000 + seed
             assert await fast.ask(data, seed) == await slow.ask(data, seed), data
     return fast.quick
 
@@ -281,17 +285,46 @@ def test_a_reload_changes_the_next_reply_and_can_turn_preparation_off():
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["none.service.consul.", "golden.node.dc9.consul.", "any.query.consul.", "x.service.consul.", "www.example.com."],
+    ("name", "type_"),
+    [
+        ("golden.node.dc9.consul.", "A"),
+        ("web.service.dc9.consul.", "A"),
+        ("any.query.consul.", "A"),
+        ("web.connect.consul.", "A"),
+        ("web.ingress.consul.", "A"),
+        ("www.example.com.", "A"),
+        ("1.0.1.10.in-addr.arpa.", "PTR"),
+        ("consul.", "SOA"),
+        ("consul.", "NS"),
+    ],
 )
-def test_replies_that_depend_on_more_than_the_catalog_are_made_each_time(name):
-    async def main():
-        asker = await Asker(web(1), DNSConfig(), Local()).open()
-        for number in range(3):
-            await asker.ask(packet({"name": name}), number)
-        assert asker.quick == 0
+def test_replies_that_depend_on_more_than_the_catalog_are_made_each_time(name, type_):
+    assert asyncio.run(both_ways(web(1), DNSConfig(), [packet({"name": name, "type": type_})])) == 0
 
-    asyncio.run(main())
+
+@pytest.mark.parametrize(
+    ("name", "type_", "edns"),
+    [
+        ("none.service.consul.", "A", None),
+        ("none.service.consul.", "A", {"udp_size": 1232, "ecs": {"address": "192.0.2.0", "source": 24}}),
+        ("none.node.consul.", "TXT", None),
+        ("web.service.consul.", "MX", None),
+        ("web.service.consul.", "AAAA", {"udp_size": 4096}),
+        ("web.consul.", "A", None),
+        ("n0.node.consul.", "MX", None),
+    ],
+)
+def test_replies_without_an_answer_are_prepared_but_for_the_serial(name, type_, edns):
+    question = packet({"name": name, "type": type_, **({"edns": edns} if edns else {})})
+    quick = asyncio.run(both_ways(web(2), DNSConfig(soa_min_ttl_s=5), [question]))
+    assert quick == 2
+
+
+def test_a_serial_that_is_also_elsewhere_in_the_reply_is_not_guessed():
+    numbers = b"\0\0\0\1" * 5
+    assert Fixed(b"head" + numbers + b"tail" + numbers, numbers).reply(StoppedClock()) is None
+    reply = Fixed(b"head" + numbers + b"tail", numbers).reply(StoppedClock())()
+    assert reply == b"head" + (1_600_000_000).to_bytes(4, "big") + numbers[4:] + b"tail"
 
 
 def test_questions_without_end_do_not_take_memory_without_end(monkeypatch):
@@ -374,10 +407,10 @@ def _row(table):
 
 def test_nothing_is_kept_for_a_stamp_that_is_over():
     local = Local()
-    replies = PreparedReplies(local, random.Random(1))
+    replies = PreparedReplies(local, random.Random(1), StoppedClock())
     replies.use(DNSConfig())
     stamp = replies.stamp()
     local.changed()
     data = packet({"name": "x."})
-    replies.put(data, stamp, dns.parse_query(data), data)
+    replies.put(data, stamp, dns.parse_query(data), Fixed(data, None))
     assert len(replies) == 0

@@ -34,8 +34,8 @@ _WITHOUT_SCOPE = frozenset({NXDOMAIN, SERVFAIL, REFUSED, NOTIMP})
 class Outcome(Built):
     """The sections and the rcode of a reply, and whether the client's subnet mattered to it.
 
-    `is_fixed` says that this catalog and configuration lead to this reply whenever it is asked for; `made_of` has the
-    instances when only their order is drawn each time.
+    `is_fixed` says that this catalog and configuration lead to this reply whenever it is asked for, but for the time in
+    an SOA; `made_of` has the instances when only their order is drawn each time.
     """
 
     __slots__ = ("authority", "is_fixed", "made_of", "rcode", "uses_subnet")
@@ -47,6 +47,12 @@ class Outcome(Built):
         self.uses_subnet = False
         self.is_fixed = False
         self.made_of: Instances | None = None
+
+    @property
+    def soa_numbers(self) -> bytes | None:
+        """The octets of the SOA that begin with its serial, which is the time; None without one."""
+        numbers = self.authority[0].data[-1] if self.authority else None
+        return numbers if isinstance(numbers, bytes) else None
 
 
 class Instances:

@@ -62,9 +62,11 @@ _ABSENT = ("No path to datacenter", "Permission denied", "Query not found", "rpc
 class Failed(Exception):
     """The catalog could not be asked, or has no such thing: the rcode to answer with."""
 
-    def __init__(self, rcode: int) -> None:
+    def __init__(self, rcode: int, *, by_catalog: bool = False) -> None:
         super().__init__(rcode)
         self.rcode = rcode
+        self.by_catalog = by_catalog
+        """Whether the catalog was asked and told so."""
 
 
 class Unanswered(Exception):
@@ -113,13 +115,14 @@ class Lookups:
                 return Outcome(NOERROR, Built(list(plan.records), []))
             handler = self._handlers.get(type(plan))
             if handler is None:
-                raise Failed(NXDOMAIN)
+                raise Failed(NXDOMAIN, by_catalog=True)  # whatever it holds
             outcome: Outcome = await handler(query, plan, peer, depth)
             return outcome
         except Failed as failure:
             outcome = Outcome(failure.rcode)
             if failure.rcode == NXDOMAIN:
                 self._add_soa(outcome)
+            outcome.is_fixed = failure.by_catalog and self._is_repeatable(plan)
             return outcome
 
     def _add_soa(self, outcome: Outcome) -> None:
@@ -189,48 +192,56 @@ class Lookups:
 
     async def _service(self, query: Query, plan: resolve.ServiceLookup, peer: str, depth: int) -> Outcome:
         if not plan.service:
-            raise Failed(NXDOMAIN)
+            raise Failed(NXDOMAIN, by_catalog=True)
         rows = await self._instances(plan)
         ttl = resolve.service_ttl(plan.service, self.config)
         outcome = await self._rows(query, self._shuffled(rows), plan.datacenter, ttl, depth)
-        if outcome.made_of is not None and self._is_repeatable(plan.datacenter) and not (plan.connect or plan.ingress):
+        if not self._is_repeatable(plan):
+            outcome.made_of, outcome.is_fixed = None, False
+        elif outcome.made_of is not None:
             outcome.made_of.rows = rows
-        else:
-            outcome.made_of = None
         return outcome
 
-    def _is_repeatable(self, datacenter: str) -> bool:
-        return datacenter == self.config.datacenter
+    def _is_repeatable(self, plan: resolve.Plan) -> bool:
+        """Whether nothing but nodes, services and checks of this datacenter decides over the answer."""
+        if isinstance(plan, resolve.ServiceLookup) and (plan.connect or plan.ingress):
+            return False
+        if isinstance(plan, resolve.ServiceLookup | resolve.NodeLookup):
+            return plan.datacenter == self.config.datacenter
+        return isinstance(plan, resolve.Absent)
 
     async def _rows(
         self, query: Query, rows: Sequence[CheckServiceNode], datacenter: str, ttl: int, depth: int
     ) -> Outcome:
         """The records of instances; NXDOMAIN without any, the SOA when none has a record of the type."""
         if not rows:
-            raise Failed(NXDOMAIN)
+            raise Failed(NXDOMAIN, by_catalog=True)
         asked = Asked(query.name or ".", query.type, datacenter, ttl, query.edns is not None, self.config)
         hosts = resolve.hosts(rows, asked)
         outcome = Outcome(NOERROR, resolve.service_answer(rows, asked, await self._chase(hosts, depth)))
         if not outcome.answers:
             self._add_soa(outcome)
+            outcome.is_fixed = not hosts
         elif not hosts:
             outcome.made_of = Instances(rows, asked)
         return outcome
 
     async def _node(self, query: Query, plan: resolve.NodeLookup, peer: str, depth: int) -> Outcome:
         if query.type not in resolve.NODE_TYPES:
-            return Outcome()
+            outcome = Outcome()
+            outcome.is_fixed = self._is_repeatable(plan)
+            return outcome
         request = NodeSpecificRequest(datacenter=plan.datacenter, node=plan.node)
         reply = await self._call(CATALOG_NODE_SERVICES, request)
         node = reply.node_services.node if reply.node_services is not None else None
         if node is None:
-            raise Failed(NXDOMAIN)
+            raise Failed(NXDOMAIN, by_catalog=True)
         host = resolve.node_host(node, query.type, plan.datacenter, self.config) if query.type != TXT else None
         chased = await self._chase([host] if host else [], depth)
         owner = query.name or "."
         built = resolve.node_answer(node, owner, query.type, plan.datacenter, self.config, chased)
         outcome = Outcome(NOERROR, built)
-        outcome.is_fixed = host is None and self._is_repeatable(plan.datacenter)
+        outcome.is_fixed = host is None and self._is_repeatable(plan)
         return outcome
 
     async def _query(self, query: Query, plan: resolve.QueryLookup, peer: str, depth: int) -> Outcome:
@@ -248,7 +259,7 @@ class Lookups:
             ttl = resolve.service_ttl(reply.service, config)
         rows = [row for row in reply.nodes or () if row.node is not None and row.service is not None]
         outcome = await self._rows(query, rows, reply.datacenter or plan.datacenter, ttl, depth)
-        outcome.made_of = None  # the server has its own order
+        outcome.made_of, outcome.is_fixed = None, False  # the server has its own order, and judges by the client
         outcome.uses_subnet = True
         return outcome
 

@@ -2,7 +2,7 @@
 
 A reply may be given again while nothing that it was made of has changed: the question's bytes are the key, and a
 *stamp*, taken before the catalog was read, says whether the catalog is still that. Only replies out of the catalog of
-this very process are kept, and only those with answers: an SOA tells the time, and other servers do not tell changes.
+this very process are kept, as others do not tell of changes. An SOA's serial, the time, is filled in each time.
 
 Instances come in a fresh random order each time. `order` draws it, here and on the way without preparation, and so the
 reply to a question is the same on both ways for the same random numbers:
@@ -22,11 +22,14 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Sequence
+from struct import Struct
 from typing import Protocol
 
+from pyconsul_agent.env.base import Clock
 from pyconsul_agent.interfaces.dns import resolve
 from pyconsul_agent.interfaces.dns.config import DNSConfig
 from pyconsul_agent.interfaces.dns.finish import Instances
+from pyconsul_agent.structs.base import NANOSECONDS_PER_SECOND
 from pyconsul_agent.wire.dns import AAAA, SRV, UDP_BYTES, A, CannotPack, Message, Query, pack
 from pyconsul_agent.wire.dns_trim import UDP_ANSWERS_MAX
 
@@ -40,6 +43,7 @@ BYTES_MAX = 32 * 1024 * 1024
 """Octets of kept replies and of keys, together."""
 
 PERMUTED_MAX = 4
+_SERIAL = Struct("!I")
 _ORDERS = {count: tuple(itertools.permutations(range(count))) for count in range(PERMUTED_MAX + 1)}
 
 ENTRY_BYTES, ROW_BYTES, PIECE_BYTES = 1024, 160, 48
@@ -161,16 +165,37 @@ def _strategy(instances: Instances, query: Query, draw: random.Random, grown: Ca
     return lambda: instances.reply(query, order(draw, count, count))[2:]
 
 
+class Fixed:
+    """A reply that is always the same, after its id, but for the serial in `soa_numbers` if it holds these."""
+
+    __slots__ = ("body", "soa_numbers")
+
+    def __init__(self, body: bytes, soa_numbers: bytes | None) -> None:
+        self.body = body
+        self.soa_numbers = soa_numbers
+
+    def reply(self, clock: Clock) -> Reply | None:
+        """None when the serial cannot be found for certain."""
+        whole, numbers = self.body, self.soa_numbers
+        if numbers is None:
+            return lambda: whole
+        if whole.count(numbers) != 1:
+            return None
+        at = whole.index(numbers)
+        head, tail, pack_serial, wall_ns = whole[:at], whole[at + 4 :], _SERIAL.pack, clock.wall_ns
+        return lambda: head + pack_serial(wall_ns() // NANOSECONDS_PER_SECOND & 0xFFFFFFFF) + tail
+
+
 # --- the cache ----------------------------------------------------------------------------------------------------
 
 
 class _Entry:
-    __slots__ = ("bytes", "instances", "query", "reply", "stamp", "used")
+    __slots__ = ("bytes", "query", "reply", "source", "stamp", "used")
 
-    def __init__(self, stamp: Stamp, query: Query, instances: Instances | bytes) -> None:
+    def __init__(self, stamp: Stamp, query: Query, source: Instances | Fixed) -> None:
         self.stamp = stamp
         self.query = query
-        self.instances = instances
+        self.source = source
         self.reply: Reply | None = None
         self.used = False
         self.bytes = 0
@@ -179,10 +204,11 @@ class _Entry:
 class PreparedReplies:
     """Questions with their replies, bounded; the ones not asked for a while make room."""
 
-    def __init__(self, local: LocalCatalog, draw: random.Random) -> None:
+    def __init__(self, local: LocalCatalog, draw: random.Random, clock: Clock) -> None:
         self._local = local
         self._age_s = local.catalog_age_s
         self._draw = draw
+        self._clock = clock
         self._stamp = Stamp()
         self._entries: dict[bytes, _Entry] = {}
         self._bytes = 0
@@ -239,20 +265,23 @@ class PreparedReplies:
                 self._bytes += size
                 self._make_room()
 
-        if isinstance(entry.instances, bytes):
-            whole = entry.instances
-            entry.reply = lambda: whole
+        source = entry.source
+        if isinstance(source, Fixed):
+            found = source.reply(self._clock)
+            if found is None:
+                raise CannotPack("no place for the serial")
         else:
-            entry.reply = _strategy(entry.instances, entry.query, self._draw, grown)
-        return entry.reply
+            found = _strategy(source, entry.query, self._draw, grown)
+        entry.reply = found
+        return found
 
-    def put(self, data: bytes, stamp: Stamp, query: Query, instances: Instances | bytes) -> None:
-        """Keep what a datagram's reply is made of: instances, or the octets of the whole reply."""
+    def put(self, data: bytes, stamp: Stamp, query: Query, source: Instances | Fixed) -> None:
+        """Keep what a datagram's reply is made of."""
         key = data[2:]
         if not stamp.valid or len(data) > QUESTION_BYTES_MAX or key in self._entries:
             return
-        entry = _Entry(stamp, query, instances[2:] if isinstance(instances, bytes) else instances)
-        content = len(instances) if isinstance(instances, bytes) else ROW_BYTES * len(instances.rows)
+        entry = _Entry(stamp, query, source)
+        content = len(source.body) if isinstance(source, Fixed) else ROW_BYTES * len(source.rows)
         entry.bytes = ENTRY_BYTES + len(key) + content
         self._bytes += entry.bytes
         self._entries[key] = entry

@@ -20,7 +20,7 @@ from pyconsul_agent.interfaces.dns import resolve
 from pyconsul_agent.interfaces.dns.config import DNSConfig
 from pyconsul_agent.interfaces.dns.finish import Outcome, failure, finish, refusal
 from pyconsul_agent.interfaces.dns.lookup import Lookups, Unanswered
-from pyconsul_agent.interfaces.dns.prepared import LocalCatalog, PreparedReplies, Stamp
+from pyconsul_agent.interfaces.dns.prepared import Fixed, LocalCatalog, PreparedReplies, Stamp
 from pyconsul_agent.interfaces.dns.recursor import Recursor
 from pyconsul_agent.wire.dns import CannotPack, Query, parse_query
 
@@ -62,7 +62,7 @@ class DNSServer:
     ) -> None:
         self._net = net
         self._config = config
-        self._prepared = PreparedReplies(local, random) if local is not None else None
+        self._prepared = PreparedReplies(local, random, clock) if local is not None else None
         self._log = log
         self._recursor = Recursor(net, config, token_bytes, log)
         self._lookups = Lookups(caller, config, clock, random, self._recursor, log, cache=cache, local=local)
@@ -226,7 +226,7 @@ class DNSServer:
     def _keep(self, data: bytes, stamp: Stamp, query: Query, outcome: Outcome, reply: bytes) -> None:
         assert self._prepared is not None
         if outcome.is_fixed:
-            self._prepared.put(data, stamp, query, reply)
+            self._prepared.put(data, stamp, query, Fixed(reply[2:], outcome.soa_numbers))
         elif outcome.made_of is not None:
             self._prepared.put(data, stamp, query, outcome.made_of)
 
