@@ -28,7 +28,8 @@ OWN_PORT = "${a.server}"
 HOST, CLIENT, UPSTREAM, PORT = "10.0.0.1", "10.0.0.2", "10.0.0.9", 8600
 
 REPLAYED = [
-    "addr-names", "domain-alt", "domain-custom", "edns", "limit-udp-answer-zero", "malformed", "node-lookup",
+    "ingress-lookup", "addr-names", "domain-alt", "domain-custom", "edns",
+    "limit-udp-answer-zero", "malformed", "node-lookup",
     "node-meta-txt", "node-meta-txt-off", "opcodes-classes", "reverse", "service-addresses", "service-checks",
     "service-standard", "service-tags", "service-upper-name", "service-weights", "truncate-txt", "ttl-service",
     "zone-apex", "many-instances-uncompressed", "many-instances-tcp-limit",
@@ -168,6 +169,8 @@ def test_replies_are_those_recorded_from_consul(name):
 def register(catalog, step):
     """The catalog calls of a case; what they should be refused for is not the catalog's business here."""
     _, path, body = step["http"]
+    if path == "/v1/config":
+        catalog.bind(body)
     if path != "/v1/catalog/register" or step["expect"]["status"] != 200:
         return
     for i in range(1, (step.get("times") or 1) + 1):
