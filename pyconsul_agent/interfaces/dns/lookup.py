@@ -12,12 +12,13 @@ from pyconsul_agent.agent.delegate import Caller
 from pyconsul_agent.env.base import Clock
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import RPCError
+from pyconsul_agent.interfaces.dns import plan as plans
 from pyconsul_agent.interfaces.dns import resolve
 from pyconsul_agent.interfaces.dns.config import DNSConfig
 from pyconsul_agent.interfaces.dns.finish import Instances, Outcome
 from pyconsul_agent.interfaces.dns.prepared import LocalCatalog, order
 from pyconsul_agent.interfaces.dns.recursor import Recursor
-from pyconsul_agent.interfaces.dns.resolve import Apex, Asked, Built
+from pyconsul_agent.interfaces.dns.resolve import Asked, Built
 from pyconsul_agent.structs.base import NANOSECONDS_PER_SECOND, duration, seconds
 from pyconsul_agent.structs.catalog import Node
 from pyconsul_agent.structs.health import CheckServiceNode
@@ -97,21 +98,21 @@ class Lookups:
         self._recursor = recursor
         self._log = log
         self._handlers: dict[type, Callable[..., Any]] = {
-            resolve.ServiceLookup: self._service,
-            resolve.NodeLookup: self._node,
-            resolve.QueryLookup: self._query,
+            plans.ServiceLookup: self._service,
+            plans.NodeLookup: self._node,
+            plans.QueryLookup: self._query,
         }
 
-    async def answer(self, query: Query, plan: resolve.Plan, peer: str, depth: int = CHASE_DEPTH_MAX) -> Outcome:
+    async def answer(self, query: Query, plan: plans.Plan, peer: str, depth: int = CHASE_DEPTH_MAX) -> Outcome:
         """Answer a question of our zone or a reverse one. Raises Unanswered, and CannotPack."""
         try:
-            if isinstance(plan, resolve.Reverse):
+            if isinstance(plan, plans.Reverse):
                 return await self._reverse(query, plan)
-            if isinstance(plan, Apex):
+            if isinstance(plan, plans.Apex):
                 return await self._apex(plan, depth)
-            if isinstance(plan, resolve.Unsupported):
+            if isinstance(plan, plans.Unsupported):
                 return Outcome(NOTIMP)
-            if isinstance(plan, resolve.Literal):
+            if isinstance(plan, plans.Literal):
                 return Outcome(NOERROR, Built(list(plan.records), []))
             handler = self._handlers.get(type(plan))
             if handler is None:
@@ -171,7 +172,7 @@ class Lookups:
         age_s = local.catalog_age_s()
         return age_s is not None and age_s <= config.max_stale_s
 
-    async def _instances(self, plan: resolve.ServiceLookup) -> list[CheckServiceNode]:
+    async def _instances(self, plan: plans.ServiceLookup) -> list[CheckServiceNode]:
         """Healthy instances. Raises Failed."""
         request = ServiceSpecificRequest(
             datacenter=plan.datacenter,
@@ -190,7 +191,7 @@ class Lookups:
 
     # --- kinds of names -------------------------------------------------------------------------------------------
 
-    async def _service(self, query: Query, plan: resolve.ServiceLookup, peer: str, depth: int) -> Outcome:
+    async def _service(self, query: Query, plan: plans.ServiceLookup, peer: str, depth: int) -> Outcome:
         if not plan.service:
             raise Failed(NXDOMAIN, by_catalog=True)
         rows = await self._instances(plan)
@@ -202,13 +203,13 @@ class Lookups:
             outcome.made_of.rows = rows
         return outcome
 
-    def _is_repeatable(self, plan: resolve.Plan) -> bool:
+    def _is_repeatable(self, plan: plans.Plan) -> bool:
         """Whether nothing but nodes, services and checks of this datacenter decides over the answer."""
-        if isinstance(plan, resolve.ServiceLookup) and (plan.connect or plan.ingress):
+        if isinstance(plan, plans.ServiceLookup) and (plan.connect or plan.ingress):
             return False
-        if isinstance(plan, resolve.ServiceLookup | resolve.NodeLookup):
+        if isinstance(plan, plans.ServiceLookup | plans.NodeLookup):
             return plan.datacenter == self.config.datacenter
-        return isinstance(plan, resolve.Absent)
+        return isinstance(plan, plans.Absent)
 
     async def _rows(
         self, query: Query, rows: Sequence[CheckServiceNode], datacenter: str, ttl: int, depth: int
@@ -226,7 +227,7 @@ class Lookups:
             outcome.made_of = Instances(rows, asked)
         return outcome
 
-    async def _node(self, query: Query, plan: resolve.NodeLookup, peer: str, depth: int) -> Outcome:
+    async def _node(self, query: Query, plan: plans.NodeLookup, peer: str, depth: int) -> Outcome:
         if query.type not in resolve.NODE_TYPES:
             outcome = Outcome()
             outcome.is_fixed = self._is_repeatable(plan)
@@ -244,7 +245,7 @@ class Lookups:
         outcome.is_fixed = host is None and self._is_repeatable(plan)
         return outcome
 
-    async def _query(self, query: Query, plan: resolve.QueryLookup, peer: str, depth: int) -> Outcome:
+    async def _query(self, query: Query, plan: plans.QueryLookup, peer: str, depth: int) -> Outcome:
         config = self.config
         subnet = query.edns.ecs if query.edns is not None else None
         request = PreparedQueryExecuteRequest(
@@ -263,7 +264,7 @@ class Lookups:
         outcome.uses_subnet = True
         return outcome
 
-    async def _apex(self, plan: Apex, depth: int) -> Outcome:
+    async def _apex(self, plan: plans.Apex, depth: int) -> Outcome:
         servers = await self._name_servers(depth)
         outcome = Outcome()
         outcome.additional = servers.additional
@@ -277,7 +278,7 @@ class Lookups:
         """NS records and glue; none when the servers cannot be found."""
         config = self.config
         try:
-            rows = await self._instances(resolve.ServiceLookup(SERVERS_SERVICE, "", config.datacenter))
+            rows = await self._instances(plans.ServiceLookup(SERVERS_SERVICE, "", config.datacenter))
         except Failed:
             return Built([], [])
         nodes = resolve.name_servers(self._shuffled(rows))
@@ -286,7 +287,7 @@ class Lookups:
             nodes, config, await self._chase([host for host in found if host is not None], depth)
         )
 
-    async def _reverse(self, query: Query, plan: resolve.Reverse) -> Outcome:
+    async def _reverse(self, query: Query, plan: plans.Reverse) -> Outcome:
         """The node, else the service, with that address. A catalog that cannot be asked knows neither."""
         record = None
         if plan.address is not None:
@@ -332,12 +333,12 @@ class Lookups:
 
     async def _follow(self, host: str, depth: int) -> Sequence[Record]:
         name = host.lower()
-        if not resolve.in_zone(name, self.config):
+        if not plans.in_zone(name, self.config):
             return await self._recursor.addresses(host) if self.config.recursors else ()
         if depth < 1:
             return ()
         inner = Query(0, 0, host, ANY, IN)
-        return (await self.answer(inner, resolve.plan(name, inner.type, self.config), "", depth - 1)).answers
+        return (await self.answer(inner, plans.plan(name, inner.type, self.config), "", depth - 1)).answers
 
 
 def _subnet_address(subnet: tuple[int, int, bytes]) -> str:

@@ -16,7 +16,7 @@ from pyconsul_agent.agent.delegate import Caller
 from pyconsul_agent.env.base import Address, Clock, Datagrams, Listener, Net, serve_streams
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import NetError
-from pyconsul_agent.interfaces.dns import resolve
+from pyconsul_agent.interfaces.dns import plan as plans
 from pyconsul_agent.interfaces.dns.config import DNSConfig
 from pyconsul_agent.interfaces.dns.finish import Outcome, failure, finish, refusal
 from pyconsul_agent.interfaces.dns.lookup import Lookups, Unanswered
@@ -208,17 +208,17 @@ class DNSServer:
         """Raises CannotPack."""
         if query.name is None:
             return refusal(query)
-        plan = resolve.plan(query.name.lower(), query.type, self._config)
-        if isinstance(plan, resolve.Refuse):
+        plan = plans.plan(query.name.lower(), query.type, self._config)
+        if isinstance(plan, plans.Refuse):
             return refusal(query)
-        if isinstance(plan, resolve.Recurse):
+        if isinstance(plan, plans.Recurse):
             return await self._recursor.forward(data, query, tcp=tcp) or failure(query)
         stamp = self._prepared.stamp() if self._prepared is not None and not tcp else None
         try:
             outcome = await self._lookups.answer(query, plan, peer[0])
         except Unanswered:
             return await self._recursor.forward(data, query, tcp=tcp) or failure(query)
-        reply = finish(query, outcome, self._config, tcp=tcp, may_trim=not isinstance(plan, resolve.Reverse))
+        reply = finish(query, outcome, self._config, tcp=tcp, may_trim=not isinstance(plan, plans.Reverse))
         if stamp is not None:
             self._keep(data, stamp, query, outcome, reply)
         return reply
