@@ -4,17 +4,20 @@ import asyncio
 import random
 from collections import Counter
 from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 
 from conformance.dns_replies import packet
+from pyconsul_agent.config.options import NEARBY
 from pyconsul_agent.interfaces.dns.config import DNSConfig
+from pyconsul_agent.interfaces.dns.server import may_recurse
 from pyconsul_agent.wire import dns
 from tests.dns_fuzz import RECURSOR, Net, Run, mutated, recorded_queries
 from tests.memory_net import run
 from tests.unit.dns_cases import Catalog
 from tests.unit.test_dns_prepared import Asker, web
-from tests.unit.test_dns_server import CLIENT, recursive
+from tests.unit.test_dns_server import CLIENT, RECURSING, recursive
 
 
 @pytest.mark.parametrize("udp_size", [None, 0, 512, 1232, 4096, 65535])
@@ -41,6 +44,28 @@ def test_one_question_makes_one_question_to_each_recursor_and_one_reply():
         assert len(upstream.seen) == 1
 
     recursive(work, mangle=lambda reply: [reply] * 5)
+
+
+@pytest.mark.parametrize(
+    ("network", "rcode", "asked"), [("10.0.0.0/8", dns.NOERROR, 1), ("192.0.2.0/24", dns.REFUSED, 0)]
+)
+@pytest.mark.parametrize("name", ["www.example.com.", "9.9.9.9.in-addr.arpa."])
+def test_recursors_are_asked_for_those_only_who_may_use_them(name, network, rcode, asked):
+    async def work(setup, upstream):
+        reply = await setup.ask(name)
+        assert (reply.rcode, len(upstream.seen)) == (rcode, asked)
+
+    recursive(work, replace(RECURSING, recursion_for=(ip_network(network),)))
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("10.1.2.3", True), ("192.168.0.9", True), ("8.8.8.8", False), ("172.32.0.1", False),
+     ("::1", True), ("fe80::1%eth0", True), ("2001:db8::1", False)],
+)  # fmt: skip
+def test_unless_told_otherwise_only_neighbors_may_recurse(host, expected):
+    config = DNSConfig(recursion_for=tuple(map(ip_network, NEARBY)))
+    assert may_recurse(host, config) == expected
 
 
 def test_a_recursor_cannot_make_a_reply_longer_than_the_client_takes():

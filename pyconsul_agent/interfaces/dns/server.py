@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
+from ipaddress import ip_address
 
 from pyconsul_agent.agent.cache import Cache
 from pyconsul_agent.agent.delegate import Caller
@@ -212,16 +213,23 @@ class DNSServer:
         if isinstance(plan, plans.Refuse):
             return refusal(query)
         if isinstance(plan, plans.Recurse):
-            return await self._recursor.forward(data, query, tcp=tcp) or failure(query)
+            return await self._recursed(query, data, peer, tcp=tcp)
         stamp = self._prepared.stamp() if self._prepared is not None and not tcp else None
         try:
             outcome = await self._lookups.answer(query, plan, peer[0])
         except Unanswered:
-            return await self._recursor.forward(data, query, tcp=tcp) or failure(query)
+            return await self._recursed(query, data, peer, tcp=tcp)
         reply = finish(query, outcome, self._config, tcp=tcp, may_trim=not isinstance(plan, plans.Reverse))
         if stamp is not None:
             self._keep(data, stamp, query, outcome, reply)
         return reply
+
+    async def _recursed(self, query: Query, data: bytes, peer: Address, *, tcp: bool) -> bytes:
+        """The recursors' reply, for those who may have it; for others there are no recursors."""
+        if self._config.recursors and not may_recurse(peer[0], self._config):
+            self._log.debug("recursion refused", peer=peer[0], name=query.name)
+            return refusal(query)
+        return await self._recursor.forward(data, query, tcp=tcp) or failure(query)
 
     def _keep(self, data: bytes, stamp: Stamp, query: Query, outcome: Outcome, reply: bytes) -> None:
         assert self._prepared is not None
@@ -229,6 +237,14 @@ class DNSServer:
             self._prepared.put(data, stamp, query, Fixed(reply[2:], outcome.soa_numbers))
         elif outcome.made_of is not None:
             self._prepared.put(data, stamp, query, outcome.made_of)
+
+
+def may_recurse(host: str, config: DNSConfig) -> bool:
+    """Whether a client's questions may be passed on (`dns_allow_recursion`)."""
+    if config.recursion_for is None:
+        return True
+    address = ip_address(host.partition("%")[0])
+    return any(address in network for network in config.recursion_for)
 
 
 def _never(data: bytes) -> bytes | None:
