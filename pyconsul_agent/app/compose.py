@@ -150,7 +150,8 @@ class Agent:
             env.random,
             self._log.named("dns"),
             token_bytes=env.token_bytes,
-            local=self.delegate if isinstance(self.delegate, ServerNode) else None,
+            # With ACLs answers would hang on tokens and policies too, of whose changes a catalog does not tell.
+            local=self.delegate if isinstance(self.delegate, ServerNode) and not options.acl.enabled else None,
             cache=self._cache,
         )
         self._ipc = self._make_ipc()
