@@ -117,11 +117,12 @@ class Cache:
     async def close(self) -> None:
         """Cancel every fetch and wait until they have ended. Idempotent."""
         self._closed = True
-        tasks = [slot.task for slot in self._slots.values() if slot.task is not None]
-        for task in tasks:
-            task.cancel()
+        slots = list(self._slots.values())
+        tasks = [slot.task for slot in slots if slot.task is not None]
+        for slot in slots:
+            self._table.drop(slot.entry)
+        self._forget([slot.entry for slot in slots])
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._slots.clear()
 
     async def get(self, kind: Kind[RequestT, ReplyT], request: RequestT) -> Cached[ReplyT]:
         """The answer to `request`, whose options say how fresh it must be and whether to wait for a newer one.
@@ -180,9 +181,10 @@ class Cache:
     def _forget(self, entries: list[Entry]) -> None:
         """What the table has let go needs no refreshing any more."""
         for entry in entries:
-            slot = self._slots.pop(entry.key, None)
-            if slot is None:
+            slot = self._slots.get(entry.key)
+            if slot is None or slot.entry is not entry:
                 continue
+            del self._slots[entry.key]
             if slot.task is not None and slot.task is not asyncio.current_task():
                 slot.task.cancel()
             slot.wake()
@@ -212,7 +214,8 @@ class Cache:
     async def _fetch(self, slot: _Slot, kind: Kind[RequestT, ReplyT], request: RequestT) -> None:
         """One call; its result goes into the entry."""
         entry, loop = slot.entry, asyncio.get_running_loop()
-        blocking = kind.refreshed and entry.valid
+        # After an error the servers may be others, with lower indexes: then see first what there is.
+        blocking = kind.refreshed and entry.valid and entry.error is None
         connected = loop.call_later(CONNECTED_S, _connected, entry) if blocking else None
         try:
             reply = await self._caller.call(kind.method, _question(request, entry.index if blocking else 0))
@@ -222,7 +225,7 @@ class Cache:
             self._table.failed(entry, error, self._clock.monotonic())
         else:
             index = reply.index if isinstance(reply, QueryMeta) else 1
-            self._forget(self._table.arrived(entry, reply, index, len(encode(reply)), self._clock.monotonic()))
+            self._forget(self._table.arrived(entry, reply, index, self._clock.monotonic()))
         finally:
             if connected is not None:
                 connected.cancel()

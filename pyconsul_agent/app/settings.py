@@ -187,6 +187,7 @@ def http_defaults(options: Options) -> Defaults:
         pretty=options.dev_mode,
         discovery_max_stale=duration(options.discovery_max_stale),
         use_cache=options.http_config.use_cache,
+        use_streaming=options.use_streaming_backend,
     )
 
 

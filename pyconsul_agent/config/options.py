@@ -431,6 +431,7 @@ class Options:
     performance: Performance = section(Performance())
     limits: Limits = section(Limits())
     cache: CacheOptions = section(CacheOptions())
+    use_streaming_backend: bool = flag(True)
     acl: ACL = section(ACL())
     tls: TLS = derived(TLS())
     auto_encrypt: AutoEncrypt = section(AutoEncrypt())

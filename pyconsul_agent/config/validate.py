@@ -263,7 +263,7 @@ def _numbers(options: Options) -> None:
         )
     for name in ("entry_fetch_max_burst", "entry_fetch_rate"):
         if not (given := getattr(options.cache, name)) > 0:
-            raise ConfigError(f"cache.{name} must be strictly positive, was: {given}")
+            raise ConfigError(f"cache.{name} must be strictly positive, was: {given:g}")
     if options.dns_config.udp_answer_limit < 0:
         raise ConfigError(
             f"dns_config.udp_answer_limit cannot be {options.dns_config.udp_answer_limit}. "

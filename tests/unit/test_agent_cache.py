@@ -9,18 +9,20 @@ import pytest
 
 from pyconsul_agent.agent import cache as caches
 from pyconsul_agent.agent.cache import Cache, key_of
-from pyconsul_agent.agent.cache_table import BYTES_PER_ENTRY, LAST_GET_TTL_S, CacheLimits
+from pyconsul_agent.agent.cache_table import BYTES_PER_ENTRY, LAST_GET_TTL_S, CacheLimits, encoded_bytes
 from pyconsul_agent.errors import RPCError
 from pyconsul_agent.structs.base import duration
 from pyconsul_agent.structs.catalog import ServiceNode
 from pyconsul_agent.structs.requests import (
     DatacentersRequest,
     IndexedServiceNodes,
+    IndexedServices,
     PreparedQueryExecuteRequest,
     PreparedQueryExecuteResponse,
     QuerySource,
     ServiceSpecificRequest,
 )
+from pyconsul_agent.wire.msgpack import encode
 from tests.unit.http_bench import SilentLog
 from tests.unit.test_server_blocking import run
 
@@ -233,7 +235,7 @@ async def test_bytes_are_bounded_and_what_is_too_large_is_answered_but_not_kept(
     for number in range(20):
         await nodes(cache, service_name=f"s{number}")
         assert cache.bytes_kept <= 200_000
-    assert 1 < len(cache) < 5
+    assert 3 < len(cache) < 8
     servers.padding = "x" * 100_000
     assert await nodes(cache) == ("n5", MISS)
     assert await nodes(cache) == ("n5", MISS)
@@ -289,6 +291,40 @@ async def test_who_leaves_while_waiting_leaves_the_fetch_to_the_others(cache, se
 
 
 @scenario()
+async def test_servers_that_begin_anew_are_not_waited_for(cache, servers):
+    servers.index = 500
+    assert (await nodes(cache))[0] == "n500"
+    servers.error = RPCError("No cluster leader")
+    servers.wake()
+    await asyncio.sleep(1)
+    servers.error, servers.index = None, 3
+    await asyncio.sleep(10)
+    assert await nodes(cache) == ("n3", hit())
+
+
+@scenario()
+async def test_who_waits_when_the_cache_closes_asks_a_server_instead(cache, servers):
+    await nodes(cache)
+    waiting = asyncio.ensure_future(nodes(cache, min_query_index=5, max_query_time=duration(50.0)))
+    await asyncio.sleep(1)
+    await cache.close()
+    servers.write(6)
+    assert await waiting == ("n6", MISS)
+
+
+@scenario(entries_max=1)
+async def test_a_question_asked_again_while_its_old_entry_goes_has_an_entry_of_its_own(cache, servers):
+    for _ in range(5):
+        first = asyncio.ensure_future(nodes(cache))
+        await asyncio.sleep(0)
+        other = asyncio.ensure_future(nodes(cache, service_name="other"))
+        again = asyncio.ensure_future(nodes(cache))
+        assert [(await each)[0] for each in (first, other, again)] == ["n5"] * 3
+        await asyncio.sleep(0.1)
+        assert (len(cache), servers.under_way) == (1, 1)
+
+
+@scenario()
 async def test_a_closed_cache_only_passes_questions_on(cache, servers):
     await nodes(cache)
     await cache.close()
@@ -308,3 +344,13 @@ def test_the_key_holds_the_question_and_who_asks_but_not_how_fresh():
     query = PreparedQueryExecuteRequest(query_id_or_name="q")
     by_ip = {key_of(caches.QUERY_EXECUTE, replace(query, source=QuerySource(ip=ip))) for ip in ("1.2.3.4", "::1")}
     assert len(by_ip) == 1, "addresses of clients would fill the cache"
+
+
+def test_the_weight_of_a_long_answer_is_told_from_some_of_its_rows():
+    def reply(count):
+        return IndexedServiceNodes(service_nodes=tuple(ServiceNode(node=f"node-{n}" * (n % 5)) for n in range(count)))
+
+    for count in (0, 5, 100, 5003):
+        assert encoded_bytes(reply(count)) == pytest.approx(len(encode(reply(count))), rel=0.1, abs=200)
+    many = IndexedServices(services={f"service-{n}": ("a", "b") for n in range(1000)})
+    assert encoded_bytes(many) == pytest.approx(len(encode(many)), rel=0.1, abs=200)
