@@ -163,6 +163,9 @@ class Agent:
             env.random,
             self._log.named("dns"),
             token_bytes=env.token_bytes,
+            # With ACLs answers would hang on tokens and policies too, of whose changes a catalog does not tell.
+            local=self.delegate if isinstance(self.delegate, ServerNode) and not options.acl.enabled else None,
+            cache=self._cache,
         )
         self._ipc = self._make_ipc()
         self._reloader = Reloader(reread, env.blocking, self._registry, self._log, self._take_over)

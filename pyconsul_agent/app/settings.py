@@ -163,6 +163,7 @@ def reloaded(old: Options, fresh: Options) -> Options:
         discard_check_output=fresh.discard_check_output,
         dns_config=fresh.dns_config,
         recursors=fresh.recursors,
+        dns_allow_recursion=fresh.dns_allow_recursion,
         limits=replace(
             old.limits,
             http_max_conns_per_client=fresh.limits.http_max_conns_per_client,
@@ -213,6 +214,7 @@ def dns_config(options: Options) -> DNSConfig:
         alt_domain=options.alt_domain,
         token=options.acl.tokens.default,
         recursors=tuple(dict.fromkeys(_recursor(text) for text in options.recursors)),
+        recursion_for=tuple(ipaddress.ip_network(text, strict=False) for text in options.dns_allow_recursion),
         recursor_timeout_s=dns.recursor_timeout,
         allow_stale=dns.allow_stale,
         max_stale_s=dns.max_stale,
@@ -228,6 +230,8 @@ def dns_config(options: Options) -> DNSConfig:
         soa_retry_s=dns.soa.retry,
         soa_expire_s=dns.soa.expire,
         soa_min_ttl_s=dns.soa.min_ttl,
+        use_cache=dns.use_cache,
+        cache_max_age_s=dns.cache_max_age,
         translate_wan_addresses=options.translate_wan_addrs,
     )
 

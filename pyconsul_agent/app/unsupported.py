@@ -22,7 +22,6 @@ WITHOUT_EFFECT = (
     "acl.enable_token_persistence",
     "config_entries",
     "disable_host_node_id",
-    "dns_config.use_cache",
     "enable_agent_tls_for_checks",
     "http_config.max_header_bytes",
     "unix_sockets",

@@ -105,6 +105,19 @@ class Net(Protocol):
         listens there.
         """
 
+    async def questions(
+        self,
+        quick: Callable[[bytes], bytes | None],
+        receive: Callable[[bytes, Address, Callable[[bytes], None]], None],
+        host: str,
+        port: int,
+    ) -> Datagrams:
+        """Bind UDP for a server that answers. Raises NetError when the port cannot be had.
+
+        Each datagram goes to `quick`, and what that returns is sent back at once; None leaves the datagram to
+        `receive(data, from_, reply)`. Either way the answer leaves from the address that the datagram came to.
+        """
+
     async def listen_unix(self, factory: Callable[[], asyncio.BaseProtocol], path: str, *, mode: int) -> Listener: ...
 
     async def connect_unix(

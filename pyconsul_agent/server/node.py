@@ -42,6 +42,7 @@ from pyconsul_agent.server.methods import Parts, offered
 from pyconsul_agent.server.pools import PoolWatcher
 from pyconsul_agent.server.snapshots import Snapshots
 from pyconsul_agent.state import system
+from pyconsul_agent.state.catalog import CHECKS, NODES, SERVICES
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet
 from pyconsul_agent.structs.coordinate import Coordinate, DatacenterMap, VivaldiCoordinate
@@ -454,6 +455,19 @@ class ServerNode:
             refusals=raft.refusals,
             dial_errors=raft.dial_errors,
         )
+
+    # --- the catalog, for DNS ---------------------------------------------------------------------------------
+
+    def catalog_age_s(self) -> float | None:
+        """How long ago this server's state was surely current; None when it cannot answer even stale reads."""
+        return 0.0 if self._raft.is_leader else self._raft.last_contact_s
+
+    def watch_catalog(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever nodes, services or checks have changed, or the whole state was replaced."""
+        watch = WatchSet()
+        for table in (NODES, SERVICES, CHECKS):
+            watch.table(table)
+        self._store.watchers.register(watch, changed)
 
     # --- callbacks --------------------------------------------------------------------------------------------
 
