@@ -7,14 +7,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from pyconsul_agent.agent.antientropy import AntiEntropy
+from pyconsul_agent.agent.cache import Cache
+from pyconsul_agent.agent.cache_table import CacheLimits
 from pyconsul_agent.agent.checks.http import AiohttpChecks
 from pyconsul_agent.agent.coordinates import send_coordinates
-from pyconsul_agent.agent.events import Events
+from pyconsul_agent.agent.events import REMOTE_EXEC, Event, Events
 from pyconsul_agent.agent.joining import JoinFailed, RetryRules, join_once, join_until_done, join_with_own_name
 from pyconsul_agent.agent.local import LocalState, Tokens
 from pyconsul_agent.agent.persist import Persistence, lock_data_dir, node_id
 from pyconsul_agent.agent.registry import CheckSettings, Registry, Tools
 from pyconsul_agent.agent.reload import definitions_of, load
+from pyconsul_agent.agent.remote_exec import TEMPORARY_FOLDER, RemoteExec
+from pyconsul_agent.app.machine import host_document, runtime_stats
 from pyconsul_agent.app.reload import Reloader, Reread
 from pyconsul_agent.app.settings import (
     client_config,
@@ -110,6 +114,16 @@ class Agent:
             cluster_size=lambda: len(self.delegate.lan_members()),
             agent_token=tokens.agent or tokens.default,
         )
+        self._remote_exec = RemoteExec(
+            self.delegate,
+            env.process,
+            env.files,
+            self._log,
+            node=options.node_name,
+            datacenter=options.datacenter,
+            token=lambda: tokens.agent or tokens.default,
+            temporary=lambda: f"{env.environ.get('TMPDIR') or TEMPORARY_FOLDER}/pyconsul-rexec-{env.uuid()}",
+        )
         self._check_client = AiohttpChecks()
         self._registry = Registry(
             self.state,
@@ -122,6 +136,13 @@ class Agent:
             ),
             Tools(env.clock, env.random, env.net, env.process, self._check_client),
             self._log,
+        )
+        self._cache = Cache(
+            self.delegate,
+            env.clock,
+            env.random,
+            self._log.named("cache"),
+            CacheLimits(options.cache.entry_fetch_rate, options.cache.entry_fetch_max_burst),
         )
         self._pipeline = Pipeline(
             RouteTable(self._routes()), http_rules(options), self._log.named("http"), fallback=self._outside_v1
@@ -177,14 +198,14 @@ class Agent:
 
     def _routes(self) -> list[Any]:
         defaults, options = http_defaults(self.options), self.options
-        actions = Actions(self.request_leave, self.stats, self.monitor, self.reload)
+        actions = Actions(self.request_leave, self.stats, self.monitor, self.reload, self.host)
         self._self_endpoints = AgentEndpoints(self._identity(), self.delegate, actions, defaults)
         families = (
             Status(self.delegate, defaults),
             KV(self.delegate, defaults, value_bytes_max=options.limits.kv_max_value_size),
             Sessions(self.delegate, defaults),
-            Catalog(self.delegate, defaults),
-            Health(self.delegate, defaults),
+            Catalog(self.delegate, defaults, self._cache),
+            Health(self.delegate, defaults, self._cache),
             AgentServices(self._registry, defaults),
             self._self_endpoints,
             Transactions(
@@ -197,7 +218,7 @@ class Agent:
             EventEndpoints(self.delegate, self._events, self._env.uuid, defaults),
             Operator(self.delegate, defaults),
             Keyring(self.delegate, defaults),
-            PreparedQueries(self.delegate, defaults),
+            PreparedQueries(self.delegate, defaults, self._cache),
         )
         return [route for family in families for route in family.routes()]
 
@@ -285,6 +306,7 @@ class Agent:
         self._log.event("shutdown_requested")
         await self._tasks.close()
         await self._ipc.stop()
+        await self._cache.close()
         await self._registry.stop()
         await self._check_client.close()
         await self.delegate.shutdown()
@@ -325,6 +347,7 @@ class Agent:
         self._http.set_connections_per_client(fresh.limits.http_max_conns_per_client)
         if isinstance(self.delegate, ClientNode):
             self.delegate.set_call_limit(fresh.limits.rpc_rate, fresh.limits.rpc_max_burst)
+        self._cache.limit(fresh.cache.entry_fetch_rate, fresh.cache.entry_fetch_max_burst)
         self._pipeline.set_response_headers(fresh.http_config.response_headers)
         self._dns.reload(dns)
 
@@ -340,8 +363,16 @@ class Agent:
                 "services": str(len(self.state.live_services())),
             },
             "build": {"prerelease": "", "revision": CONSUL_REVISION, "version": CONSUL_VERSION},
+            "runtime": runtime_stats(len(asyncio.all_tasks())),
             **self.delegate.stats(),
         }
+
+    def host(self) -> Mapping[str, Any]:
+        """The machine, for `/v1/agent/host`."""
+        env = self._env
+        return host_document(
+            env.files, hostname=env.hostname, data_dir=self.options.data_dir, now_ns=env.clock.wall_ns()
+        )
 
     async def monitor(self, level: str, *, json_lines: bool) -> AsyncIterator[bytes]:
         """The log from `level` on, until the reader goes away."""
@@ -375,8 +406,18 @@ class Agent:
         except DecodeError as error:
             self._log.warn("user event ignored", name=event.name, error=str(error))
             return
-        if taken is not None:
+        if taken is None:
+            return
+        if taken.name == REMOTE_EXEC:
+            self._asked_to_execute(taken)
+        else:
             self._log.debug("new event", event_name=taken.name, event_id=taken.id)
+
+    def _asked_to_execute(self, event: Event) -> None:
+        if self.options.disable_remote_exec:
+            self._log.info("ignoring remote exec event, disabled.", event_id=event.id)
+        else:
+            self._tasks.start(self._remote_exec.run(event), "remote exec")
 
     def _fatal(self, error: BaseException) -> None:
         """Consensus cannot go on (the disk failed): the process must end."""
