@@ -341,6 +341,7 @@ def stream(message: bytes, key: bytes) -> bytes:
         (stream(push_pull(0, 0), WRONG_KEY), "No installed keys could decrypt the message"),
         (stream(push_pull(0, 0), KEY)[:-1] + b"\x00", "No installed keys could decrypt the message"),
     ],
+    ids=["plain", "plain and compressed", "another key", "damaged"],
 )
 def test_ml_key_streams_without_the_key_get_a_sealed_refusal(agents, request_, error):
     answer = exchange(SEALED, request_, finish=False)
