@@ -10,7 +10,7 @@ from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.raft.core import Raft
 from pyconsul_agent.raft.membership import next_configuration
 from pyconsul_agent.raft.quorum import quorum_size, quorum_value
-from pyconsul_agent.raft.types import Change, Done, HardState, InitialState, Reply, Request, Role
+from pyconsul_agent.raft.types import Change, Done, HardState, InitialState, Refusal, Reply, Request, Role
 from pyconsul_agent.sim.raft_judge import Disk, Machine
 from pyconsul_agent.structs.raft import (
     AppendEntriesRequest,
@@ -558,3 +558,18 @@ def test_batch_of_64_proposals_takes_little_time():
         one.raft.advance(Done(one.disk.last), one.now)
         one.follow_up()
     assert best < 0.005  # measured 0.2 ms; the bound is for busy machines
+
+
+def test_refused_votes_are_remembered_until_a_leader_is_heard():
+    one = One()
+    one.raft.expire(one.now)
+    one.raft.tick(one.now)
+    one.pump()
+    asked = {e.to.id: e.sequence for e in one.sent if isinstance(e.message, RequestVoteRequest)}
+    term = one.raft.term
+    one.raft.received_reply(asked["n2"], RequestVoteResponse(term=term, granted=False), one.now)
+    assert one.raft.refusals == {"n2": Refusal(term, term)}
+    one.raft.received_reply(asked["n3"], RequestVoteResponse(term=term + 4, granted=False), one.now)
+    assert one.raft.refusals == {"n2": Refusal(term, term), "n3": Refusal(term, term + 4)}
+    one.ask(append(term + 4, previous=(1, 1)))
+    assert one.raft.refusals == {}

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from pyconsul_agent.errors import DialRefused
 from pyconsul_agent.raft.types import Request
 from pyconsul_agent.runtime.raft_peers import PROBE_WATCH_S, Peers
@@ -124,6 +126,38 @@ def test_requests_to_a_server_that_is_removed_are_told_as_lost():
         peers.retain(set())
         await asyncio.sleep(0.1)
         assert events.replies == [(1, None), (2, None)]
+        await peers.close()
+
+    run_sim(1, scene)
+
+
+def test_last_failure_of_a_dial_is_known_until_a_dial_succeeds():
+    class Rising(Dying):
+        async def dial(self, host, port):
+            self.dials += 1
+            if self.dials == 1:
+                raise DialRefused("refused")
+            return asyncio.StreamReader(), Writer()
+
+    async def scene(world):
+        peers = peers_of(Rising(accepted=0), Events())
+        with pytest.raises(DialRefused):
+            await peers.connect(LEADER)
+        assert peers.dial_errors == {"n1": "DialRefused: refused"}
+        await peers.connect(LEADER)
+        assert peers.dial_errors == {}
+        await peers.close()
+
+    run_sim(1, scene)
+
+
+def test_a_server_that_is_removed_leaves_no_dial_error():
+    async def scene(world):
+        peers = peers_of(Dying(accepted=0), Events())
+        with pytest.raises(DialRefused):
+            await peers.connect(LEADER)
+        peers.retain({"n2"})
+        assert peers.dial_errors == {}
         await peers.close()
 
     run_sim(1, scene)
