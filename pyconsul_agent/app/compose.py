@@ -124,7 +124,11 @@ class Agent:
             self._log,
         )
         self._pipeline = Pipeline(
-            RouteTable(self._routes()), http_rules(options), self._log.named("http"), fallback=self._outside_v1
+            RouteTable(self._routes()),
+            http_rules(options),
+            self._log.named("http"),
+            fallback=self._outside_v1,
+            stamp=self.delegate.stamp,
         )
         self._http = HTTPServer(
             env.net,

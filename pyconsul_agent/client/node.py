@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -169,6 +169,9 @@ class ClientNode:
     async def call(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
         """Call a server."""
         return await self._router.call(method, request)
+
+    def stamp(self, part: str) -> Hashable | None:
+        return None
 
     def lan_members(self) -> Sequence[Member]:
         return self._lan.members()

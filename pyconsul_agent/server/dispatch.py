@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -34,6 +34,9 @@ JITTER_FRACTION = 16
 
 LEADER_ONLY = frozenset({"Operator.AutopilotState", "Operator.ServerHealth"})
 """Always answered by the leader, verified, whatever the caller allows."""
+
+LEADER = "leader"
+"""The part of `stamp` that is who leads."""
 
 WITHOUT_LEADER_META = frozenset({"Session.Renew"})
 """compat: its reply says nothing of the leader (1.10.11, recorded)."""
@@ -75,6 +78,7 @@ class Dispatcher:
         hold_timeout_s: float = HOLD_TIMEOUT_S,
         is_leaving: Callable[[], bool] = lambda: False,
         consistent_ready: Callable[[], bool] = lambda: True,
+        version: Callable[[str], int] = lambda part: 0,
     ) -> None:
         self._endpoints = {endpoint.method.name: endpoint for endpoint in endpoints}
         self._services = frozenset(name.rpartition(".")[0] for name in self._endpoints)
@@ -86,6 +90,7 @@ class Dispatcher:
         self._hold_timeout_s = hold_timeout_s
         self._is_leaving = is_leaving
         self._consistent_ready = consistent_ready
+        self._version = version
 
     async def call(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
         """Answer a call of this very agent, without encoding it if it is answered here. Raises RPCError."""
@@ -110,6 +115,16 @@ class Dispatcher:
             raise RPCError(netrpc.decoder_failed(error.reason)) from error
         outcome = await self._answer(endpoint, request, body)
         return outcome.body if isinstance(outcome, _Remote) else msgpack.encode(outcome)
+
+    def stamp(self, part: str) -> Hashable | None:
+        """See `agent.delegate.Delegate.stamp`."""
+        if part == LEADER:
+            return self._leadership.leader_address
+        if self._is_leaving() or not self._leadership.is_leader or not self._consistent_ready():
+            return None
+        if not self._leadership.lease_valid:
+            return None
+        return self._version(part)
 
     # --- routing --------------------------------------------------------------------------------------------------
 

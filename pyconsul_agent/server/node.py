@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -123,6 +123,7 @@ class ServerNode:
             hold_timeout_s=config.hold_timeout_s,
             is_leaving=lambda: self._leaving,
             consistent_ready=lambda: self._leader.ready,
+            version=self._store.version,
         )
         self._bootstrapper = Bootstrapper(
             self._raft, self._pool, log,
@@ -353,6 +354,9 @@ class ServerNode:
     async def call(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
         """Answer or forward a call of this agent."""
         return await self._dispatcher.call(method, request)
+
+    def stamp(self, part: str) -> Hashable | None:
+        return self._dispatcher.stamp(part)
 
     def lan_members(self) -> Sequence[Member]:
         return self._lan.members()

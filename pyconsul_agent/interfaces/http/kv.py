@@ -42,6 +42,7 @@ class KV:
                 methods,
                 "key",
                 blocking=True,
+                state="kv",
                 body_bytes_max=self._value_bytes_max,
                 chunked_bytes_max=CHUNKED_BYTES_MAX,
             )

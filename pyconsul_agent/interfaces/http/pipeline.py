@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -23,6 +23,11 @@ from pyconsul_agent.interfaces.http.routes import Handler, Route, RouteTable
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that `allow_write_http_from` lets everybody use."""
+
+
+NOT_REPEATABLE = frozenset({"index", "wait", "consistent", "cached", "max_stale", "dc", "token"})
+"""Parameters that make an answer depend on more than the state: it waits, asks others, or is for one's eyes only."""
+NOT_REPEATABLE_HEADERS = ("cache-control", "x-consul-token", "authorization")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +61,36 @@ class Pipeline:
         log: Log,
         *,
         fallback: Callable[[Request], Response | None] | None = None,
+        stamp: Callable[[str], Hashable | None] = lambda part: None,
     ) -> None:
+        """`stamp` is `Delegate.stamp`."""
         self._table = table
         self._rules = rules
         self._log = log
         self._fallback = fallback
         self._write_networks = [ipaddress.ip_network(text, strict=False) for text in rules.allow_write_from]
         self._common = dict(rules.response_headers)
+        self._stamp = stamp
+        self._reloads = 0
 
     def set_response_headers(self, headers: Mapping[str, str]) -> None:
         """Send these with every answer from now on (reload)."""
         self._common = dict(headers)
+        self._reloads += 1
+
+    def stamp(self, route: Route) -> Hashable | None:
+        """While this stays equal, repeatable requests of `route` are answered alike; None when that is not known."""
+        state = self._stamp(route.state)
+        return None if state is None else (state, self._reloads)
+
+    @staticmethod
+    def repeatable(target: Target, request: Request) -> bool:
+        """Whether the answer depends on nothing but the request and the state that its route names."""
+        if target.route is None or not target.route.state or request.method != "GET" or request.body:
+            return False
+        if any(name in NOT_REPEATABLE for name, _ in request.query.pairs):
+            return False
+        return not any(name in request.headers for name in NOT_REPEATABLE_HEADERS)
 
     def locate(self, raw_target: str, method: str) -> Target | Response:
         """Decode, clean and route a raw target before its body is read; a Response ends the matter."""

@@ -30,6 +30,9 @@ class Route:
     """The setting that a refusal of a longer body names."""
     chunked_bytes_max: int = 0
     """A limit of its own for bodies whose length is not declared, where it is larger."""
+    state: str = ""
+    """The part of the state (see `Delegate.stamp`) that a GET without token or unusual consistency is a function of,
+    with the request; its answer may then be given again while that part is unchanged. Empty: never."""
     any_method: Handler | None = None
     """Takes every request, of whatever method, and refuses by itself; `methods` then only tell what there is."""
 
