@@ -298,6 +298,8 @@ class Store:
 class Txn:
     """A write transaction. Ends by `commit` or `abort`; as a context manager it aborts on an exception."""
 
+    __slots__ = ("_delays", "_touched", "_undo", "index", "now", "store", "tables")
+
     def __init__(self, store: Store, index: int, now: float) -> None:
         self.store = store
         self.tables = store.tables
@@ -354,7 +356,7 @@ class Txn:
             self.store.lock_delays.note(key, self.now + delay_s, self.now)
         self.store._closed()
         self.store._count(self._touched)
-        changes = Changes(self.index, frozenset(self._touched))
+        changes = Changes(self.index, self._touched)
         self.store.watchers.notify(changes)
         return changes
 

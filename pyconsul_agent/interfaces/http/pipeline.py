@@ -70,12 +70,15 @@ class Pipeline:
         self._fallback = fallback
         self._write_networks = [ipaddress.ip_network(text, strict=False) for text in rules.allow_write_from]
         self._common = dict(rules.response_headers)
+        self._blocked = tuple(rules.block_endpoints)
+        self._v1 = self._v1_headers()
         self._stamp = stamp
         self._reloads = 0
 
     def set_response_headers(self, headers: Mapping[str, str]) -> None:
         """Send these with every answer from now on (reload)."""
         self._common = dict(headers)
+        self._v1 = self._v1_headers()
         self._reloads += 1
 
     def stamp(self, route: Route) -> Hashable | None:
@@ -134,7 +137,7 @@ class Pipeline:
 
     def dressed(self, response: Response) -> Response:
         """A response of a route with the headers that all of them carry."""
-        response.headers = {**self._v1_headers(), **response.headers}
+        response.headers = {**self._v1, **response.headers}
         return response
 
     async def answer(self, target: Target, request: Request) -> Response:
@@ -162,7 +165,7 @@ class Pipeline:
     def _refusal(self, target: Target, route: Route, method: str, remote: str) -> Response | None:
         if target.query is None:
             return Response(500)
-        if any(target.path.startswith(prefix) for prefix in self._rules.block_endpoints):
+        if self._blocked and target.path.startswith(self._blocked):
             return text_response("Endpoint is blocked by agent configuration", status=403)
         if method == "OPTIONS" and route.any_method is None:
             return Response(200, headers={"Allow": route.allow})

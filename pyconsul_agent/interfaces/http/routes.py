@@ -58,7 +58,8 @@ class RouteTable:
         self.routes = tuple(routes)
         self._exact = {route.pattern: route for route in routes if not route.pattern.endswith("/")}
         prefixes = [route for route in routes if route.pattern.endswith("/")]
-        self._prefixes = sorted(prefixes, key=lambda route: -len(route.pattern))
+        self._prefixes = {route.pattern: route for route in prefixes}
+        self._depth = max((route.pattern.count("/") for route in prefixes), default=0)
         self._without_slash = {route.pattern[:-1] for route in prefixes} - self._exact.keys()
         assert len({route.pattern for route in routes}) == len(routes), "two routes share a pattern"
 
@@ -67,10 +68,13 @@ class RouteTable:
         route = self._exact.get(path)
         if route is not None:
             return route
-        for candidate in self._prefixes:
-            if path.startswith(candidate.pattern):
-                return candidate
-        return None
+        end = 0
+        for _ in range(self._depth):
+            end = path.find("/", end) + 1
+            if not end:
+                break
+            route = self._prefixes.get(path[:end], route)
+        return route
 
     def redirect(self, path: str) -> str | None:
         """Where a path that misses only its final slash should go."""
