@@ -227,6 +227,8 @@ class Dispatcher:
         if name in WITHOUT_LEADER_META:
             return replace(reply, index=index)
         if self._leadership.is_leader:
+            if reply.index == index and reply.known_leader and not reply.last_contact:
+                return reply
             return replace(reply, index=index, known_leader=True, last_contact=Duration(0))
         since = self._leadership.last_contact_s
         known = bool(self._leadership.leader_address)

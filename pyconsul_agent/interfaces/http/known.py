@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 REQUESTS_MAX = 512
+SEEN_MAX = 2048
 REQUEST_BYTES_MAX = 1024
 ANSWER_BYTES_MAX = 256 * 1024
 ANSWERS_BYTES_MAX = 8 * 1024 * 1024
@@ -36,16 +37,27 @@ class Known(Generic[HeadT]):
     def __init__(self) -> None:
         self._heads: dict[bytes, HeadT] = {}
         self._bytes = 0
+        self._seen: set[int] = set()
         self.get = self._heads.get
         """The parsed request, or None."""
 
     def __len__(self) -> int:
         return len(self._heads)
 
+    def again(self, data: bytes) -> bool:
+        """Whether a request has come before (or its like, as hashes go): only then is it worth keeping."""
+        if len(data) > REQUEST_BYTES_MAX:
+            return False
+        mark = hash(data)
+        if mark in self._seen:
+            return True
+        if len(self._seen) >= SEEN_MAX:
+            self._seen.clear()
+        self._seen.add(mark)
+        return False
+
     def learn(self, data: bytes, head: HeadT) -> None:
         """Keep a whole request."""
-        if len(data) > REQUEST_BYTES_MAX:
-            return
         if len(self._heads) >= REQUESTS_MAX:
             self.forget()
         self._heads[data] = head

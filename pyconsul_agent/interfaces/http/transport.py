@@ -295,7 +295,7 @@ class _Connection(asyncio.Protocol):
             self._expect(BODY_TIMEOUT_S)
         try:
             self._parser.feed_data(data)
-            if alone and self._between and self._complete == 1:
+            if alone and self._between and self._complete == 1 and self._server.known.again(data):
                 self._learn(data)
             if not self._reading_body and self._head_bytes > HEAD_BYTES_MAX:
                 raise _bad("431 Request Header Fields Too Large", 431)
