@@ -81,6 +81,25 @@ class Pipeline:
         self._v1 = self._v1_headers()
         self._reloads += 1
 
+    def at_once(self, target: Target, request: Request) -> tuple[Response, Hashable | None] | None:
+        """The answer, if it depends on state that is here and can be had without waiting; None if not.
+
+        With it comes the stamp under which it may be given again, if any. No task is made: the handler runs here, and
+        a read that finds that it must wait after all (the lease ended meanwhile) is given up, to be asked in a task.
+        """
+        if target.route is None or not self.repeatable(target, request):
+            return None
+        stamp = self.stamp(target.route)
+        if stamp is None:
+            return None
+        work = self.answer(target, request)
+        try:
+            work.send(None)
+        except StopIteration as done:
+            return done.value, stamp if stamp == self.stamp(target.route) else None
+        work.close()
+        return None
+
     def stamp(self, route: Route) -> Hashable | None:
         """While this stays equal, repeatable requests of `route` are answered alike; None when that is not known."""
         state = self._stamp(route.state)

@@ -12,7 +12,6 @@ import asyncio
 import re
 import ssl
 from collections import Counter, deque
-from collections.abc import Hashable
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, cast
@@ -283,10 +282,10 @@ class _Connection(asyncio.Protocol):
             self._drop(len(data))
             return
         alone = self._between and self._task is None and not self._waiting
+        self._complete = 0
         if alone and (head := self._server.known.get(data)) is not None:
             self._answer_known(head)
             return
-        self._complete = 0
         if not self._reading_body:
             if self._head_bytes == 0 and not self._waiting and self._task is None:
                 self._expect(HEAD_TIMEOUT_S)
@@ -441,6 +440,9 @@ class _Connection(asyncio.Protocol):
     # --- answering --------------------------------------------------------------------------------------------
 
     def _queue(self, item: _Head | Response) -> None:
+        idle = self._task is None and not self._waiting
+        if idle and self._complete <= 1 and isinstance(item, _Head) and self._answer_at_once(item):
+            return
         self._waiting.append(item)
         if self._task is None:
             self._task = self._loop.create_task(self._answer_all())
@@ -484,23 +486,35 @@ class _Connection(asyncio.Protocol):
             await self._send(item, keep_alive=False, accepts="", method="GET")
             return False
         target = item.target
-        stamp: Hashable | None = None
         if isinstance(target, Response):
             response = target
         else:
-            pipeline = self._server.pipeline
-            stamp = pipeline.stamp(target.route) if item.repeatable and target.route is not None else None
-            response = await pipeline.answer(target, self._request(item, target))
-            if stamp is not None and target.route is not None and stamp != pipeline.stamp(target.route):
-                stamp = None
+            response = await self._server.pipeline.answer(target, self._request(item, target))
         keep_alive = item.keep_alive and not response.close
         accepts = item.headers.get("accept-encoding", "")
-        made = await self._send(response, keep_alive=keep_alive, accepts=accepts, method=item.method)
-        if stamp is not None and made is not None and keep_alive and response.status in REPEATED:
+        await self._send(response, keep_alive=keep_alive, accepts=accepts, method=item.method)
+        return keep_alive
+
+    def _answer_at_once(self, item: _Head) -> bool:
+        """Answer without a task if that is possible. Only for a connection that has nothing else under way."""
+        target = item.target
+        if not isinstance(target, Target) or target.route is None or not target.route.state or not item.keep_alive:
+            return False
+        if not self._writable.is_set() or self._closing:
+            return False
+        found = self._server.pipeline.at_once(target, self._request(item, target))
+        if found is None:
+            return False
+        response, stamp = found
+        if response.close or response.stream is not None:
+            return False
+        made = self._write(response, keep_alive=True, accepts=item.headers.get("accept-encoding", ""), method="GET")
+        if stamp is not None and item.repeatable and made is not None and response.status in REPEATED:
             answer = Answer(stamp, *made)
             if self._server.known.admits(answer, item.answer):
                 item.answer = answer
-        return keep_alive
+        self._expect(IDLE_TIMEOUT_S)
+        return True
 
     def _request(self, item: _Head, target: Target) -> Request:
         return Request(
@@ -513,12 +527,20 @@ class _Connection(asyncio.Protocol):
             item.length,
         )
 
-    async def _send(
-        self, response: Response, *, keep_alive: bool, accepts: str, method: str
-    ) -> tuple[bytes, bytes] | None:
-        """Write an answer; its bytes before and after the date, if it is one that could be written again."""
+    async def _send(self, response: Response, *, keep_alive: bool, accepts: str, method: str) -> None:
         if self._transport is None or self._closing:
-            return None
+            return
+        self._write(response, keep_alive=keep_alive, accepts=accepts, method=method)
+        if response.stream is not None:
+            packed = bool(accepts) and accepts_gzip(accepts) and "Content-Encoding" not in response.headers
+            await self._send_stream(response, packed)
+        if not self._writable.is_set():
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
+                await self._writable.wait()
+
+    def _write(self, response: Response, *, keep_alive: bool, accepts: str, method: str) -> tuple[bytes, bytes] | None:
+        """Write an answer, or the head of a stream; the bytes before and after the date if all was written."""
+        assert self._transport is not None
         wants_gzip = bool(accepts) and accepts_gzip(accepts)
         body = response.body if method != "HEAD" else b""
         extra = b""
@@ -543,11 +565,6 @@ class _Connection(asyncio.Protocol):
             before, after = head + b"Date: ", b"\r\n%s\r\n%s" % (extra, b"" if response.stream is not None else body)
             self._transport.write(b"%s%s%s" % (before, self._server.date(), after))
             made = (before, after) if response.stream is None else None
-        if response.stream is not None:
-            await self._send_stream(response, wants_gzip and b"gzip" in extra)
-        if not self._writable.is_set():
-            async with asyncio.timeout(WRITE_TIMEOUT_S):
-                await self._writable.wait()
         return made
 
     async def _send_stream(self, response: Response, compressed: bool) -> None:
