@@ -45,7 +45,9 @@ def token_of(request: Request, defaults: Defaults) -> str:
         return token
     if token := request.headers.get("x-consul-token", ""):
         return token
-    scheme, _, rest = request.headers.get("authorization", "").strip().partition(" ")
+    if not (given := request.headers.get("authorization")):
+        return defaults.token
+    scheme, _, rest = given.strip().partition(" ")
     if scheme.lower() == "bearer" and (words := rest.split()):
         return words[0]
     return defaults.token

@@ -117,10 +117,12 @@ class Pipeline:
     def locate(self, raw_target: str, method: str) -> Target | Response:
         """Decode, clean and route a raw target before its body is read; a Response ends the matter."""
         raw_path, _, raw_query = raw_target.partition("?")
-        if "://" in raw_path.split("/", 1)[0] + "/" or raw_path.startswith(("http://", "https://")):
+        if not raw_path.startswith("/") and (
+            "://" in raw_path.split("/", 1)[0] + "/" or raw_path.startswith(("http://", "https://"))
+        ):
             raw_path = "/" + raw_path.split("://", 1)[1].partition("/")[2]
         try:
-            path = percent_decode(raw_path)
+            path = percent_decode(raw_path) if "%" in raw_path else raw_path
         except BadQuery:
             return Response(400, b"400 Bad Request", TEXT, close=True, bare=True)
         if self._rules.filter_unprintable and not _printable(path):

@@ -498,7 +498,9 @@ class _Connection(asyncio.Protocol):
     def _answer_at_once(self, item: _Head) -> bool:
         """Answer without a task if that is possible. Only for a connection that has nothing else under way."""
         target = item.target
-        if not isinstance(target, Target) or target.route is None or not target.route.state or not item.keep_alive:
+        if item.method != "GET" or not isinstance(target, Target) or not item.keep_alive:
+            return False
+        if target.route is None or not target.route.state:
             return False
         if not self._writable.is_set() or self._closing:
             return False
@@ -647,14 +649,12 @@ def _head_of(response: Response) -> bytes:
     lines = [f"HTTP/1.1 {response.status} {REASONS.get(response.status, '')}\r\n"]
     if response.content_type:
         lines.append(f"Content-Type: {response.content_type}\r\n")
-    for name, value in response.headers.items():
-        lines.append(f"{name}: {_one_line(value)}\r\n")
-    return "".join(lines).encode("utf-8", "surrogateescape")
-
-
-def _one_line(value: str) -> str:
-    """A header value; whatever a user configured, it cannot end the line."""
-    return value.replace("\r", " ").replace("\n", " ")
+    lines += [f"{name}: {value}\r\n" for name, value in response.headers.items()]
+    head = "".join(lines)
+    if head.count("\n") != len(lines) or head.count("\r") != len(lines):
+        # Whatever a user configured, a value cannot end its line.
+        head = "".join(line[:-2].replace("\r", " ").replace("\n", " ") + "\r\n" for line in lines)
+    return head.encode("utf-8", "surrogateescape")
 
 
 def _too_large(size: int, limit: int, setting: str) -> Response:
