@@ -465,6 +465,8 @@ class RaftNode:
         loop = asyncio.get_running_loop()
         while True:
             await self._applier.room()
+            if not self._running:
+                return  # the disk failed: from now on not even heartbeats are answered, so that a leader notices
             self._kicked.clear()
             ready = self._raft.ready(self._clock.boottime())
             if ready is not None:

@@ -7,7 +7,8 @@ import pytest
 from pyconsul_agent.errors import DialRefused
 from pyconsul_agent.raft.types import Request
 from pyconsul_agent.runtime.raft_peers import PROBE_WATCH_S, Peers
-from pyconsul_agent.structs.raft import AppendEntriesRequest, Server
+from pyconsul_agent.structs.raft import AppendEntriesRequest, AppendEntriesResponse, Server
+from pyconsul_agent.wire.raft import encode_reply
 from tests.builders import run_sim
 from tests.raft_cluster import Recorder
 
@@ -158,6 +159,40 @@ def test_a_server_that_is_removed_leaves_no_dial_error():
             await peers.connect(LEADER)
         peers.retain({"n2"})
         assert peers.dial_errors == {}
+        await peers.close()
+
+    run_sim(1, scene)
+
+
+def test_answers_belong_to_the_requests_in_their_order():
+    class Answering(Dying):
+        def __init__(self):
+            self.reader = asyncio.StreamReader()
+            self.written = 0
+
+        async def dial(self, host, port):
+            return self.reader, self
+
+        def write(self, data):
+            self.written += 1
+
+        async def drain(self):
+            pass
+
+        close, wait_closed, is_closing, abort = Writer.close, Writer.wait_closed, Writer.is_closing, Writer.abort
+        transport = Writer.transport
+
+    async def scene(world):
+        host, events = Answering(), Events()
+        peers = peers_of(host, events)
+        for sequence in (1, 2, 3):
+            peers.send(Request(sequence, LEADER, AppendEntriesRequest()))
+        await asyncio.sleep(0.1)
+        assert host.written == 3
+        for term in (11, 12, 13):
+            host.reader.feed_data(encode_reply("", AppendEntriesResponse(term=term)))
+        await asyncio.sleep(0.1)
+        assert [(sequence, reply.term) for sequence, reply in events.replies] == [(1, 11), (2, 12), (3, 13)]
         await peers.close()
 
     run_sim(1, scene)
