@@ -92,9 +92,10 @@ def _values(kind: type) -> Callable[[Any], Any]:
 
 
 def _equal(self: Any, other: object) -> Any:
-    if other.__class__ is not self.__class__:
+    if type(self) is not type(other):
         return NotImplemented
-    values = _values(self.__class__)
+    kind: Any = type(self)
+    values = _values(kind)
     return values(self) == values(other)
 
 
