@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from pyconsul_agent.structs.coordinate import VivaldiCoordinate
@@ -35,6 +35,13 @@ class Delegate(Caller, Snapshotter, Protocol):
 
     @property
     def is_server(self) -> bool: ...
+
+    def stamp(self, part: str) -> Hashable | None:
+        """A value that stays equal as long as no default read of `part` (kv, catalog, leader) could answer otherwise.
+
+        None: this agent cannot promise that now; a server that does not lead, or no longer provably (promise P3), and
+        a client never can. The promise holds for the turn of the loop in which it was asked.
+        """
 
     def lan_members(self) -> Sequence[Member]:
         """Every member of the LAN pool that is known, self included, also left and failed ones."""

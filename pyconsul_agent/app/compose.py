@@ -146,7 +146,11 @@ class Agent:
             CacheLimits(options.cache.entry_fetch_rate, options.cache.entry_fetch_max_burst),
         )
         self._pipeline = Pipeline(
-            RouteTable(self._routes()), http_rules(options), self._log.named("http"), fallback=self._outside_v1
+            RouteTable(self._routes()),
+            http_rules(options),
+            self._log.named("http"),
+            fallback=self._outside_v1,
+            stamp=self.delegate.stamp,
         )
         self._http = HTTPServer(
             env.net,

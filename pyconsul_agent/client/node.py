@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -187,6 +187,9 @@ class ClientNode:
                 self._net, self._log, server, request, archive, local_host=None
             ),
         )
+
+    def stamp(self, part: str) -> Hashable | None:
+        return None
 
     def lan_members(self) -> Sequence[Member]:
         return self._lan.members()

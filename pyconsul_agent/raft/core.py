@@ -218,23 +218,29 @@ class Raft:
                 install = s.installing.effect
             elif s.reverting:
                 revert = s.revert_given = True
+        hard = HardState(s.term, s.vote_term, s.voted_for) if s.hard_dirty else None
+        trims = log.truncate_from is not None or log.compact_to is not None or s.settle
+        stores = bool(entries) or hard is not None or install is not None or revert or trims
+        committed = () if install or revert else self._committed()
+        if not stores:
+            return self._emit(Ready(before_sync=(*s.before, *s.after), committed=committed), flushed=True)
         made = Ready(
-            hard_state=HardState(s.term, s.vote_term, s.voted_for) if s.hard_dirty else None,
+            before_sync=tuple(s.before),
+            hard_state=hard,
             truncate_from=log.truncate_from,
             entries=entries,
             install=install,
             compact_to=log.compact_to,
             settle=s.settle,
             revert=revert,
-            committed=() if install or revert else self._committed(),
+            after_sync=tuple(s.after),
+            committed=committed,
         )
-        if not made.must_sync:
-            return self._emit(replace(made, before_sync=(*s.before, *s.after)), flushed=True)
         log.storing()
         log.truncate_from = log.compact_to = None
         s.settle = False
         s.storing, s.hard_storing, s.hard_dirty = True, s.hard_dirty, False
-        return self._emit(replace(made, before_sync=tuple(s.before), after_sync=tuple(s.after)), flushed=True)
+        return self._emit(made, flushed=True)
 
     def advance(self, done: Done, now: float) -> None:
         """The Ready with `must_sync` has been stored. Call it once for each of those and never for others."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pyconsul_agent.raft import lease, messages
 from pyconsul_agent.raft.log import size_of
-from pyconsul_agent.raft.quorum import is_voter, quorum_value, servers_of, voters
+from pyconsul_agent.raft.quorum import is_voter, quorum_value, servers_of
 from pyconsul_agent.raft.roles import become_follower
 from pyconsul_agent.raft.state import HEARTBEATS_IN_FLIGHT_MAX, Peer, Sent, State
 from pyconsul_agent.raft.types import Role
@@ -22,7 +22,6 @@ from pyconsul_agent.structs.raft import (
     LogEntry,
     RaftRequest,
     RaftResponse,
-    Server,
 )
 
 HEARTBEAT_S = 0.05
@@ -80,7 +79,7 @@ def sync_peers(s: State, now: float, appended: int = 0) -> None:
 
 def advance_commit(s: State) -> bool:
     """Commit what a quorum of voters holds durably, if it reaches into our own term. Whether that was news."""
-    voting = voters(s.latest)
+    voting = s.voting()
     if not voting:
         return False
     index = quorum_value([s.log.stable if server.id == s.me.id else s.peers[server.id].match for server in voting])
@@ -332,7 +331,7 @@ def deadline(s: State) -> float:
 
 def quorum_contact(s: State, now: float) -> float:
     """The time at which a quorum of voters (we count as now) was last heard."""
-    voting: list[Server] = voters(s.latest)
+    voting = s.voting()
     if not voting:
         return now
     return quorum_value([now if server.id == s.me.id else s.peers[server.id].contact for server in voting])

@@ -26,7 +26,7 @@ from pyconsul_agent.raft.types import Change, Done, Event, Outgoing, Ready, Refu
 from pyconsul_agent.runtime.raft_apply import Applier, Outcome, StateMachine
 from pyconsul_agent.runtime.raft_incoming import Incoming
 from pyconsul_agent.runtime.raft_peers import Dial, Peers, close_writer
-from pyconsul_agent.runtime.raft_proposals import Admission, pieces_of
+from pyconsul_agent.runtime.raft_proposals import Admission, in_pieces, pieces_of
 from pyconsul_agent.runtime.raft_snapshots import SnapshotSink, SnapshotSource
 from pyconsul_agent.runtime.raft_stats import raft_stats
 from pyconsul_agent.runtime.raft_storage import RaftStorage
@@ -295,8 +295,9 @@ class RaftNode:
         committed they are neighbors of one term and the last one's result is the command's.
         """
         data = bytes((kind,)) + body
-        pieces = pieces_of(kind, data, self._random.getrandbits(64))
-        async with self._admission.admitted(len(pieces), len(data)):
+        pieces = pieces_of(kind, data, self._random.getrandbits(64) if in_pieces(kind, data) else 0)
+        await self._admission.admit(len(pieces), len(data))
+        try:
             self._check_running()
             now, at = self._clock.boottime(), self._now()
             futures = [
@@ -308,6 +309,8 @@ class RaftNode:
             ]
             self._kick()
             outcomes = [await future for future in futures]
+        finally:
+            self._admission.release(len(pieces), len(data))
         for outcome in outcomes:
             _index(outcome)
         return outcomes[-1][1]

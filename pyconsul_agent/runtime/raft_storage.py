@@ -33,6 +33,8 @@ T = TypeVar("T")
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 5.0
 LOG_FILE = "log.sqlite"
+ROWS_PER_STATEMENT = 64
+"""Entries in one INSERT; more take several in one transaction. SQLite bounds a statement's parameters."""
 
 
 class RaftStorage(Protocol):
@@ -164,8 +166,15 @@ class SqliteRaftStorage:
     ) -> None:
         """See RaftStorage."""
         writer = self._connection()
+        other_work = (hard_state, truncate_from, compact_to, restored) != (None,) * 4 or clear_log or settled
 
         def work() -> None:
+            if not other_work and len(entries) <= ROWS_PER_STATEMENT:
+                # A statement alone is a transaction. The interpreter's lock is given up and fought for once, not once
+                # for every row: that is what a busy loop made expensive.
+                with _storage_errors("commit"):
+                    _insert(writer, entries)
+                return
             with _storage_errors("commit"), _transaction(writer):
                 if hard_state is not None:
                     row = (hard_state.term, hard_state.vote_term, hard_state.voted_for)
@@ -181,7 +190,8 @@ class SqliteRaftStorage:
                     writer.execute("DELETE FROM log")
                 elif truncate_from is not None:
                     writer.execute("DELETE FROM log WHERE idx >= ?", (truncate_from,))
-                writer.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?)", map(_row, entries))
+                for at in range(0, len(entries), ROWS_PER_STATEMENT):
+                    _insert(writer, entries[at : at + ROWS_PER_STATEMENT])
                 if compact_to is not None:
                     writer.execute("DELETE FROM log WHERE idx <= ?", (compact_to,))
 
@@ -394,7 +404,13 @@ class SqliteLogReader:
 
 def _connect(path: str) -> sqlite3.Connection:
     # Used by one thread at a time: the lock of the storage sees to that, not SQLite's thread check.
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(
+        path,
+        timeout=BUSY_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=2 * ROWS_PER_STATEMENT,
+    )
     try:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
@@ -418,6 +434,16 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
         connection.rollback()
         raise
     connection.execute("COMMIT")
+
+
+_ROW_MARKS = "(" + ", ".join("?" * len(_COLUMNS.split(","))) + ")"
+_INSERTS = ["INSERT INTO log VALUES " + ", ".join([_ROW_MARKS] * count) for count in range(ROWS_PER_STATEMENT + 1)]  # noqa: S608 -- constants only
+
+
+def _insert(connection: sqlite3.Connection, entries: Sequence[LogEntry]) -> None:
+    """At most ROWS_PER_STATEMENT entries, in one statement."""
+    if entries:
+        connection.execute(_INSERTS[len(entries)], [value for entry in entries for value in _row(entry)])
 
 
 _KEYS = struct.Struct(">QQB")

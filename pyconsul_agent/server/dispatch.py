@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -37,6 +37,8 @@ LEADER_ONLY = frozenset({"Operator.AutopilotState", "Operator.ServerHealth"})
 
 RESTORING = "a snapshot is being restored"
 """Ours; the reference shows a restored state before anybody else has it."""
+LEADER = "leader"
+"""The part of `stamp` that is who leads."""
 
 WITHOUT_LEADER_META = frozenset({"Session.Renew"})
 """compat: its reply says nothing of the leader (1.10.11, recorded)."""
@@ -80,6 +82,7 @@ class Dispatcher:
         is_leaving: Callable[[], bool] = lambda: False,
         consistent_ready: Callable[[], bool] = lambda: True,
         settled: Callable[[], bool] = lambda: True,
+        version: Callable[[str], int] = lambda part: 0,
     ) -> None:
         self._endpoints = {endpoint.method.name: endpoint for endpoint in endpoints}
         self._services = frozenset(name.rpartition(".")[0] for name in self._endpoints)
@@ -92,6 +95,7 @@ class Dispatcher:
         self._is_leaving = is_leaving
         self._consistent_ready = consistent_ready
         self._settled = settled
+        self._version = version
 
     async def call(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
         """Answer a call of this very agent, without encoding it if it is answered here. Raises RPCError."""
@@ -116,6 +120,16 @@ class Dispatcher:
             raise RPCError(netrpc.decoder_failed(error.reason)) from error
         outcome = await self._answer(endpoint, request, body)
         return outcome.body if isinstance(outcome, _Remote) else msgpack.encode(outcome)
+
+    def stamp(self, part: str) -> Hashable | None:
+        """See `agent.delegate.Delegate.stamp`."""
+        if part == LEADER:
+            return self._leadership.leader_address
+        if self._is_leaving() or not self._leadership.is_leader or not self._consistent_ready():
+            return None
+        if not self._leadership.lease_valid:
+            return None
+        return self._version(part)
 
     # --- routing --------------------------------------------------------------------------------------------------
 
@@ -223,6 +237,8 @@ class Dispatcher:
         if name in WITHOUT_LEADER_META:
             return replace(reply, index=index)
         if self._leadership.is_leader:
+            if reply.index == index and reply.known_leader and not reply.last_contact:
+                return reply
             return replace(reply, index=index, known_leader=True, last_contact=Duration(0))
         since = self._leadership.last_contact_s
         known = bool(self._leadership.leader_address)

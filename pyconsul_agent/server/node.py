@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -129,6 +129,7 @@ class ServerNode:
             is_leaving=lambda: self._leaving,
             consistent_ready=lambda: self._leader.ready,
             settled=lambda: self._raft.settled,
+            version=self._store.version,
         )
         self._bootstrapper = Bootstrapper(
             self._raft, self._pool, log,
@@ -378,6 +379,9 @@ class ServerNode:
     async def snapshot(self, request: SnapshotRequest, archive: Archive) -> SnapshotAnswer:
         """Save or restore the state for this agent."""
         return await self._snapshots.answer(request, archive)
+
+    def stamp(self, part: str) -> Hashable | None:
+        return self._dispatcher.stamp(part)
 
     def lan_members(self) -> Sequence[Member]:
         return self._lan.members()

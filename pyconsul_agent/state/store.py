@@ -29,6 +29,12 @@ LOCK_DELAY_MAX_S = 60.0
 SINGLETON = b""
 """Key of the row of a table that has one."""
 
+KV, CATALOG = "kv", "catalog"
+"""Parts of the state whose changes are counted apart, see `Store.version`."""
+_KV_TOUCHES = frozenset({"kvs", "tombstones"})
+_KV_INDEXES = frozenset({b"kvs", b"tombstones"})
+_NOT_OF_KV = frozenset({"nodes", "services", "checks", "coordinates", INDEX_TABLE})
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceRow:
@@ -239,7 +245,26 @@ class Store:
         self.lock_delays = LockDelays()
         self.generation = 0
         """Counts restores."""
+        self._versions = {KV: 0, CATALOG: 0}
         self._open = False
+
+    def version(self, part: str) -> int:
+        """A number that grows with every change that a read of `part` could see.
+
+        KV is keys, values and tombstones; CATALOG is everything but those. What belongs to neither counts for both.
+        """
+        return self._versions[part]
+
+    def _count(self, touched: Iterable[Touch]) -> None:
+        kv = catalog = False
+        for table, key in touched:
+            if table in _KV_TOUCHES or (table == INDEX_TABLE and key in _KV_INDEXES):
+                kv = True
+            else:
+                catalog = True
+                kv = kv or table not in _NOT_OF_KV
+        self._versions[KV] += kv
+        self._versions[CATALOG] += catalog
 
     def begin(self, index: int, now: float = 0.0) -> Txn:
         """A write transaction at raft index `index`; `now` only dates lock delays. One at a time."""
@@ -263,6 +288,7 @@ class Store:
         self.tables = fresh.tables
         self.lock_delays.clear()
         self.generation += 1
+        self._versions = {part: version + 1 for part, version in self._versions.items()}
         self.watchers.wake_all()
 
     def _closed(self) -> None:
@@ -271,6 +297,8 @@ class Store:
 
 class Txn:
     """A write transaction. Ends by `commit` or `abort`; as a context manager it aborts on an exception."""
+
+    __slots__ = ("_delays", "_touched", "_undo", "index", "now", "store", "tables")
 
     def __init__(self, store: Store, index: int, now: float) -> None:
         self.store = store
@@ -327,7 +355,8 @@ class Txn:
         for key, delay_s in self._delays:
             self.store.lock_delays.note(key, self.now + delay_s, self.now)
         self.store._closed()
-        changes = Changes(self.index, frozenset(self._touched))
+        self.store._count(self._touched)
+        changes = Changes(self.index, self._touched)
         self.store.watchers.notify(changes)
         return changes
 

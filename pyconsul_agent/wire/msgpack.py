@@ -10,6 +10,7 @@ types are taken. A number for text or a float for an integer is refused, as the 
 from __future__ import annotations
 
 import dataclasses
+import operator
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -91,23 +92,34 @@ _SCALARS = frozenset({str, bytes, int, float, bool, type(None)})
 
 
 def _plain_struct(value: Any) -> dict[str, Any]:
-    result = {}
-    for name, attribute, scalar, omit_zero in _layout(cast(Any, type(value))):
-        item = getattr(value, attribute)
-        if omit_zero and not item:
-            continue
-        result[name] = item if scalar else _plain_any(item)
+    names, items, composed, omitted = _layout(cast(Any, type(value)))
+    result = dict(zip(names, items(value), strict=True))
+    for name in composed:
+        result[name] = _plain_any(result[name])
+    for name in omitted:
+        if not result[name]:
+            del result[name]
     return result
 
 
+_Layout = tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]], tuple[str, ...], tuple[str, ...]]
+
+
 @cache
-def _layout(kind: type) -> tuple[tuple[str, str, bool, bool], ...]:
+def _layout(kind: type) -> _Layout:
+    """Wire names in order, what reads their values, and which are no scalars or left out when zero."""
     hints = typing.get_type_hints(kind)
-    rows = []
-    for field in dataclasses.fields(kind):
-        scalar = hints[field.name] in (str, bytes, int, float, bool, Duration, bytes | None, str | None)
-        rows.append((field.metadata["wire"], field.name, scalar, bool(field.metadata.get("omit_zero"))))
-    return tuple(sorted(rows))
+    fields = sorted(dataclasses.fields(kind), key=lambda field: str(field.metadata["wire"]))
+    names = tuple(field.metadata["wire"] for field in fields)
+    attributes = [field.name for field in fields]
+    composed = tuple(field.metadata["wire"] for field in fields if hints[field.name] not in _SCALAR_HINTS)
+    omitted = tuple(field.metadata["wire"] for field in fields if field.metadata.get("omit_zero"))
+    if len(attributes) > 1:
+        return names, operator.attrgetter(*attributes), composed, omitted
+    return names, lambda value: tuple(getattr(value, name) for name in attributes), composed, omitted
+
+
+_SCALAR_HINTS = (str, bytes, int, float, bool, Duration, bytes | None, str | None)
 
 
 # --- decoding -------------------------------------------------------------------------------------------------
@@ -239,7 +251,7 @@ def _mapping(convert: Convert) -> Convert:
 
 
 def _struct(kind: type) -> Convert:
-    table: dict[bytes, tuple[str, Convert]] = {}
+    table: dict[bytes, tuple[str, Convert, type | None]] = {}
 
     def build_struct(value: Any) -> Any:
         if type(value) is not dict:
@@ -252,14 +264,20 @@ def _struct(kind: type) -> Convert:
         for key, item in value.items():
             entry = table.get(key)
             if entry is not None and item is not None:
-                known[entry[0]] = entry[1](item)
+                name, convert, as_is = entry
+                known[name] = item if type(item) is as_is else convert(item)
         return kind(**known)
 
     return build_struct
 
 
-def _fill(kind: type, table: dict[bytes, tuple[str, Convert]]) -> None:
+_AS_IS: dict[Any, type] = {bytes: bytes, bytes | None: bytes, int: int, Duration: int, bool: bool, float: float}
+"""Values of this very type need no conversion."""
+
+
+def _fill(kind: type, table: dict[bytes, tuple[str, Convert, type | None]]) -> None:
     """Done at first use, not at definition, because structs may contain themselves."""
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
-        table[field.metadata["wire"].encode()] = (field.name, _builder(hints[field.name]))
+        hint = hints[field.name]
+        table[field.metadata["wire"].encode()] = (field.name, _builder(hint), _AS_IS.get(hint))

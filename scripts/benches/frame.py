@@ -156,13 +156,11 @@ class Fleet:
 
     def cluster(self, make: Make, count: int = 1, extra: Sequence[str] = ()) -> list[Server]:
         """`count` servers that know each other, the leader first. Each has a data directory on disk."""
-        servers = []
+        servers: list[Server] = []
         for number in range(count):
-            address = f"{self._net}.{self._next}"
-            self._next += 1
             expect = ["-bootstrap"] if count == 1 else [f"-bootstrap-expect={count}"]
             join = [f"-retry-join={servers[0].address}", "-retry-interval=1s"] if number else []
-            servers.append(self._start(make, address, [*expect, *join, *extra]))
+            servers.append(self.start(make, [*expect, *join, *extra]))
         for server in servers:
             until(lambda at=server: leader_of(at) != "", START_TIMEOUT_S, f"{make.label} has no leader")
         if count > 1:  # a leader right after its election is busy with its followers
@@ -170,10 +168,20 @@ class Fleet:
         leader = leader_of(servers[0]).partition(":")[0]
         return sorted(servers, key=lambda server: server.address != leader)
 
-    def _start(self, make: Make, address: str, flags: Sequence[str]) -> Server:
+    def start(self, make: Make, flags: Sequence[str]) -> Server:
+        """Start a server on an address of its own and do not wait for it."""
+        address = f"{self._net}.{self._next}"
+        self._next += 1
+        return self._launch(make, address, flags)
+
+    def restart(self, server: Server) -> Server:
+        """Start a stopped single server again, on its data."""
+        return self._launch(server.make, server.address, ["-bootstrap"])
+
+    def _launch(self, make: Make, address: str, flags: Sequence[str]) -> Server:
         name = f"{make.label}-{address.rpartition('.')[2]}"
         log = self._folder / f"{name}.log"
-        with log.open("wb") as output:
+        with log.open("ab") as output:
             process = subprocess.Popen(
                 [*make.command, "agent", "-server", f"-node={name}", f"-bind={address}", f"-client={address}",
                  f"-data-dir={self._folder / name}", "-disable-host-node-id", "-hcl=performance{raft_multiplier=1}",

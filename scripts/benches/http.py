@@ -2,7 +2,9 @@
 
     scripts/bench http [CASE...] [--rounds 5] [--seconds 3] [--against REV]
 
-wrk -t1 -c32. Cases: kv, health, nodes, leader, recurse, stale.
+wrk -t1 -c32. kv, health, nodes, leader, recurse and stale ask for one thing again and again, which ours answers from
+memory while nothing has changed; many asks for 10,000 keys in turn, mixed is health with every tenth request a write of
+a key, and churn with every tenth a registration, so that no answer can be given twice for long.
 """
 
 from __future__ import annotations
@@ -19,6 +21,36 @@ CASES = {
     "recurse": "/v1/kv/tree/?recurse",
     "stale": "/v1/kv/foo?stale",
 }
+MANY = 10_000
+SCRIPTS = {
+    "many": f"""
+local count = 0
+function request()
+  count = (count + 7919) % {MANY}
+  return wrk.format("GET", "/v1/kv/many/" .. count)
+end
+""",
+    "mixed": """
+local count = 0
+function request()
+  count = count + 1
+  if count % 10 == 0 then return wrk.format("PUT", "/v1/kv/mixed", nil, "value " .. count) end
+  return wrk.format("GET", "/v1/health/service/web")
+end
+""",
+    "churn": """
+local count = 0
+function request()
+  count = count + 1
+  if count % 10 == 0 then
+    local address = "10.1.1." .. count % 250
+    return wrk.format("PUT", "/v1/catalog/register", nil, '{"Node": "other", "Address": "' .. address .. '"}')
+  end
+  return wrk.format("GET", "/v1/health/service/web")
+end
+""",
+}
+PER_TXN = 64
 SERVICES = 3
 TREE = 50
 
@@ -28,6 +60,12 @@ def fill(server: Server) -> None:
     put(server, "/v1/kv/foo", b"x" * 64)
     for number in range(TREE):
         put(server, f"/v1/kv/tree/{number:03}", b"value %d" % number)
+    for begin in range(0, MANY, PER_TXN):
+        operations = [
+            {"KV": {"Verb": "set", "Key": f"many/{number}", "Value": "dmFsdWU="}}
+            for number in range(begin, min(begin + PER_TXN, MANY))
+        ]
+        put(server, "/v1/txn", json.dumps(operations).encode())
     for number in range(SERVICES):
         row = {
             "Node": f"node{number}",
@@ -50,17 +88,18 @@ def main(arguments: list[str]) -> int:
     options = parser(__doc__, rounds=5, seconds=3)
     options.add_argument("cases", nargs="*", metavar="CASE")
     chosen = options.parse_args(arguments)
-    if unknown := [case for case in chosen.cases if case not in CASES]:
-        options.error(f"no case {', '.join(unknown)}; there are {', '.join(CASES)}")
+    known = [*CASES, *SCRIPTS]
+    if unknown := [case for case in chosen.cases if case not in known]:
+        options.error(f"no case {', '.join(unknown)}; there are {', '.join(known)}")
     need_wrk()
     with makes(chosen) as found, fleet(chosen) as agents:
         servers = {make.label: agents.cluster(make) for make in found}
         for cluster in servers.values():
             fill(cluster[0])
-        for case in chosen.cases or CASES:
+        for case in chosen.cases or known:
 
-            def measure(make: Make, path: str = CASES[case]):
-                return wrk(servers[make.label], path, chosen.seconds)
+            def measure(make: Make, path: str = CASES.get(case, "/"), script: str = SCRIPTS.get(case, "")):
+                return wrk(servers[make.label], path, chosen.seconds, script=script)
 
             alternate(f"http {case}", found, chosen.rounds, measure)
     return 0

@@ -14,7 +14,7 @@ import pytest
 from pyconsul_agent.errors import StorageError
 from pyconsul_agent.raft.types import HardState, InitialState
 from pyconsul_agent.runtime import raft_storage
-from pyconsul_agent.runtime.raft_storage import SqliteRaftStorage
+from pyconsul_agent.runtime.raft_storage import ROWS_PER_STATEMENT, SqliteRaftStorage
 from pyconsul_agent.sim.raft_storage import RaftDisk, SimRaftStorage
 from pyconsul_agent.structs.base import GoTime
 from pyconsul_agent.structs.raft import Configuration, EntryType, LogEntry, Server, SnapshotMeta
@@ -130,6 +130,49 @@ def test_failed_transaction_leaves_nothing(opened):
             assert (state.last_index, state.hard_state) == (3, HardState())
 
     run(scenario())
+
+
+@pytest.mark.parametrize("count", [1, 2, ROWS_PER_STATEMENT, ROWS_PER_STATEMENT + 1, 3 * ROWS_PER_STATEMENT])
+def test_a_batch_of_any_size_is_stored_whole(opened, count):
+    batch = [entry(index, data=b"%d" % index, extensions=None if index % 2 else b"e") for index in range(1, count + 1)]
+
+    async def scenario():
+        async with opened() as (storage, _):
+            await storage.commit(entries=batch)
+        async with opened() as (storage, state):
+            assert state.last_index == count
+            assert storage.reader.entries(1, count, 1 << 20) == batch
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("count", [2, ROWS_PER_STATEMENT + 5])
+def test_a_batch_of_entries_alone_that_fails_leaves_none_of_them(opened, count):
+    async def scenario():
+        async with opened() as (storage, _):
+            await storage.commit(entries=entries(1, 3))
+            with pytest.raises(StorageError):
+                await storage.commit(entries=[*entries(4, count + 2), entry(1)])
+        async with opened() as (_, state):
+            assert state.last_index == 3
+
+    run(scenario())
+
+
+def test_a_statement_by_itself_ends_its_transaction(tmp_path):
+    async def scenario():
+        storage = sqlite_storage(tmp_path)()
+        await storage.load()
+        try:
+            await storage.commit(entries=entries(1, 3))
+            with sqlite3.connect(tmp_path / "raft" / "log.sqlite") as other:
+                seen = other.execute("SELECT count(*) FROM log").fetchone()
+            other.close()
+            return storage._connection().in_transaction, seen
+        finally:
+            await storage.close()
+
+    assert run(scenario()) == (False, (3,))
 
 
 def test_old_peer_list_entries_are_configurations(opened):
@@ -331,8 +374,9 @@ async def main():
     state = await storage.load()
     index = state.last_index
     while True:
-        batch = [entry(index + n, term=index + 1, data=b"d" * 3000) for n in range(1, 9)]
-        await storage.commit(hard_state=HardState(index + 1), entries=batch)
+        term = index + 1 if sys.argv[2] == "terms" else 1
+        batch = [entry(index + n, term=term, data=b"d" * 3000) for n in range(1, 9)]
+        await storage.commit(hard_state=HardState(term) if term > 1 else None, entries=batch)
         index += 8
         print(index, flush=True)
 
@@ -341,12 +385,13 @@ asyncio.run(main())
 
 
 @pytest.mark.slow
-def test_acknowledged_transactions_survive_kill_9(tmp_path):
+@pytest.mark.parametrize("what", ["terms", "entries"])
+def test_acknowledged_transactions_survive_kill_9(tmp_path, what):
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     last = 0
     for lines in (3, 17, 40):
         with subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path / "raft")], stdout=subprocess.PIPE, cwd=root
+            [sys.executable, "-c", WRITER, str(tmp_path / "raft"), what], stdout=subprocess.PIPE, cwd=root
         ) as child:
             for _ in range(lines):
                 acknowledged = int(child.stdout.readline())
@@ -359,7 +404,7 @@ def test_acknowledged_transactions_survive_kill_9(tmp_path):
             state = await storage.load()
             assert state.last_index >= acknowledged
             assert state.last_index % 8 == 0, "half a transaction"
-            assert state.hard_state.term == state.last_term
+            assert state.hard_state.term == (state.last_term if what == "terms" else 0)
             assert len(storage.reader.entries(1, state.last_index, 1 << 30)) == state.last_index
             await storage.close()
             return state.last_index
