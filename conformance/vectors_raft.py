@@ -17,8 +17,8 @@ from conformance.vectors_rpc import both_ways
 from pyconsul_agent.fsm import apply as commands
 from pyconsul_agent.fsm import snapshot as records
 from pyconsul_agent.fsm.chunking import Assembler
-from pyconsul_agent.state.store import SystemMetadata
 from pyconsul_agent.structs.coordinate import Coordinate
+from pyconsul_agent.structs.federation import FederationStateRequest
 from pyconsul_agent.structs.kv import DirEntry
 from pyconsul_agent.structs.operator import AutopilotConfig
 from pyconsul_agent.structs.prepared_query import PreparedQuery
@@ -33,6 +33,7 @@ from pyconsul_agent.structs.requests import (
     TxnRequest,
 )
 from pyconsul_agent.structs.session import Session
+from pyconsul_agent.structs.system import SystemMetadataEntry, SystemMetadataRequest, TombstoneRequest
 from pyconsul_agent.wire import msgpack, raft, snapshot
 
 Vector = dict[str, Any]
@@ -46,13 +47,13 @@ COMMANDS: dict[int, Any] = {
     commands.DEREGISTER: DeregisterRequest,
     commands.KVS: KVSRequest,
     commands.SESSION: SessionRequest,
-    commands.TOMBSTONE: commands.TombstoneRequest,
+    commands.TOMBSTONE: TombstoneRequest,
     commands.COORDINATES: list[Coordinate],
     commands.PREPARED_QUERY: PreparedQueryRequest,
     commands.TXN: TxnRequest,
     commands.AUTOPILOT: AutopilotSetConfigRequest,
-    commands.FEDERATION_STATE: commands.FederationStateRequest,
-    commands.SYSTEM_METADATA: commands.SystemMetadataRequest,
+    commands.FEDERATION_STATE: FederationStateRequest,
+    commands.SYSTEM_METADATA: SystemMetadataRequest,
 }
 RECORDS: dict[int, Any] = {
     records.REGISTER: RegisterRequest,
@@ -63,8 +64,8 @@ RECORDS: dict[int, Any] = {
     records.QUERY: PreparedQuery,
     records.AUTOPILOT: AutopilotConfig,
     records.INDEX: records.IndexEntry,
-    records.FEDERATION: records.FederationRecord,
-    records.SYSTEM: SystemMetadata,
+    records.FEDERATION: FederationStateRequest,
+    records.SYSTEM: SystemMetadataEntry,
 }
 
 

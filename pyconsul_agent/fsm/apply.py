@@ -15,9 +15,10 @@ from pyconsul_agent.errors import ConsulError, DecodeError, RPCError
 from pyconsul_agent.state import coordinate, kv, prepared_query, registration, system, tombstone
 from pyconsul_agent.state import session as sessions
 from pyconsul_agent.state import txn as transactions
-from pyconsul_agent.state.store import FederationState, SystemMetadata, Txn
+from pyconsul_agent.state.store import Txn
 from pyconsul_agent.structs.base import wire
 from pyconsul_agent.structs.coordinate import Coordinate
+from pyconsul_agent.structs.federation import FederationStateRequest
 from pyconsul_agent.structs.requests import (
     AutopilotSetConfigRequest,
     DeregisterRequest,
@@ -28,6 +29,7 @@ from pyconsul_agent.structs.requests import (
     TxnRequest,
     TxnResponse,
 )
+from pyconsul_agent.structs.system import SystemMetadataEntry, SystemMetadataRequest, TombstoneRequest
 from pyconsul_agent.wire.msgpack import decode
 
 REGISTER = 0
@@ -55,36 +57,6 @@ NO_OPERATION = frozenset({4, 10, 11, 13, 14, *range(17, 21), *range(22, 29), *ra
 
 class UnknownCommand(ConsulError):
     """A command of a type that this version cannot know. The server must stop rather than diverge."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TombstoneRequest:
-    """Consul's `TombstoneRequest`."""
-
-    datacenter: str = wire("Datacenter", "")
-    op: str = wire("Op", "")
-    reap_index: int = wire("ReapIndex", 0)
-    token: str = wire("Token", "")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FederationStateRequest:
-    """Consul's `FederationStateRequest`."""
-
-    datacenter: str = wire("Datacenter", "")
-    op: str = wire("Op", "")
-    state: FederationState | None = wire("State", None)
-    token: str = wire("Token", "")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SystemMetadataRequest:
-    """Consul's `SystemMetadataRequest`."""
-
-    datacenter: str = wire("Datacenter", "")
-    op: str = wire("Op", "")
-    entry: SystemMetadata | None = wire("Entry", None)
-    token: str = wire("Token", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +153,7 @@ def _intention(txn: Txn, body: bytes) -> None:
     if decode(OperationOnly, body).op == "delete-all":
         for name in ("connect-intentions", "config-entries"):
             txn.set_index(name)
-        system.set_metadata(txn, SystemMetadata(key="intention-format", value="config-entry"))
+        system.set_metadata(txn, SystemMetadataEntry(key="intention-format", value="config-entry"))
 
 
 def _leaf(txn: Txn, body: bytes) -> int:

@@ -17,12 +17,10 @@ from pyconsul_agent.fsm.chunking import Assembler
 from pyconsul_agent.state.store import (
     INDEX_TABLE,
     SINGLETON,
-    FederationState,
     Image,
     OpaqueRecord,
     ServiceRow,
     Store,
-    SystemMetadata,
     Tombstone,
     check_key,
     row_id,
@@ -32,12 +30,14 @@ from pyconsul_agent.state.table import fold, join
 from pyconsul_agent.structs.base import wire
 from pyconsul_agent.structs.catalog import Node, NodeService
 from pyconsul_agent.structs.coordinate import Coordinate
+from pyconsul_agent.structs.federation import FederationState, FederationStateRequest
 from pyconsul_agent.structs.health import HealthCheck
 from pyconsul_agent.structs.kv import DirEntry
 from pyconsul_agent.structs.operator import AutopilotConfig
 from pyconsul_agent.structs.prepared_query import PreparedQuery
 from pyconsul_agent.structs.requests import RegisterRequest
 from pyconsul_agent.structs.session import Session
+from pyconsul_agent.structs.system import SystemMetadataEntry
 from pyconsul_agent.wire.msgpack import build, encode, pack
 
 RowT = TypeVar("RowT", Node, NodeService, HealthCheck)
@@ -61,16 +61,6 @@ class IndexEntry:
 
     key: str = wire("Key", "")
     value: int = wire("Value", 0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FederationRecord:
-    """A federation state, wrapped."""
-
-    datacenter: str = wire("Datacenter", "")
-    op: str = wire("Op", "")
-    state: FederationState = wire("State", FederationState())
-    token: str = wire("Token", "")
 
 
 # --- writing --------------------------------------------------------------------------------------------------
@@ -102,7 +92,7 @@ def _records(image: Image, chunks: dict[str, Any]) -> Iterator[tuple[int, bytes]
         yield AUTOPILOT, encode(row)
     yield from _opaque(image, OPAQUE_CONNECT)
     for row in _sorted(image, "federation-states"):
-        yield FEDERATION, encode(FederationRecord(op="upsert", state=row))
+        yield FEDERATION, encode(FederationStateRequest(op="upsert", state=row))
     for row in _sorted(image, "system-metadata"):
         yield SYSTEM, encode(row)
     yield from _opaque(image, OPAQUE_LAST)
@@ -230,14 +220,14 @@ class _Loader:
             entry = build(IndexEntry, value)
             self._set_index(entry.key, entry.value)
         elif kind == BOOTSTRAP:
-            self._set_index("acl-token-bootstrap", build(SystemMetadata, value).modify_index)
+            self._set_index("acl-token-bootstrap", build(SystemMetadataEntry, value).modify_index)
         elif kind == CHUNKS:
             self.assembler.restore(value)
         elif kind == FEDERATION:
-            state = build(FederationRecord, value).state
+            state = build(FederationStateRequest, value).state or FederationState()
             self.tables.federation_states.put(state.datacenter.encode("utf-8", "surrogateescape"), state)
         elif kind == SYSTEM:
-            pair = build(SystemMetadata, value)
+            pair = build(SystemMetadataEntry, value)
             self.tables.system_metadata.put(pair.key.encode("utf-8", "surrogateescape"), pair)
         elif kind in OPAQUE:
             self._opaque_count += 1

@@ -13,14 +13,16 @@ from typing import Any, TypeVar
 
 from pyconsul_agent.state.table import Table, fold, join
 from pyconsul_agent.state.watch import Changes, Touch, WatchRegistry
-from pyconsul_agent.structs.base import Duration, seconds, wire
+from pyconsul_agent.structs.base import Duration, seconds
 from pyconsul_agent.structs.catalog import Node, NodeService
 from pyconsul_agent.structs.coordinate import Coordinate
+from pyconsul_agent.structs.federation import FederationState
 from pyconsul_agent.structs.health import HealthCheck
 from pyconsul_agent.structs.kv import DirEntry
 from pyconsul_agent.structs.operator import AutopilotConfig
 from pyconsul_agent.structs.prepared_query import PreparedQuery
 from pyconsul_agent.structs.session import Session
+from pyconsul_agent.structs.system import SystemMetadataEntry
 
 RowT = TypeVar("RowT")
 
@@ -44,28 +46,6 @@ class Tombstone:
 
     key: bytes
     index: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SystemMetadata:
-    """Consul's `SystemMetadataEntry`."""
-
-    key: str = wire("Key", "")
-    value: str = wire("Value", "")
-    create_index: int = wire("CreateIndex", 0)
-    modify_index: int = wire("ModifyIndex", 0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FederationState:
-    """Consul's `FederationState`; the gateways are carried unread."""
-
-    datacenter: str = wire("Datacenter", "")
-    mesh_gateways: Any = wire("MeshGateways", None)
-    updated_at: Any = wire("UpdatedAt", None)
-    primary_modify_index: int = wire("PrimaryModifyIndex", 0)
-    create_index: int = wire("CreateIndex", 0)
-    modify_index: int = wire("ModifyIndex", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +158,7 @@ class Tables:
             },
         )
         self.autopilot: Table[AutopilotConfig] = Table("autopilot-config")
-        self.system_metadata: Table[SystemMetadata] = Table("system-metadata")
+        self.system_metadata: Table[SystemMetadataEntry] = Table("system-metadata")
         self.federation_states: Table[FederationState] = Table("federation-states")
         self.opaque: Table[OpaqueRecord] = Table("opaque")
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pyconsul_agent.state.store import SINGLETON, FederationState, Store, SystemMetadata, Txn
+from pyconsul_agent.state.store import SINGLETON, Store, Txn
 from pyconsul_agent.state.watch import WatchSet
+from pyconsul_agent.structs.federation import FederationState
 from pyconsul_agent.structs.operator import AutopilotConfig
+from pyconsul_agent.structs.system import SystemMetadataEntry
 
 SYSTEM_METADATA = "system-metadata"
 FEDERATION_STATES = "federation-states"
@@ -29,7 +31,7 @@ def set_autopilot_config(txn: Txn, config: AutopilotConfig, *, compare: bool = F
     return True
 
 
-def set_metadata(txn: Txn, entry: SystemMetadata) -> None:
+def set_metadata(txn: Txn, entry: SystemMetadataEntry) -> None:
     """Store one pair."""
     key = entry.key.encode("utf-8", "surrogateescape")
     existing = txn.tables.system_metadata.get(key)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 import msgpack
 
 from pyconsul_agent.errors import DecodeError
-from pyconsul_agent.structs.base import Duration, GoTime
+from pyconsul_agent.structs.base import OWN_FORMS, Duration, Float32, GoTime
 from pyconsul_agent.wire.gotime import decode_time, encode_time
 
 T = TypeVar("T")
@@ -35,7 +35,33 @@ def encode(value: object) -> bytes:
 
 def pack(value: object) -> bytes:
     """Pack plain values (dicts in the order given) in the raw flavor."""
-    return cast(bytes, msgpack.packb(value, use_bin_type=False, unicode_errors=TEXT_ERRORS))
+    try:
+        return cast(bytes, msgpack.packb(value, use_bin_type=False, unicode_errors=TEXT_ERRORS))
+    except TypeError:  # there is a Single in it, or what cannot be packed at all
+        return _pack_slowly(value)
+
+
+class Single:
+    """A float that is packed in four bytes."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+
+def _pack_slowly(value: object) -> bytes:
+    """As `pack`, for values that hold a Single: the library writes all floats in one size."""
+    if isinstance(value, Single):
+        return cast(bytes, msgpack.packb(value.value, use_single_float=True))
+    packer = msgpack.Packer(use_bin_type=False, unicode_errors=TEXT_ERRORS, autoreset=False)
+    if isinstance(value, dict):
+        packer.pack_map_header(len(value))
+        return cast(bytes, packer.bytes()) + b"".join(pack(each) for pair in value.items() for each in pair)
+    if isinstance(value, list | tuple):
+        packer.pack_array_header(len(value))
+        return cast(bytes, packer.bytes()) + b"".join(map(pack, value))
+    raise TypeError(f"cannot be sent as msgpack: {type(value).__name__}")
 
 
 def decode(form: type[T], data: bytes) -> T:
@@ -76,8 +102,10 @@ def _plain_any(value: Any) -> Any:
         return {key: _plain_any(item) for key, item in value.items()}
     if kind is GoTime:
         return encode_time(value)
+    if kind in OWN_FORMS:
+        return _own_form(cast(Any, kind))[0](value)
     if dataclasses.is_dataclass(kind):
-        return _plain_struct(value)
+        return plain_fields(value)
     if isinstance(value, Mapping):
         return {key: _plain_any(item) for key, item in value.items()}
     if isinstance(value, int):  # IntEnum
@@ -90,23 +118,37 @@ def _plain_any(value: Any) -> Any:
 _SCALARS = frozenset({str, bytes, int, float, bool, type(None)})
 
 
-def _plain_struct(value: Any) -> dict[str, Any]:
+@cache
+def _own_form(kind: type) -> tuple[Convert, Convert]:
+    """To plain and back, of a struct with a form of its own. Few processes ever meet one."""
+    from pyconsul_agent.wire import config_entry
+
+    return config_entry.FORMS[kind]
+
+
+def plain_fields(value: Any) -> dict[str, Any]:
+    """A struct as a plain map, sorted."""
     result = {}
-    for name, attribute, scalar, omit_zero in _layout(cast(Any, type(value))):
+    for name, attribute, how, omit_zero in _layout(cast(Any, type(value))):
         item = getattr(value, attribute)
         if omit_zero and not item:
             continue
-        result[name] = item if scalar else _plain_any(item)
+        result[name] = item if how == _SCALAR else Single(item) if how == _SINGLE else _plain_any(item)
     return result
 
 
+_ANY, _SCALAR, _SINGLE = 0, 1, 2
+
+
 @cache
-def _layout(kind: type) -> tuple[tuple[str, str, bool, bool], ...]:
+def _layout(kind: type) -> tuple[tuple[str, str, int, bool], ...]:
     hints = typing.get_type_hints(kind)
     rows = []
     for field in dataclasses.fields(kind):
-        scalar = hints[field.name] in (str, bytes, int, float, bool, Duration, bytes | None, str | None)
-        rows.append((field.metadata["wire"], field.name, scalar, bool(field.metadata.get("omit_zero"))))
+        hint = hints[field.name]
+        scalar = hint in (str, bytes, int, float, bool, Duration, bytes | None, str | None)
+        how = _SCALAR if scalar else _SINGLE if hint is Float32 else _ANY
+        rows.append((field.metadata["wire"], field.name, how, bool(field.metadata.get("omit_zero"))))
     return tuple(sorted(rows))
 
 
@@ -121,16 +163,17 @@ def _builder(form: Any) -> Convert:
     origin, arguments = typing.get_origin(form), typing.get_args(form)
     if origin in (types.UnionType, typing.Union):
         inner = [argument for argument in arguments if argument is not type(None)]
-        assert len(inner) == 1, form
-        return _optional(_builder(inner[0]))
+        return _optional(_builder(inner[0]) if len(inner) == 1 else _undecided)
     if origin is tuple:
         return _sequence(_builder(arguments[0]), tuple)
     if origin is list:
         return _sequence(_builder(arguments[0]), list)
     if origin in (Mapping, dict) or origin is typing.get_origin(Mapping[str, int]):
         return _mapping(_builder(arguments[1]))
+    if form in OWN_FORMS:
+        return _own_form(cast(Any, form))[1]
     if dataclasses.is_dataclass(form):
-        return _struct(cast(type, form))
+        return fields_builder(cast(type, form))
     raise TypeError(f"no msgpack form for {form!r}")
 
 
@@ -204,6 +247,7 @@ _SIMPLE: dict[Any, Convert] = {
     float: _float,
     bool: _bool,
     Duration: _integer,
+    Float32: _float,
     GoTime: _time,
     Any: _anything,
 }
@@ -238,7 +282,13 @@ def _mapping(convert: Convert) -> Convert:
     return build_mapping
 
 
-def _struct(kind: type) -> Convert:
+def _undecided(value: Any) -> Any:
+    raise DecodeError("of what kind this is was not said")
+
+
+@cache
+def fields_builder(kind: type) -> Convert:
+    """A function that turns an unpacked map into a struct of `kind`."""
     table: dict[bytes, tuple[str, Convert]] = {}
 
     def build_struct(value: Any) -> Any:
