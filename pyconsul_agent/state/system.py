@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pyconsul_agent.state.store import SINGLETON, Store, Txn
+from pyconsul_agent.state.table import fold
 from pyconsul_agent.state.watch import WatchSet
 from pyconsul_agent.structs.federation import FederationState
 from pyconsul_agent.structs.operator import AutopilotConfig
@@ -33,7 +34,7 @@ def set_autopilot_config(txn: Txn, config: AutopilotConfig, *, compare: bool = F
 
 def set_metadata(txn: Txn, entry: SystemMetadataEntry) -> None:
     """Store one pair."""
-    key = entry.key.encode("utf-8", "surrogateescape")
+    key = fold(entry.key)
     existing = txn.tables.system_metadata.get(key)
     created = existing.create_index if existing else txn.index
     txn.put(txn.tables.system_metadata, key, replace(entry, create_index=created, modify_index=txn.index))
@@ -42,7 +43,7 @@ def set_metadata(txn: Txn, entry: SystemMetadataEntry) -> None:
 
 def delete_metadata(txn: Txn, name: str) -> None:
     """Delete one pair; unknown ones are fine."""
-    key = name.encode("utf-8", "surrogateescape")
+    key = fold(name)
     if txn.tables.system_metadata.get(key) is not None:
         txn.delete(txn.tables.system_metadata, key)
         txn.set_index(SYSTEM_METADATA)
@@ -50,7 +51,7 @@ def delete_metadata(txn: Txn, name: str) -> None:
 
 def set_federation_state(txn: Txn, state: FederationState) -> None:
     """Store a datacenter's state."""
-    key = state.datacenter.encode("utf-8", "surrogateescape")
+    key = fold(state.datacenter)
     existing = txn.tables.federation_states.get(key)
     row = replace(
         state,
@@ -64,7 +65,7 @@ def set_federation_state(txn: Txn, state: FederationState) -> None:
 
 def delete_federation_state(txn: Txn, datacenter: str) -> None:
     """Delete a datacenter's state; unknown ones are fine."""
-    key = datacenter.encode("utf-8", "surrogateescape")
+    key = fold(datacenter)
     if txn.tables.federation_states.get(key) is not None:
         txn.delete(txn.tables.federation_states, key)
         txn.set_index(FEDERATION_STATES)

@@ -66,3 +66,19 @@ def kind_of(entry: ConfigEntry) -> str:
 def name_of(entry: ConfigEntry) -> str:
     """The name of an entry; the mesh has one and only one."""
     return MESH if isinstance(entry, MeshConfigEntry) else entry.name
+
+
+def related_services(entry: ConfigEntry) -> set[str]:
+    """Names of the services that an entry of the discovery chain, or an ingress gateway, refers to."""
+    if isinstance(entry, ServiceRouterConfigEntry):
+        named = {route.destination.service for route in entry.routes or () if route.destination is not None}
+        return (named | {entry.name}) - {""}
+    if isinstance(entry, ServiceSplitterConfigEntry):
+        return {split.service for split in entry.splits or ()} - {""}
+    if isinstance(entry, ServiceResolverConfigEntry):
+        named = {failover.service for failover in (entry.failover or {}).values()}
+        return (named | ({entry.redirect.service} if entry.redirect else set())) - {""}
+    if isinstance(entry, IngressGatewayConfigEntry):
+        names = {service.name for listener in entry.listeners or () for service in listener.services or ()}
+        return names - {WILDCARD}
+    return set()
