@@ -10,8 +10,12 @@ from pyconsul_agent.env.base import Clock
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.server.blocking import Blocking, Waits
 from pyconsul_agent.server.endpoints.catalog import Catalog
+from pyconsul_agent.server.endpoints.config_entry import ConfigEntries
+from pyconsul_agent.server.endpoints.connect import ConnectCA, DiscoveryChains
 from pyconsul_agent.server.endpoints.coordinate import Coordinates
+from pyconsul_agent.server.endpoints.federation import FederationStates
 from pyconsul_agent.server.endpoints.health import Health
+from pyconsul_agent.server.endpoints.intention import Intentions
 from pyconsul_agent.server.endpoints.internal import Internal
 from pyconsul_agent.server.endpoints.keyring import KeyPool, Keyrings
 from pyconsul_agent.server.endpoints.kvs import KeyValues
@@ -50,6 +54,7 @@ class Parts:
     ready: Callable[[], bool]
     """Whether this leader has applied what its predecessors committed."""
     session_ttl_min_s: float
+    connect_enabled: bool
     datacenter: str
     log: Log
     waits: Waits
@@ -111,5 +116,17 @@ def offered(parts: Parts) -> Offered:
             log=parts.log,
         ),
         RaftOperator(parts.leadership, parts.membership, parts.members),
+        ConfigEntries(parts.store, parts.proposer, blocking, connect_enabled=parts.connect_enabled),
+        DiscoveryChains(parts.store, blocking, datacenter=parts.datacenter, connect_enabled=parts.connect_enabled),
+        ConnectCA(parts.store, blocking, connect_enabled=parts.connect_enabled),
+        FederationStates(parts.store, parts.proposer, blocking),
+        Intentions(
+            parts.store,
+            parts.proposer,
+            blocking,
+            uuid=parts.uuid,
+            wall_ns=parts.clock.wall_ns,
+            connect_enabled=parts.connect_enabled,
+        ),
     )
     return Offered([endpoint for family in families for endpoint in family.endpoints()], coordinates)

@@ -49,6 +49,18 @@ def delete_metadata(txn: Txn, name: str) -> None:
         txn.set_index(SYSTEM_METADATA)
 
 
+def federation_state(store: Store, watch: WatchSet, datacenter: str) -> tuple[int, FederationState | None]:
+    """A datacenter's state."""
+    watch.row(FEDERATION_STATES, fold(datacenter))
+    return store.index(FEDERATION_STATES), store.tables.federation_states.get(fold(datacenter))
+
+
+def federation_states(store: Store, watch: WatchSet) -> tuple[int, list[FederationState]]:
+    """The states of all datacenters by name."""
+    watch.table(FEDERATION_STATES)
+    return store.index(FEDERATION_STATES), store.tables.federation_states.scan()
+
+
 def set_federation_state(txn: Txn, state: FederationState) -> None:
     """Store a datacenter's state."""
     key = fold(state.datacenter)
