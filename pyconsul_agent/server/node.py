@@ -29,6 +29,7 @@ from pyconsul_agent.server.dispatch import Dispatcher
 from pyconsul_agent.server.endpoints.status import contact_text
 from pyconsul_agent.server.forward import Forwarder
 from pyconsul_agent.server.leader.autopilot import DEFAULTS, Autopilot
+from pyconsul_agent.server.leader.intentions import establish_intentions
 from pyconsul_agent.server.leader.loop import LeaderLoop
 from pyconsul_agent.server.leader.reconcile import Reconciler
 from pyconsul_agent.server.leader.session_ttl import SessionExpiry, SessionTimers
@@ -96,7 +97,7 @@ class ServerNode:
             log,
             members=self._lan.members,
             announce=lambda: self._lan.user_event(NEW_LEADER, config.node_name.encode()),
-            establish=(self._establish_autopilot,),
+            establish=(self._establish_autopilot, self._establish_intentions),
             duties=(
                 ("autopilot", self._autopilot.run),
                 ("session timers", SessionExpiry(
@@ -414,6 +415,10 @@ class ServerNode:
     def _raft_stats(self) -> RaftStats:
         contact = contact_text(self._raft.last_contact_s, self._raft.is_leader)
         return RaftStats(last_contact=contact, last_term=self._raft.last_term, last_index=self._raft.last_index)
+
+    async def _establish_intentions(self) -> None:
+        if self._config.connect_enabled:
+            await establish_intentions(self._store, self._raft, self._log)
 
     def _autopilot_config(self) -> AutopilotConfig:
         _, config = system.autopilot_config(self._store, WatchSet())
