@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyconsul_agent.errors import DecodeError
@@ -75,6 +75,7 @@ def test_a_cut_or_foreign_inside_is_refused(inside: bytes) -> None:
             decode(form, pack(inside))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=64), st.sampled_from(FORMS), st.booleans())
 def test_any_bytes_decode_or_are_refused(data: bytes, form: type, wrapped: bool) -> None:
     with contextlib.suppress(DecodeError):
