@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from conformance import vectors_fsm
+from conformance import vectors_api, vectors_fsm
 from conformance.case import Case, Skip, data_of, holds, load, same
 from conformance.vectors_rpc import both_ways
 from pyconsul_agent.fsm import apply as commands
@@ -338,7 +338,6 @@ def snapshot_cases(folder: Path) -> Iterator[Case | Skip]:
                 yield Case(title, partial(record, vector))
             else:
                 yield Skip(title, f"record {vector['type_name']}")
-        yield Skip(f"{name}.api", "HTTP answers from a restored snapshot (*.api.json)")
 
 
 def cases(folder: Path) -> Iterator[Case | Skip]:
@@ -350,4 +349,4 @@ def cases(folder: Path) -> Iterator[Case | Skip]:
         yield Case(f"chunking {case['case']}", partial(check, case))
     yield from snapshot_cases(folder)
     yield from vectors_fsm.cases(folder)
-    yield Skip("http_ops_c1", "HTTP calls of the recorded cluster (http_ops_c1.json)")
+    yield from vectors_api.cases(folder)

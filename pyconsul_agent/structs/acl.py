@@ -152,9 +152,9 @@ class ACLBindingRule:
     """Consul's `ACLBindingRule`."""
 
     id: str = wire("ID", default="")
-    description: str = wire("Description", default="", json_omit=True)
+    description: str = wire("Description", default="")
     auth_method: str = wire("AuthMethod", default="")
-    selector: str = wire("Selector", default="", json_omit=True)
+    selector: str = wire("Selector", default="")
     bind_type: str = wire("BindType", default="")
     bind_name: str = wire("BindName", default="")
     create_index: int = wire("CreateIndex", default=0)

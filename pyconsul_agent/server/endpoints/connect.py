@@ -107,9 +107,9 @@ class ConnectCA:
 
         def query(watch: WatchSet) -> IndexedCARoots:
             index, rows = connect_ca.roots(self._store, watch)
-            _, config = connect_ca.config(self._store, watch)
+            changed, config = connect_ca.config(self._store, watch)
             return IndexedCARoots(
-                index=index,
+                index=max(index, changed),
                 trust_domain=trust_domain(config.cluster_id) if config is not None else "",
                 active_root_id=next((row.id for row in rows if row.active), ""),
                 roots=tuple(map(_public, rows)) or None,

@@ -168,13 +168,21 @@ class Intentions:
         row = _checked(replace(row, id=self._uuid(), created_at=now, updated_at=now))
         return IntentionMutation(destination=ServiceName(name=row.destination_name), value=_source(row))
 
+    def _known(self, row: Intention) -> Intention | None:
+        try:
+            return intention.get(self._store, WatchSet(), row.id)[1]
+        except RPCError as error:
+            raise RPCError(f"Intention lookup failed: {error}") from None
+
     def _update(self, row: Intention) -> IntentionMutation:
-        _, known = intention.get(self._store, WatchSet(), row.id)
+        known = self._known(row)
         if known is None:
             raise RPCError(f"Cannot modify non-existent intention: '{row.id}'")
         if row.destination_name != known.destination_name:
             raise RPCError("Cannot modify DestinationNS or DestinationName for an intention once it exists.")
-        row = _checked(replace(row, created_at=known.created_at, updated_at=self._now()))
+        # The state keeps the time of creation that it has.
+        now = self._now()
+        row = _checked(replace(row, created_at=now, updated_at=now))
         return IntentionMutation(id=row.id, value=_source(row))
 
     def _upsert(self, row: Intention) -> IntentionMutation:
@@ -190,7 +198,7 @@ class Intentions:
             return IntentionMutation(
                 destination=ServiceName(name=row.destination_name), source=ServiceName(name=row.source_name)
             )
-        _, known = intention.get(self._store, WatchSet(), row.id)
+        known = self._known(row)
         if known is None:
             raise RPCError(f"Cannot delete non-existent intention: '{row.id}'")
         return IntentionMutation(id=row.id)
