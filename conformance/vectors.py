@@ -1,6 +1,7 @@
 """Replays every recorded vector of gossip, RPC, raft and the legacy RPC, in both directions.
 
-Run as `python -m conformance.vectors [FOLDER]`; FOLDER has the layout of conformance/vectors, which is the default.
+Run as `python -m conformance.vectors [FOLDER]`; FOLDER has the layout of conformance/vectors, which is the default, or
+is one of its area folders.
 Closes with 'N passed, N failed, N skipped'; a skip names the message that has no code yet. Exit code 1 on a failure.
 """
 
@@ -24,12 +25,14 @@ AREAS = {
 
 
 def all_cases(folder: Path = DEFAULT_FOLDER) -> Iterator[tuple[str, Case | Skip]]:
-    """(area, case) of every vector in `folder`. An area without a folder has none."""
-    for area, sources in AREAS.items():
-        if (folder / area).is_dir():
-            for source in sources:
-                for case in source(folder / area):
-                    yield area, case
+    """(area, case) of every vector in `folder`, which holds the areas or is one of them. A missing area has none."""
+    areas = {area: folder / area for area in AREAS if (folder / area).is_dir()}
+    if not areas and folder.resolve().name in AREAS:
+        areas = {folder.resolve().name: folder}
+    for area, of_area in areas.items():
+        for source in AREAS[area]:
+            for case in source(of_area):
+                yield area, case
 
 
 def main(arguments: list[str]) -> int:

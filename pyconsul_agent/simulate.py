@@ -9,7 +9,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pyconsul_agent.sim.run import PROFILES, run_seed
+from pyconsul_agent.sim.run import PROFILES, Outcome, Profile, run_seed
+from pyconsul_agent.sim.shrink import smallest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,24 +18,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pyconsul_agent.simulate", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
     parser.add_argument("--seeds", type=int, default=1, help="how many, counted up from the first")
+    parser.add_argument("--hours", type=float, default=0.0, help="go on with further seeds for so many simulated hours")
+    parser.add_argument("--shrink", action="store_true", help="find the fewest faults with which a failing seed fails")
+    parser.add_argument("--faults", type=_positions, help="perform only these of the drawn faults: 0,3,4")
     parser.add_argument("--profile", choices=sorted(PROFILES), default="article")
     parser.add_argument("--history", metavar="FILE", help="write the last seed's operations as JSON lines")
     parser.add_argument("-v", "--verbose", action="store_true", help="print drawn options and every agent's log")
     parser.add_argument("-q", "--quiet", action="store_true", help="print failures and the closing line only")
     given = parser.parse_args(arguments)
-    failed = 0
-    for seed in range(given.seed, given.seed + given.seeds):
-        outcome = run_seed(seed, PROFILES[given.profile], say=_say if given.verbose else None)
-        if given.seeds == 1 and not given.verbose:
+    profile = PROFILES[given.profile]
+    failed = count = 0
+    simulated_s = 0.0
+    while count < given.seeds or simulated_s < given.hours * 3600:
+        outcome = run_seed(given.seed + count, profile, say=_say if given.verbose else None, only=given.faults)
+        count += 1
+        simulated_s += outcome.virtual_s
+        if given.seeds == 1 and not given.verbose and not given.hours:
             print(outcome.drawn.text())
         failed += bool(outcome.failure)
+        if outcome.failure and given.shrink:
+            outcome = _shrunk(outcome, profile)
         if outcome.failure or not given.quiet:
             print(outcome.line(), f"real={outcome.real_s:.1f}s", flush=True)
         if given.history:
             with open(given.history, "w", encoding="utf-8") as file:
                 file.write(outcome.history.lines())
-    print(f"{given.seeds - failed} passed, {failed} failed")
+    print(f"{count - failed} passed, {failed} failed: {simulated_s / 3600:.1f} simulated hours")
     return 1 if failed else 0
+
+
+def _positions(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(",") if part)
+
+
+def _shrunk(outcome: Outcome, profile: Profile) -> Outcome:
+    """The same seed with as few of its faults as still make it fail."""
+    positions = range(len(outcome.drawn.plan)) if outcome.drawn.only is None else outcome.drawn.only
+    chosen = tuple(positions)
+
+    def fails(kept: tuple[int, ...]) -> bool:
+        only = tuple(chosen[position] for position in kept)
+        failing = bool(run_seed(outcome.seed, profile, only=only).failure)
+        print(
+            f"seed {outcome.seed}: {len(only)} of {len(chosen)} faults: {'fails' if failing else 'passes'}", flush=True
+        )
+        return failing
+
+    kept = tuple(chosen[position] for position in smallest(len(chosen), fails))
+    shrunk = run_seed(outcome.seed, profile, only=kept)
+    print(shrunk.drawn.text())
+    return shrunk
 
 
 def _say(text: str) -> None:

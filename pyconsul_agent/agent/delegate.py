@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from pyconsul_agent.structs.coordinate import VivaldiCoordinate
+from pyconsul_agent.structs.diagnosis import Diagnosis
 from pyconsul_agent.structs.member import Member
 from pyconsul_agent.structs.methods import Method
 
@@ -56,6 +57,9 @@ class Delegate(Caller, Protocol):
 
     def stats(self) -> Mapping[str, Mapping[str, str]]:
         """What `consul info` prints of the cluster side: section -> key -> text."""
+
+    def diagnosis(self) -> Diagnosis:
+        """Why there is no leader, as far as this agent can tell; never asks anybody."""
 
     async def shutdown(self) -> None:
         """Stop without leaving."""

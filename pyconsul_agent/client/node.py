@@ -19,6 +19,7 @@ from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.serf.config import SerfConfig
 from pyconsul_agent.serf.consul import AgentTags, LanRules, client_tags, parse_server
 from pyconsul_agent.structs.coordinate import VivaldiCoordinate
+from pyconsul_agent.structs.diagnosis import DiagnosedServer, Diagnosis
 from pyconsul_agent.structs.member import Member, MemberEvent, MemberEventKind, UserEvent
 from pyconsul_agent.structs.methods import Method
 from pyconsul_agent.swim.config import LAN, SwimConfig
@@ -198,6 +199,23 @@ class ClientNode:
 
     async def user_event(self, name: str, payload: bytes, *, coalesce: bool) -> None:
         self._lan.user_event(name, payload, coalesce=coalesce)
+
+    def diagnosis(self) -> Diagnosis:
+        """A client only sees which servers there are; they know why they have no leader."""
+        found = [info for member in self._lan.members() if (info := parse_server(member)) is not None]
+        servers = tuple(
+            DiagnosedServer(
+                name=info.name,
+                id=info.id,
+                address=f"{info.address}:{info.port}",
+                gossip=info.status.word,
+                expect=info.expect,
+            )
+            for info in found
+            if info.datacenter == self._config.datacenter
+        )
+        reason = "" if self._router.servers else "No known Consul servers"
+        return Diagnosis(role="Client", reason=reason, servers=servers)
 
     def stats(self) -> Mapping[str, Mapping[str, str]]:
         return {

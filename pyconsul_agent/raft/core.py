@@ -6,6 +6,7 @@ It must not know clock, disk, network or state machine; see `raft.types` for the
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 
 from pyconsul_agent.errors import EnqueueTimeout, LeadershipTransferInProgress, NotLeader, RestoredWhileCommitting
@@ -14,7 +15,7 @@ from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.raft.log import Log
 from pyconsul_agent.raft.roles import become_follower
 from pyconsul_agent.raft.state import VERIFIES_MAX, State, Ticket
-from pyconsul_agent.raft.types import Change, Done, HardState, InitialState, LogReader, Ready, Role
+from pyconsul_agent.raft.types import Change, Done, HardState, InitialState, LogReader, Ready, Refusal, Role
 from pyconsul_agent.structs.base import GoTime
 from pyconsul_agent.structs.raft import (
     AppendEntriesRequest,
@@ -332,6 +333,11 @@ class Raft:
     def leader_id(self) -> str:
         """The known leader's ID, "" if unknown."""
         return self._s.leader_id
+
+    @property
+    def refusals(self) -> Mapping[str, Refusal]:
+        """Who refused us a vote since a leader was last known, by ID."""
+        return self._s.refusals
 
     @property
     def commit_index(self) -> int:

@@ -11,7 +11,7 @@ from pyconsul_agent.raft import messages, replication
 from pyconsul_agent.raft.quorum import find, is_voter, quorum_size, servers_of, voters
 from pyconsul_agent.raft.roles import become_follower, clear_leader, set_term
 from pyconsul_agent.raft.state import State
-from pyconsul_agent.raft.types import Role
+from pyconsul_agent.raft.types import Refusal, Role
 from pyconsul_agent.structs.raft import (
     RequestPreVoteRequest,
     RequestPreVoteResponse,
@@ -124,11 +124,14 @@ def count_own_vote(s: State, now: float) -> None:
 def vote_reply(s: State, sequence: int, reply: RequestVoteResponse, now: float) -> None:
     """Count an answer to a RequestVote of this very election; others are not known by their sequence any more."""
     voter = s.vote_requests.pop(sequence, None)
+    if voter is not None and not reply.granted:
+        s.refusals[voter] = Refusal(s.term, reply.term)
     if reply.term > s.term:
         become_follower(s, now, reply.term)
         return
     if voter is None or s.role is not Role.CANDIDATE or not reply.granted or reply.term != s.term:
         return
+    s.refusals.pop(voter, None)
     s.votes.add(voter)
     _count(s, now)
 

@@ -36,6 +36,7 @@ def heard_leader(s: State, now: float) -> None:
     s.bound_until = now + s.config.read_lease_s
     s.forget_at = None
     s.quick_tries = 0
+    s.refusals.clear()
 
 
 def become_follower(s: State, now: float, term: int | None = None) -> None:

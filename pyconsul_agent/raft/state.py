@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pyconsul_agent.errors import RaftError
 from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.raft.log import Log
-from pyconsul_agent.raft.types import Answer, Change, Event, InstallSnapshot, Outgoing, Reply, Request, Role
+from pyconsul_agent.raft.types import Answer, Change, Event, InstallSnapshot, Outgoing, Refusal, Reply, Request, Role
 from pyconsul_agent.structs.raft import (
     Configuration,
     InstallSnapshotRequest,
@@ -143,6 +143,8 @@ class State:
     votes: set[str] = field(default_factory=set)
     vote_requests: dict[int, str] = field(default_factory=dict)
     """Sequence -> voter's ID, of this election only."""
+    refusals: dict[str, Refusal] = field(default_factory=dict)
+    """Voter's ID -> its last refusal since a leader was known; to explain, no rule looks at it."""
     from_transfer: bool = False
     # leader
     term_start: int = 0

@@ -46,6 +46,14 @@ class Role(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """A vote that was asked for in `asked_in_term` and not granted by one who is in `term`."""
+
+    asked_in_term: int
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
 class HardState:
     """Durable before any vote or answer of that term leaves. `voted_for` is the candidate's address bytes."""
 

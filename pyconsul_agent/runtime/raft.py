@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConsulError, DecodeError, LeadershipLost, RaftError, StorageError
 from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.raft.core import Raft
-from pyconsul_agent.raft.types import Change, Done, Event, Outgoing, Ready, Reply, Role
+from pyconsul_agent.raft.types import Change, Done, Event, Outgoing, Ready, Refusal, Reply, Role
 from pyconsul_agent.runtime.raft_apply import Applier, Outcome, StateMachine
 from pyconsul_agent.runtime.raft_incoming import Incoming
 from pyconsul_agent.runtime.raft_peers import Dial, Peers, close_writer
@@ -250,6 +250,21 @@ class RaftNode:
         """Highest index that the state machine has."""
         return self._applier.index
 
+    @property
+    def role(self) -> Role:
+        """What this server is in its term."""
+        return self._raft.role
+
+    @property
+    def refusals(self) -> Mapping[str, Refusal]:
+        """Who refused us a vote since a leader was last known, by ID."""
+        return self._raft.refusals
+
+    @property
+    def dial_errors(self) -> Mapping[str, str]:
+        """Why peers could not be dialed when it was last tried, by ID."""
+        return self._peers.dial_errors
+
     def configuration(self) -> tuple[Configuration, int]:
         """The latest configuration and its index."""
         return self._raft.configuration, self._raft.configuration_index
@@ -447,6 +462,8 @@ class RaftNode:
         loop = asyncio.get_running_loop()
         while True:
             await self._applier.room()
+            if not self._running:
+                return  # the disk failed: from now on not even heartbeats are answered, so that a leader notices
             self._kicked.clear()
             ready = self._raft.ready(self._clock.boottime())
             if ready is not None:

@@ -91,6 +91,8 @@ class Peers:
         self._servers: dict[str, Server] = {}
         self._probing: set[str] = set()
         self._closed = False
+        self.dial_errors: dict[str, str] = {}
+        """By server ID; gone as soon as a dial succeeds."""
 
     def send(self, request: Request) -> None:
         """Send, sometime; the reply comes by `events.replied`."""
@@ -110,6 +112,8 @@ class Peers:
 
     def retain(self, server_ids: set[str]) -> None:
         """Close lanes to servers that are no longer members."""
+        for server_id in self.dial_errors.keys() - server_ids:
+            del self.dial_errors[server_id]
         for key in [key for key in self._lanes if key[0] not in server_ids]:
             lane = self._lanes.pop(key)
             lane.end()
@@ -180,13 +184,16 @@ class Peers:
 
     async def connect(self, server: Server) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Dial. A refused dial while no connection with the server is left is evidence of its end."""
-        host, port = self._resolve(server)
         try:
-            return await self._dial(host, port)
-        except DialRefused:
-            if not self._open.get(server.id):
+            host, port = self._resolve(server)
+            dialed = await self._dial(host, port)
+        except LOST as error:
+            self.dial_errors[server.id] = describe(error)
+            if isinstance(error, DialRefused) and not self._open.get(server.id):
                 self.events.refused(server.id)
             raise
+        self.dial_errors.pop(server.id, None)
+        return dialed
 
     def server(self, server_id: str) -> Server:
         """As last told by the core."""

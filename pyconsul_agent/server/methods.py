@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from pyconsul_agent.env.base import Clock
@@ -26,6 +26,7 @@ from pyconsul_agent.server.endpoints.shared import Near
 from pyconsul_agent.server.endpoints.status import Status
 from pyconsul_agent.server.endpoints.txn import Txn
 from pyconsul_agent.server.leader.session_ttl import SessionTimers
+from pyconsul_agent.server.leader.standing import Standing
 from pyconsul_agent.server.seams import Endpoint, Leadership, Membership, MemberView, Proposer
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.structs.coordinate import DatacenterMap
@@ -53,6 +54,8 @@ class Parts:
     user_event: Callable[[str, bytes], None]
     ready: Callable[[], bool]
     """Whether this leader has applied what its predecessors committed."""
+    standings: Callable[[], Mapping[str, Standing]]
+    """How autopilot judges the servers, by id."""
     session_ttl_min_s: float
     connect_enabled: bool
     datacenter: str
@@ -102,7 +105,7 @@ def offered(parts: Parts) -> Offered:
             elsewhere=parts.elsewhere,
         ),
         coordinates,
-        Autopilot(parts.store, parts.proposer, blocking),
+        Autopilot(parts.store, parts.proposer, blocking, parts.standings),
         PreparedQueries(
             parts.store,
             parts.proposer,

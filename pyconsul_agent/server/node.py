@@ -20,19 +20,22 @@ from pyconsul_agent.runtime.raft import RaftNode, SnapshotPolicy
 from pyconsul_agent.runtime.raft_storage import RaftStorage
 from pyconsul_agent.runtime.rpc_pool import RPCPool, ServerAddress
 from pyconsul_agent.runtime.rpc_server import RPCLimits, RPCServer
+from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.serf.consul import LanRules, ServerInfo, ServerTags, server_tags, wan_name, wan_rules
 from pyconsul_agent.server.blocking import Waits
 from pyconsul_agent.server.bootstrap import Bootstrapper
 from pyconsul_agent.server.config import ServerConfig
-from pyconsul_agent.server.directory import ServerDirectory
+from pyconsul_agent.server.diagnosis import Facts, LeaderWatch
+from pyconsul_agent.server.directory import ServerDirectory, servers_by_id
 from pyconsul_agent.server.dispatch import Dispatcher
 from pyconsul_agent.server.endpoints.status import contact_text
 from pyconsul_agent.server.forward import Forwarder
-from pyconsul_agent.server.leader.autopilot import DEFAULTS, Autopilot
+from pyconsul_agent.server.leader.autopilot import Autopilot
 from pyconsul_agent.server.leader.intentions import establish_intentions
 from pyconsul_agent.server.leader.loop import LeaderLoop
 from pyconsul_agent.server.leader.reconcile import Reconciler
 from pyconsul_agent.server.leader.session_ttl import SessionExpiry, SessionTimers
+from pyconsul_agent.server.leader.standing import DEFAULTS
 from pyconsul_agent.server.leader.tombstones import TombstoneReaper
 from pyconsul_agent.server.methods import Parts, offered
 from pyconsul_agent.server.pools import PoolWatcher
@@ -40,6 +43,7 @@ from pyconsul_agent.state import system
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet
 from pyconsul_agent.structs.coordinate import Coordinate, DatacenterMap, VivaldiCoordinate
+from pyconsul_agent.structs.diagnosis import Diagnosis
 from pyconsul_agent.structs.member import Member, MemberStatus
 from pyconsul_agent.structs.methods import Method
 from pyconsul_agent.structs.operator import AutopilotConfig, RaftStats
@@ -77,6 +81,7 @@ class ServerNode:
         self._leaving = False
         self._gossiping = False
         self._stopped = False
+        self._tasks = TaskOwner(log)
         self._store = Store()
         self.machine = StateMachine(self._store, env.clock.monotonic, warn=lambda text: log.warn(text))
         self._directory = ServerDirectory(config.datacenter, config.node_name)
@@ -107,6 +112,8 @@ class ServerNode:
             ),
         )  # fmt: skip
         self._raft.on_leadership(self._leadership)
+        self._leader_watch = LeaderWatch(self._facts, env.clock, log)
+        self._raft.on_leader_change(lambda address, _: self._leader_watch.leader_changed(address))
         self._dispatcher = Dispatcher(
             self._offered.endpoints,
             self._raft,
@@ -119,13 +126,19 @@ class ServerNode:
             is_leaving=lambda: self._leaving,
             consistent_ready=lambda: self._leader.ready,
         )
-        bootstrapper = Bootstrapper(
+        self._bootstrapper = Bootstrapper(
             self._raft, self._pool, log,
             expect=config.expect if config.expect > 1 else 0,
             datacenter=config.datacenter, own_name=config.node_name, members=self._lan.members,
         )  # fmt: skip
         self._watcher = PoolWatcher(
-            self._directory, bootstrapper, self._leader, listeners, log, wan=self._wan, server_moved=self._server_moved
+            self._directory,
+            self._bootstrapper,
+            self._leader,
+            listeners,
+            log,
+            wan=self._wan,
+            server_moved=self._server_moved,
         )
         self._rpc = RPCServer(
             env.net, env.clock, log.named("rpc"), self._dispatcher, raft_accept=self._accept_raft, limits=self._limits()
@@ -223,7 +236,7 @@ class ServerNode:
             session_ttl_min_s=self._config.session_ttl_min_s,
             connect_enabled=self._config.connect_enabled,
             user_event=lambda name, payload: self._lan.user_event(name, payload),
-            ready=lambda: self._leader.ready,
+            ready=lambda: self._leader.ready, standings=lambda: self._autopilot.standings,
             datacenter=self._config.datacenter, log=self._log,
             lan_keys=self._lan, wan_keys=self._wan, elsewhere=forwarder.to_datacenter,
             waits=Waits(self._config.query_default_s, self._config.query_max_s),
@@ -268,6 +281,7 @@ class ServerNode:
             await self._wan.start()
         await self._lan.start()
         self._watcher.start(self._lan)
+        self._tasks.start(self._leader_watch.run(), "leader watch")
         self._gossiping = True
         if self._raft.is_leader:
             # Elected before there was a pool to lead in: the duties begin now.
@@ -285,6 +299,7 @@ class ServerNode:
             return
         self._stopped = True
         self._log.event("server_shutdown")
+        await self._tasks.close()
         await self._leader.stop()
         await self._watcher.stop()
         await self._rpc.close()
@@ -396,6 +411,24 @@ class ServerNode:
         if self._wan is not None:
             sections["serf_wan"] = self._wan.stats()
         return sections
+
+    def diagnosis(self) -> Diagnosis:
+        return self._leader_watch.diagnosis()
+
+    def _facts(self) -> Facts:
+        raft = self._raft
+        return Facts(
+            own_id=self._config.node_id,
+            leader=raft.leader_address,
+            role=raft.role.value,
+            term=raft.term,
+            last_index=raft.last_index,
+            configuration=raft.configuration()[0],
+            known=servers_by_id(self._lan.members(), self._config.datacenter),
+            expect=self._bootstrapper.expect,
+            refusals=raft.refusals,
+            dial_errors=raft.dial_errors,
+        )
 
     # --- callbacks --------------------------------------------------------------------------------------------
 

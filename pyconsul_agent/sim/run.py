@@ -80,6 +80,8 @@ class Drawn:
     link: LinkOptions
     load: WorkloadOptions
     faults: FaultOptions
+    only: tuple[int, ...] | None = None
+    """Positions of the faults to perform; None: all that were drawn."""
     plan: list[Fault] = field(default_factory=list)
 
     def text(self) -> str:
@@ -109,9 +111,11 @@ class Outcome:
         counts = " ".join(f"{name}={self.history.count(name)}" for name in ("ok", "fail", "info"))
         if not self.failure:
             return f"seed {self.seed}: ok digest={self.digest[:16]} t={self.virtual_s:.1f}s {counts}"
+        only = self.drawn.only
+        chosen = "" if only is None else f" --faults {','.join(map(str, only))}"
         return (
             f"seed {self.seed}: FAILED t={self.virtual_s:.1f}s {counts}\n{self.failure}\n"
-            f"replay: python -m pyconsul_agent.simulate --seed {self.seed} --profile {self.drawn.profile} -v"
+            f"replay: python -m pyconsul_agent.simulate --seed {self.seed} --profile {self.drawn.profile}{chosen} -v"
         )
 
 
@@ -135,9 +139,12 @@ def draw(seed: int, profile: Profile) -> Drawn:
     )
 
 
-def run_seed(seed: int, profile: Profile, *, say: Callable[[str], None] | None = None) -> Outcome:
-    """Run one seed to its end. Never raises for what the simulated cluster does wrong."""
+def run_seed(
+    seed: int, profile: Profile, *, say: Callable[[str], None] | None = None, only: tuple[int, ...] | None = None
+) -> Outcome:
+    """Run one seed to its end, with `only` these of its faults. Never raises for what the cluster does wrong."""
     drawn = draw(seed, profile)
+    drawn.only = only
     began = time.perf_counter()
     with World(seed, link=drawn.link, steps_max=STEPS_MAX, time_max_s=TIME_MAX_S) as world:
         run = SeedRun(world, drawn, say)
@@ -178,7 +185,8 @@ class SeedRun:
         self.violations: list[Violation] = []
         self.load = Workload(self.cluster, self.truth, drawn.load, world.draw("workload"))
         self.history = self.load.history
-        drawn.plan = schedule(drawn.faults, self.cluster, world.draw("faults"))
+        plan = schedule(drawn.faults, self.cluster, world.draw("faults"))
+        drawn.plan = plan if drawn.only is None else [plan[position] for position in drawn.only]
         self.driver = FaultDriver(self.cluster, drawn.plan)
         if say is not None:
             say(drawn.text() + "\n")

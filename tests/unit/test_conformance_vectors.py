@@ -3,7 +3,7 @@
 import pytest
 
 from conformance import vectors
-from conformance.case import Case, Mismatch, Skip, same
+from conformance.case import DEFAULT_FOLDER, Case, Mismatch, Skip, same
 
 CASES = [(area, case) for area, case in vectors.all_cases() if isinstance(case, Case)]
 GROUPS = sorted({(area, case.name.split()[0]) for area, case in CASES})
@@ -26,6 +26,13 @@ def test_no_area_lost_its_vectors():
     assert counts["gossip"] >= 570
     assert counts["rpc"] >= 650
     assert counts["raft"] >= 1400
+
+
+def test_the_folder_of_one_area_gives_the_cases_of_that_area():
+    of_all = [case.name for area, case in CASES if area == "ipc"]
+    of_one = list(vectors.all_cases(DEFAULT_FOLDER / "ipc"))
+    assert {area for area, _ in of_one} == {"ipc"}
+    assert [case.name for _, case in of_one if isinstance(case, Case)] == of_all
 
 
 def fails():

@@ -25,11 +25,12 @@ from pyconsul_agent.interfaces.http.txn import Transactions
 from pyconsul_agent.structs.base import Duration
 from pyconsul_agent.structs.catalog import Node, ServiceNode
 from pyconsul_agent.structs.coordinate import Coordinate, VivaldiCoordinate
+from pyconsul_agent.structs.diagnosis import DiagnosedServer, Diagnosis
 from pyconsul_agent.structs.health import CheckServiceNode, HealthCheck
 from pyconsul_agent.structs.kv import DirEntry
 from pyconsul_agent.structs.member import UserEvent
 from pyconsul_agent.structs.methods import Empty
-from pyconsul_agent.structs.operator import AutopilotConfig
+from pyconsul_agent.structs.operator import AutopilotConfig, AutopilotHealthReply
 from pyconsul_agent.structs.requests import (
     EventFireResponse,
     IndexedCoordinates,
@@ -402,6 +403,23 @@ def test_autopilot_configuration_has_durations_as_text():
     shown = json.loads(Site(Operator, Operator_AutopilotGetConfiguration=reply).do(
         "GET /v1/operator/autopilot/configuration").body)  # fmt: skip
     assert (shown["LastContactThreshold"], shown["ServerStabilizationTime"]) == ("200ms", "10s")
+
+
+def test_diagnosis_is_this_agents_own_and_asks_nobody():
+    site = Site(Status)
+    site.caller.diagnosis = lambda: Diagnosis(reason="no quorum", servers=(DiagnosedServer(name="b", dial="refused"),))
+    shown = json.loads(site.do("GET /v1/status/diagnosis").body)
+    assert (shown["Reason"], shown["Servers"][0]["Dial"]) == ("no quorum", "refused")
+    assert site.caller.asked == []
+
+
+def test_unhealthy_servers_are_shown_with_a_status_that_monitors_notice():
+    for well, status in ((True, 200), (False, 429)):
+        response = Site(Operator, Operator_ServerHealth=AutopilotHealthReply(healthy=well)).do(
+            "GET /v1/operator/autopilot/health"
+        )
+        assert response.status == status
+        assert json.loads(response.body) == {"Healthy": well, "FailureTolerance": 0, "Servers": []}
 
 
 def test_only_a_conditional_change_tells_whether_it_was_made():

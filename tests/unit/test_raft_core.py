@@ -2,15 +2,17 @@
 
 import random
 import time
+from dataclasses import replace
 
 import pytest
 
 from pyconsul_agent.errors import EnqueueTimeout, LeadershipLost, LeadershipTransferInProgress, NotLeader, RaftError
+from pyconsul_agent.raft import replication
 from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.raft.core import Raft
 from pyconsul_agent.raft.membership import next_configuration
 from pyconsul_agent.raft.quorum import quorum_size, quorum_value
-from pyconsul_agent.raft.types import Change, Done, HardState, InitialState, Reply, Request, Role
+from pyconsul_agent.raft.types import Change, Done, HardState, InitialState, Refusal, Reply, Request, Role
 from pyconsul_agent.sim.raft_judge import Disk, Machine
 from pyconsul_agent.structs.raft import (
     AppendEntriesRequest,
@@ -558,3 +560,106 @@ def test_batch_of_64_proposals_takes_little_time():
         one.raft.advance(Done(one.disk.last), one.now)
         one.follow_up()
     assert best < 0.005  # measured 0.2 ms; the bound is for busy machines
+
+
+def test_refused_votes_are_remembered_until_a_leader_is_heard():
+    one = One()
+    one.raft.expire(one.now)
+    one.raft.tick(one.now)
+    one.pump()
+    asked = {e.to.id: e.sequence for e in one.sent if isinstance(e.message, RequestVoteRequest)}
+    term = one.raft.term
+    one.raft.received_reply(asked["n2"], RequestVoteResponse(term=term, granted=False), one.now)
+    assert one.raft.refusals == {"n2": Refusal(term, term)}
+    one.raft.received_reply(asked["n3"], RequestVoteResponse(term=term + 4, granted=False), one.now)
+    assert one.raft.refusals == {"n2": Refusal(term, term), "n3": Refusal(term, term + 4)}
+    one.ask(append(term + 4, previous=(1, 1)))
+    assert one.raft.refusals == {}
+
+
+# --- faults that scripts/mutants found unnoticed ------------------------------------------------------------------
+
+
+def candidate_of(count):
+    servers = tuple(Server(id=f"n{i}", address=f"10.0.0.{i}:8300") for i in range(1, count + 1))
+    one = One(Configuration(servers=servers))
+    one.raft.expire(one.now)
+    one.raft.tick(one.now)
+    one.pump()
+    return one
+
+
+def asked_votes(one):
+    asked = {e.to.id: e.sequence for e in one.sent if isinstance(e.message, RequestVoteRequest)}
+    one.sent.clear()
+    return asked
+
+
+def test_votes_of_an_earlier_term_do_not_count_in_the_next():
+    one = candidate_of(5)
+    first = asked_votes(one)
+    one.raft.received_reply(first["n2"], RequestVoteResponse(term=one.raft.term, granted=True), one.now)
+    one.now = one.raft.deadline
+    one.raft.tick(one.now)
+    one.pump()
+    second, term = asked_votes(one), one.raft.term
+    one.raft.received_reply(second["n3"], RequestVoteResponse(term=term, granted=True), one.now)
+    one.pump()
+    assert one.raft.role is Role.CANDIDATE
+    one.raft.received_reply(second["n2"], RequestVoteResponse(term=term, granted=True), one.now)
+    one.pump()
+    assert one.raft.role is Role.LEADER
+
+
+def test_vote_that_names_an_older_term_does_not_count():
+    one = candidate_of(3)
+    term = one.raft.term
+    one.raft.received_reply(asked_votes(one)["n2"], RequestVoteResponse(term=term - 1, granted=True), one.now)
+    one.pump()
+    assert one.raft.role is Role.CANDIDATE
+
+
+def test_own_vote_waits_for_its_own_store_not_for_an_earlier_one():
+    one = One(Configuration(servers=SERVERS[:1]))
+    one.ask(append(5, (1, 1), [(2, 5)]))
+    one.raft.receive(8, append(5, (2, 5), [(3, 5)]), one.now)
+    storing = one.raft.ready(one.now)
+    assert storing.entries
+    one.raft.expire(one.now)
+    one.raft.tick(one.now)
+    assert one.raft.role is Role.CANDIDATE
+    one.disk.store(storing, None)
+    one.raft.advance(Done(3), one.now)
+    assert one.raft.role is Role.CANDIDATE  # term and vote are not on disk yet
+    one.pump()
+    assert one.raft.role is Role.LEADER
+
+
+def test_restarted_server_still_keeps_its_lease_promise():
+    disk = Disk()
+    disk.hard = HardState(term=4, vote_term=4, voted_for=L)
+    one = One(CONFIGURATION, disk=disk)
+    other = b"10.0.0.3:8300"
+    assert not one.ask(vote(9, index=5, last_term=5, candidate=other)).granted
+    one.now += CONFIG.read_lease_s
+    assert one.ask(vote(10, index=5, last_term=5, candidate=other)).granted
+
+
+@pytest.mark.parametrize("failures", [1, 2, 5, 12, 1000])
+def test_back_off_never_outlasts_half_a_heartbeat_timeout(failures):
+    for multiplier in (1, 5):
+        raft = Raft(RaftConfig.scaled(multiplier), SERVERS[0], InitialState(), Disk(), random.Random(1), 50.0)
+        limit = RaftConfig.scaled(multiplier).heartbeat_timeout_s / 2
+        assert 0 < replication.backoff(raft._s, failures) <= limit
+
+
+def test_snapshot_older_than_a_compacted_log_is_acknowledged_but_not_installed():
+    one = One(config=replace(CONFIG, trailing_logs=0))
+    one.ask(append(2, (1, 1), [(index, 2) for index in range(2, 9)], commit=8))
+    meta = SnapshotMeta(id="s", index=8, term=2, configuration=CONFIGURATION, configuration_index=1)
+    one.raft.snapshot_taken(meta, one.now)
+    one.pump()
+    assert one.raft.term_at(4) is None
+    assert one.ask(snapshot(4)).success
+    assert not any(ready.install for ready in one.readies)
+    assert (one.raft.last_index, one.raft.commit_index) == (8, 8)

@@ -257,6 +257,22 @@ def test_failed_disk_is_fatal_and_nothing_is_acknowledged():
     simulate(scenario, count=1)
 
 
+def test_follower_whose_disk_fails_acknowledges_nothing():
+    async def scenario(cluster):
+        leader = await cluster.boot()
+        await cluster.write(b"before")
+        (follower,) = (member for member in cluster.alive() if member is not leader)
+        await asyncio.sleep(0.1)  # nothing is being stored any more
+        follower.disk.fail_in = 0
+        with pytest.raises((RaftError, RPCError)):
+            await leader.do(lambda node: node.apply(7, b"x"))
+        assert len(follower.fatal) == 1
+        follower.disk.repair()
+        follower.log.lines.clear()
+
+    simulate(scenario, count=2)
+
+
 def test_user_restore_replaces_the_state_on_all_servers():
     async def scenario(cluster):
         leader = await cluster.boot()

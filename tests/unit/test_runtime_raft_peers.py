@@ -2,10 +2,13 @@
 
 import asyncio
 
+import pytest
+
 from pyconsul_agent.errors import DialRefused
 from pyconsul_agent.raft.types import Request
 from pyconsul_agent.runtime.raft_peers import PROBE_WATCH_S, Peers
-from pyconsul_agent.structs.raft import AppendEntriesRequest, Server
+from pyconsul_agent.structs.raft import AppendEntriesRequest, AppendEntriesResponse, Server
+from pyconsul_agent.wire.raft import encode_reply
 from tests.builders import run_sim
 from tests.raft_cluster import Recorder
 
@@ -124,6 +127,72 @@ def test_requests_to_a_server_that_is_removed_are_told_as_lost():
         peers.retain(set())
         await asyncio.sleep(0.1)
         assert events.replies == [(1, None), (2, None)]
+        await peers.close()
+
+    run_sim(1, scene)
+
+
+def test_last_failure_of_a_dial_is_known_until_a_dial_succeeds():
+    class Rising(Dying):
+        async def dial(self, host, port):
+            self.dials += 1
+            if self.dials == 1:
+                raise DialRefused("refused")
+            return asyncio.StreamReader(), Writer()
+
+    async def scene(world):
+        peers = peers_of(Rising(accepted=0), Events())
+        with pytest.raises(DialRefused):
+            await peers.connect(LEADER)
+        assert peers.dial_errors == {"n1": "DialRefused: refused"}
+        await peers.connect(LEADER)
+        assert peers.dial_errors == {}
+        await peers.close()
+
+    run_sim(1, scene)
+
+
+def test_a_server_that_is_removed_leaves_no_dial_error():
+    async def scene(world):
+        peers = peers_of(Dying(accepted=0), Events())
+        with pytest.raises(DialRefused):
+            await peers.connect(LEADER)
+        peers.retain({"n2"})
+        assert peers.dial_errors == {}
+        await peers.close()
+
+    run_sim(1, scene)
+
+
+def test_answers_belong_to_the_requests_in_their_order():
+    class Answering(Dying):
+        def __init__(self):
+            self.reader = asyncio.StreamReader()
+            self.written = 0
+
+        async def dial(self, host, port):
+            return self.reader, self
+
+        def write(self, data):
+            self.written += 1
+
+        async def drain(self):
+            pass
+
+        close, wait_closed, is_closing, abort = Writer.close, Writer.wait_closed, Writer.is_closing, Writer.abort
+        transport = Writer.transport
+
+    async def scene(world):
+        host, events = Answering(), Events()
+        peers = peers_of(host, events)
+        for sequence in (1, 2, 3):
+            peers.send(Request(sequence, LEADER, AppendEntriesRequest()))
+        await asyncio.sleep(0.1)
+        assert host.written == 3
+        for term in (11, 12, 13):
+            host.reader.feed_data(encode_reply("", AppendEntriesResponse(term=term)))
+        await asyncio.sleep(0.1)
+        assert [(sequence, reply.term) for sequence, reply in events.replies] == [(1, 11), (2, 12), (3, 13)]
         await peers.close()
 
     run_sim(1, scene)

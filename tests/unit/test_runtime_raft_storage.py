@@ -364,3 +364,18 @@ def test_acknowledged_transactions_survive_kill_9(tmp_path):
 
         assert acknowledged > last
         last = run(check())
+
+
+def test_every_commit_of_the_log_waits_for_the_medium(tmp_path):
+    """SQLite returns from COMMIT after fsync only with synchronous = FULL (2); WAL alone does not do that."""
+
+    async def scene():
+        storage = sqlite_storage(tmp_path)()
+        await storage.load()
+        try:
+            connection = storage._connection()
+            return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")]
+        finally:
+            await storage.close()
+
+    assert asyncio.run(scene()) == [2, "wal"]

@@ -8,18 +8,23 @@ from pyconsul_agent.agent.delegate import Caller
 from pyconsul_agent.interfaces.http.message import Request, Response, bad_request, json_response
 from pyconsul_agent.interfaces.http.params import Defaults, datacenter_of, read_fields, token_of
 from pyconsul_agent.interfaces.http.routes import Route
+from pyconsul_agent.structs.member import MemberStatus
 from pyconsul_agent.structs.methods import (
     OPERATOR_AUTOPILOT_GET_CONFIGURATION,
     OPERATOR_AUTOPILOT_SET_CONFIGURATION,
+    OPERATOR_AUTOPILOT_STATE,
     OPERATOR_RAFT_GET_CONFIGURATION,
     OPERATOR_RAFT_REMOVE_PEER_BY_ADDRESS,
     OPERATOR_RAFT_REMOVE_PEER_BY_ID,
+    OPERATOR_SERVER_HEALTH,
 )
-from pyconsul_agent.structs.operator import AutopilotConfig
+from pyconsul_agent.structs.operator import AutopilotConfig, AutopilotHealthReply, AutopilotState
 from pyconsul_agent.structs.requests import AutopilotSetConfigRequest, DCSpecificRequest, RaftRemovePeerRequest
 from pyconsul_agent.wire.gojson import Ordered
 from pyconsul_agent.wire.gojson_reader import decode, parse
 from pyconsul_agent.wire.gotypes import format_duration, parse_uint
+
+TOO_MANY_REQUESTS = 429
 
 AUTOPILOT_ALIASES = {
     "cleanup_dead_servers": "CleanupDeadServers",
@@ -43,6 +48,8 @@ class Operator:
             Route("/v1/operator/raft/configuration", (("GET", self.raft),), "operator:read"),
             Route("/v1/operator/raft/peer", (("DELETE", self.remove_peer),), "operator:write"),
             Route("/v1/operator/autopilot/configuration", autopilot, "operator:read,operator:write"),
+            Route("/v1/operator/autopilot/health", (("GET", self.health),), "operator:read"),
+            Route("/v1/operator/autopilot/state", (("GET", self.state),), "operator:read"),
         ]
 
     def _asked(self, request: Request) -> DCSpecificRequest:
@@ -102,6 +109,70 @@ class Operator:
         )
         stored = await self._caller.call(OPERATOR_AUTOPILOT_SET_CONFIGURATION, asked)
         return json_response(stored if conditional else True, request, pretty=self._defaults.pretty)
+
+    async def health(self, request: Request) -> Response:
+        """The servers' health; 429 unless all are healthy."""
+        reply = await self._caller.call(OPERATOR_SERVER_HEALTH, self._asked(request))
+        answer = json_response(health_json(reply), request, pretty=self._defaults.pretty)
+        return answer if reply.healthy else replace(answer, status=TOO_MANY_REQUESTS)
+
+    async def state(self, request: Request) -> Response:
+        """All that autopilot knows of the servers."""
+        reply = await self._caller.call(OPERATOR_AUTOPILOT_STATE, self._asked(request))
+        return json_response(state_json(reply), request, pretty=self._defaults.pretty)
+
+
+def health_json(reply: AutopilotHealthReply) -> Ordered:
+    """The reply with the words and times that this endpoint shows: whole seconds."""
+    servers = [
+        Ordered(
+            ID=server.id,
+            Name=server.name,
+            Address=server.address,
+            SerfStatus=MemberStatus(server.serf_status).name.lower(),
+            Version=server.version,
+            Leader=server.leader,
+            LastContact=format_duration(server.last_contact),
+            LastTerm=server.last_term,
+            LastIndex=server.last_index,
+            Healthy=server.healthy,
+            Voter=server.voter,
+            StableSince=replace(server.stable_since, nanoseconds=0),
+        )
+        for server in reply.servers or ()
+    ]
+    return Ordered(Healthy=reply.healthy, FailureTolerance=reply.failure_tolerance, Servers=servers)
+
+
+def state_json(reply: AutopilotState) -> Ordered:
+    """The reply as this endpoint shows it."""
+    servers = {
+        server_id: Ordered(
+            ID=one.server.id,
+            Name=one.server.name,
+            Address=one.server.address,
+            NodeStatus=one.server.node_status,
+            Version=one.server.version,
+            LastContact=format_duration(one.stats.last_contact),
+            LastTerm=one.stats.last_term,
+            LastIndex=one.stats.last_index,
+            Healthy=one.health.healthy,
+            StableSince=one.health.stable_since,
+            ReadReplica=False,
+            Status=one.state,
+            Meta=one.server.meta,
+            NodeType=one.server.node_type,
+        )
+        for server_id, one in sorted((reply.servers or {}).items())
+    }
+    return Ordered(
+        Healthy=reply.healthy,
+        FailureTolerance=reply.failure_tolerance,
+        OptimisticFailureTolerance=reply.failure_tolerance,
+        Servers=servers,
+        Leader=reply.leader,
+        Voters=reply.voters,
+    )
 
 
 def autopilot_json(config: AutopilotConfig) -> Ordered:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from pyconsul_agent.errors import RaftError, RPCError
 from pyconsul_agent.fsm.apply import AUTOPILOT
 from pyconsul_agent.server.blocking import Blocking
 from pyconsul_agent.server.endpoints.shared import propose
+from pyconsul_agent.server.leader.standing import Standing, health_reply, state_reply
 from pyconsul_agent.server.seams import Endpoint, Leadership, Membership, MemberView, Proposer, Where
 from pyconsul_agent.state import system
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet
 from pyconsul_agent.structs import methods
 from pyconsul_agent.structs.methods import Empty
-from pyconsul_agent.structs.operator import AutopilotConfig, RaftConfigurationResponse, RaftServer
+from pyconsul_agent.structs.operator import (
+    AutopilotConfig,
+    AutopilotHealthReply,
+    AutopilotState,
+    RaftConfigurationResponse,
+    RaftServer,
+)
 from pyconsul_agent.structs.raft import Server, Suffrage
 from pyconsul_agent.structs.requests import AutopilotSetConfigRequest, DCSpecificRequest, RaftRemovePeerRequest
 
@@ -20,18 +29,23 @@ UNKNOWN_NODE = "(unknown)"
 
 
 class Autopilot:
-    """Autopilot's configuration, a single replicated row."""
+    """Autopilot's configuration, a single replicated row, and its judgment of the servers."""
 
-    def __init__(self, store: Store, proposer: Proposer, blocking: Blocking) -> None:
+    def __init__(
+        self, store: Store, proposer: Proposer, blocking: Blocking, standings: Callable[[], Mapping[str, Standing]]
+    ) -> None:
         self._store = store
         self._proposer = proposer
         self._blocking = blocking
+        self._standings = standings
 
     def endpoints(self) -> list[Endpoint]:
         """The methods of this service."""
         return [
             Endpoint(methods.OPERATOR_AUTOPILOT_GET_CONFIGURATION, Where.FORWARD, self.get_configuration),
             Endpoint(methods.OPERATOR_AUTOPILOT_SET_CONFIGURATION, Where.FORWARD, self.set_configuration, write=True),
+            Endpoint(methods.OPERATOR_SERVER_HEALTH, Where.FORWARD, self.server_health),
+            Endpoint(methods.OPERATOR_AUTOPILOT_STATE, Where.FORWARD, self.state),
         ]
 
     async def get_configuration(self, request: DCSpecificRequest) -> AutopilotConfig:
@@ -45,6 +59,16 @@ class Autopilot:
     async def set_configuration(self, request: AutopilotSetConfigRequest) -> bool:
         """Store a configuration; the reply tells whether a conditional one was stored, False for the others."""
         return await propose(self._proposer, AUTOPILOT, request, prefix="raft apply failed: ") is True
+
+    async def server_health(self, request: DCSpecificRequest) -> AutopilotHealthReply:
+        """Each server's health. The dispatcher sees to it that a proven leader is asked, as only leaders judge."""
+        await self._blocking.check(request)
+        return health_reply(self._standings())
+
+    async def state(self, request: DCSpecificRequest) -> AutopilotState:
+        """All that autopilot knows; as `server_health`."""
+        await self._blocking.check(request)
+        return state_reply(self._standings())
 
 
 class RaftOperator:
