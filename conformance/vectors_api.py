@@ -154,7 +154,7 @@ class Bench:
             Sessions(store, proposer, blocking, SessionTimers(), now=lambda: 0.0, uuid=self.uuid, ttl_min_s=ttl),
             Txn(store, proposer, blocking, lambda: 0.0, ready=lambda: True),
             Coordinates(store, proposer, blocking, list, log),
-            Autopilot(store, proposer, blocking),
+            Autopilot(store, proposer, blocking, dict),
             PreparedQueries(
                 store, proposer, blocking, near, datacenter=datacenter, draw=random.Random(1), uuid=self.uuid,
                 others=list, remote=remote, log=log,
