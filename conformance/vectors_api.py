@@ -122,15 +122,16 @@ class Bench:
         }
         defaults = Defaults(datacenter=datacenter, node_name=node)
         caller: Any = self
+        uncached: Any = None
         families: tuple[Any, ...] = (
             kv.KV(caller, defaults, value_bytes_max=512 * 1024),
             sessions.Sessions(caller, defaults),
-            catalog.Catalog(caller, defaults),
-            health.Health(caller, defaults),
+            catalog.Catalog(caller, defaults, uncached),
+            health.Health(caller, defaults, uncached),
             transactions.Transactions(caller, defaults, value_bytes_max=512 * 1024, body_bytes_max=512 * 1024),
             coordinate.Coordinates(caller, defaults, enabled=True),
             operator.Operator(caller, defaults),
-            query.PreparedQueries(caller, defaults),
+            query.PreparedQueries(caller, defaults, uncached),
             config.ConfigEntries(caller, defaults),
             connect.Connect(caller, defaults),
             intention.Intentions(caller, defaults),

@@ -9,7 +9,7 @@ from pyconsul_agent.errors import RPCError
 from pyconsul_agent.fsm.apply import INTENTION
 from pyconsul_agent.server.blocking import Blocking
 from pyconsul_agent.server.endpoints.connect import CONNECT_DISABLED
-from pyconsul_agent.server.endpoints.shared import CompileFilter, filtered, propose
+from pyconsul_agent.server.endpoints.shared import filtered, propose
 from pyconsul_agent.server.seams import Endpoint, Proposer, Where
 from pyconsul_agent.state import intention
 from pyconsul_agent.state.intention_rules import ACTIONS, CONSUL, NAMESPACE
@@ -47,7 +47,6 @@ class Intentions:
         uuid: Callable[[], str],
         wall_ns: Callable[[], int],
         connect_enabled: bool,
-        compile_filter: CompileFilter | None = None,
     ) -> None:
         self._store = store
         self._proposer = proposer
@@ -55,7 +54,6 @@ class Intentions:
         self._uuid = uuid
         self._wall_ns = wall_ns
         self._connect_enabled = connect_enabled
-        self._compile = compile_filter
 
     def endpoints(self) -> list[Endpoint]:
         """The methods of this service."""
@@ -96,7 +94,7 @@ class Intentions:
         def query(watch: WatchSet) -> IndexedIntentions:
             index, rows = intention.list_all(self._store, watch)
             moved = intention.in_config_entries(self._store.tables)
-            kept = filtered(self._compile, request.filter, Intention, rows)
+            kept = filtered(request.filter, Intention, rows)
             return IndexedIntentions(
                 index=index, intentions=kept or (), data_origin=CONFIG_ORIGIN if moved else LEGACY_ORIGIN
             )
