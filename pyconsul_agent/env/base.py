@@ -153,7 +153,10 @@ class Process(Protocol):
         output_bytes_max: int,
         environment: dict[str, str] | None = None,
         stdin: bytes | None = None,
-    ) -> ProcessResult: ...
+        on_output: Callable[[bytes], None] | None = None,
+    ) -> ProcessResult:
+        """Run a program to its end. `on_output` is told everything it writes, as it comes."""
+        ...
 
 
 class Resolver(Protocol):

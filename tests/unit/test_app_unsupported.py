@@ -43,7 +43,6 @@ def options(*, dev=False, **flags):
         ({"telemetry": {"prometheus_retention_time": "1m"}}, "telemetry.prometheus_retention_time is set"),
         ({"watches": [{"type": "key", "key": "k"}]}, "watches[0] (type 'key') is not run"),
         ({"connect": {"enabled": True}}, "connect.enabled is set, but this version has no CA"),
-        ({"disable_remote_exec": False}, "disable_remote_exec is set, but has no effect"),
     ],
 )
 def test_option_without_effect_is_said_once(flags, line):
