@@ -36,12 +36,16 @@ from pyconsul_agent.config.options import Options
 from pyconsul_agent.env.base import Env
 from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.interfaces.dns.server import DNSServer
+from pyconsul_agent.interfaces.http.acl import ACLs
 from pyconsul_agent.interfaces.http.agent import Actions, AgentEndpoints, Identity
 from pyconsul_agent.interfaces.http.agent_services import AgentServices
 from pyconsul_agent.interfaces.http.catalog import Catalog
+from pyconsul_agent.interfaces.http.config import ConfigEntries
+from pyconsul_agent.interfaces.http.connect import Connect
 from pyconsul_agent.interfaces.http.coordinate import Coordinates
 from pyconsul_agent.interfaces.http.event import EventEndpoints
 from pyconsul_agent.interfaces.http.health import Health
+from pyconsul_agent.interfaces.http.intention import Intentions
 from pyconsul_agent.interfaces.http.keyring import Keyring
 from pyconsul_agent.interfaces.http.kv import KV
 from pyconsul_agent.interfaces.http.message import Request, Response
@@ -228,6 +232,10 @@ class Agent:
             Keyring(self.delegate, defaults),
             PreparedQueries(self.delegate, defaults, self._cache),
             Snapshot(self.delegate, defaults),
+            ConfigEntries(self.delegate, defaults),
+            Connect(self.delegate, defaults),
+            Intentions(self.delegate, defaults),
+            ACLs(),
         )
         return [route for family in families for route in family.routes()]
 

@@ -108,6 +108,8 @@ def server_config(options: Options, node_id: str) -> ServerConfig:
         rpc_handshake_timeout_s=options.limits.rpc_handshake_timeout,
         rpc_connections_per_client=options.limits.rpc_max_conns_per_client,
         session_ttl_min_s=options.session_ttl_min or SESSION_TTL_MIN_S,
+        primary_datacenter=options.primary_datacenter,
+        connect_enabled=options.connect.enabled,
         query_default_s=options.default_query_time,
         query_max_s=options.max_query_time,
     )

@@ -78,6 +78,7 @@ class Dispatcher:
         datacenter: str,
         clock: Clock,
         random: random.Random,
+        primary_datacenter: str = "",
         hold_timeout_s: float = HOLD_TIMEOUT_S,
         is_leaving: Callable[[], bool] = lambda: False,
         consistent_ready: Callable[[], bool] = lambda: True,
@@ -89,6 +90,7 @@ class Dispatcher:
         self._leadership = leadership
         self._forwarder = forwarder
         self._datacenter = datacenter
+        self._primary = primary_datacenter or datacenter
         self._clock = clock
         self._random = random
         self._hold_timeout_s = hold_timeout_s
@@ -144,10 +146,12 @@ class Dispatcher:
         name = endpoint.method.name
         if name in LEADER_ONLY:
             request, body = replace(request, allow_stale=False, require_consistent=True), None
+        if endpoint.where is Where.PRIMARY and request.datacenter != self._primary:
+            request, body = replace(request, datacenter=self._primary), None
         datacenter = getattr(request, "datacenter", "")
         if endpoint.where is not Where.LOCAL and datacenter and datacenter != self._datacenter:
             return _Remote(await self._forwarder.to_datacenter(datacenter, name, _encoded(request, body)))
-        if endpoint.where is not Where.FORWARD:
+        if endpoint.where not in (Where.FORWARD, Where.PRIMARY):
             return self._with_meta(name, await endpoint.run(request))
         if self._may_be_stale(endpoint, request):
             if not self._settled():

@@ -33,6 +33,7 @@ from pyconsul_agent.server.dispatch import Dispatcher
 from pyconsul_agent.server.endpoints.status import contact_text
 from pyconsul_agent.server.forward import Forwarder
 from pyconsul_agent.server.leader.autopilot import Autopilot
+from pyconsul_agent.server.leader.intentions import establish_intentions
 from pyconsul_agent.server.leader.loop import LeaderLoop
 from pyconsul_agent.server.leader.reconcile import Reconciler
 from pyconsul_agent.server.leader.session_ttl import SessionExpiry, SessionTimers
@@ -106,7 +107,7 @@ class ServerNode:
             log,
             members=self._lan.members,
             announce=lambda: self._lan.user_event(NEW_LEADER, config.node_name.encode()),
-            establish=(self._establish_autopilot,),
+            establish=(self._establish_autopilot, self._establish_intentions),
             duties=(
                 ("autopilot", self._autopilot.run),
                 ("session timers", SessionExpiry(
@@ -123,6 +124,7 @@ class ServerNode:
             self._raft,
             forwarder,
             datacenter=config.datacenter,
+            primary_datacenter=config.primary_datacenter,
             clock=env.clock,
             random=env.random,
             hold_timeout_s=config.hold_timeout_s,
@@ -254,6 +256,7 @@ class ServerNode:
             other_datacenters=self._other_datacenters,
             remote=lambda method, request: self._dispatcher.call(method, request),
             session_ttl_min_s=self._config.session_ttl_min_s,
+            connect_enabled=self._config.connect_enabled,
             user_event=lambda name, payload: self._lan.user_event(name, payload),
             ready=lambda: self._leader.ready, standings=lambda: self._autopilot.standings,
             datacenter=self._config.datacenter, log=self._log,
@@ -491,6 +494,10 @@ class ServerNode:
     def _raft_stats(self) -> RaftStats:
         contact = contact_text(self._raft.last_contact_s, self._raft.is_leader)
         return RaftStats(last_contact=contact, last_term=self._raft.last_term, last_index=self._raft.last_index)
+
+    async def _establish_intentions(self) -> None:
+        if self._config.connect_enabled:
+            await establish_intentions(self._store, self._raft, self._log)
 
     def _autopilot_config(self) -> AutopilotConfig:
         _, config = system.autopilot_config(self._store, WatchSet())

@@ -10,6 +10,7 @@ Types and their zero values, as Go has them:
 | `bytes`                        | string of any bytes (keys) | `b""`  |
 | `bytes | None`                 | []byte, nil kept apart     | `None` |
 | `int` / `float` / `bool`       | any integer / float64      | 0      |
+| `Float32`                      | float32                    | 0      |
 | `Duration`                     | time.Duration, nanoseconds | 0      |
 | `GoTime`                       | time.Time                  | year 1 |
 | `tuple[T, ...] | None`         | []T, nil kept apart        | `None` |
@@ -30,6 +31,9 @@ from typing import Any, NewType, TypeVar, cast, dataclass_transform
 
 Duration = NewType("Duration", int)
 """A span of time in whole nanoseconds, as Go's time.Duration travels."""
+
+Float32 = NewType("Float32", float)
+"""A number that travels in four bytes."""
 
 NANOSECONDS_PER_SECOND = 1_000_000_000
 ZERO_TIME_UNIX_SECONDS = -62_135_596_800
@@ -102,6 +106,16 @@ def _equal(self: Any, other: object) -> Any:
 def _hashed(self: Any) -> int:
     kind: Any = type(self)
     return hash(_values(kind)(self))
+
+
+OWN_FORMS: set[type] = set()
+"""Structs that travel as a raw string with msgpack of their own inside; `wire.config_entry` knows what is in it."""
+
+
+def own_form(cls: type[ClassT]) -> type[ClassT]:
+    """Mark a struct as one of `OWN_FORMS`."""
+    OWN_FORMS.add(cls)
+    return cls
 
 
 def _shown(self: Any) -> str:

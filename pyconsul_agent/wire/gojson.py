@@ -173,8 +173,9 @@ def _renderer(kind: Any) -> Render:
         if field.metadata.get("json_hidden"):
             continue
         hint = hints[field.name]
-        how = _AS_IS if hint in (int, bool) or (hint is Duration and not durations_are_text) else _RENDERED
-        if hint is Duration and durations_are_text:
+        as_text = hint is Duration and (durations_are_text or bool(field.metadata.get("json_duration")))
+        how = _AS_IS if hint in (int, bool) or (hint is Duration and not as_text) else _RENDERED
+        if as_text:
             how = _DURATION
         elif hint is bytes:
             how = _KEY

@@ -93,7 +93,9 @@ class KV:
             operation, session = "lock", query.get("acquire")
         if "release" in query:
             operation, session = "unlock", query.get("release")
-        entry = DirEntry(key=key, flags=flags, value=request.body, session=session, modify_index=index)
+        # The original's buffer stays nil if there is nothing to read.
+        value = request.body or None
+        entry = DirEntry(key=key, flags=flags, value=value, session=session, modify_index=index)
         return await self._apply(request, operation, entry)
 
     async def delete(self, request: Request) -> Response:
