@@ -21,10 +21,9 @@ METRICS = (
 WITHOUT_EFFECT = (
     "acl.enable_token_persistence",
     "config_entries",
-    "dns_config.use_cache",
     "enable_agent_tls_for_checks",
 )
-SET_BY_DEV = ("connect.enabled", "ports.grpc", "ui_config.enabled")
+SET_BY_DEV = ("ports.grpc", "ui_config.enabled")
 """`-dev` sets these itself; nobody asked for them then."""
 
 
@@ -45,6 +44,8 @@ def without_effect(options: Options) -> list[str]:
     lines = [f"{name} is set, but metrics are not sent anywhere yet" for name in METRICS if _is_set(options, name)]
     names = WITHOUT_EFFECT if options.dev_mode else (*WITHOUT_EFFECT, *SET_BY_DEV)
     lines += [f"{name} is set, but has no effect in this version" for name in names if _is_set(options, name)]
+    if options.connect.enabled and not options.dev_mode:
+        lines.append("connect.enabled is set, but this version has no CA: nothing signs certificates")
     return lines
 
 

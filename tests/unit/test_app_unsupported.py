@@ -41,7 +41,7 @@ def options(*, dev=False, **flags):
         ({"telemetry": {"statsd_address": "x:1"}}, "telemetry.statsd_address is set, but metrics are not sent"),
         ({"telemetry": {"dogstatsd_addr": "x:1"}}, "telemetry.dogstatsd_addr is set, but metrics are not sent"),
         ({"telemetry": {"prometheus_retention_time": "1m"}}, "telemetry.prometheus_retention_time is set"),
-        ({"connect": {"enabled": True}}, "connect.enabled is set, but has no effect"),
+        ({"connect": {"enabled": True}}, "connect.enabled is set, but this version has no CA"),
     ],
 )
 def test_option_without_effect_is_said_once(flags, line):

@@ -64,6 +64,7 @@ VALUES = {
     "acl.default_policy": "deny",
     "serf_lan_allowed_cidrs": ["10.0.0.0/8"],
     "serf_wan_allowed_cidrs": ["10.0.0.0/8"],
+    "dns_allow_recursion": ["10.0.0.0/8"],
     "http_config.allow_write_http_from": ["10.0.0.0/8"],
     "bootstrap_expect": 3,
     "gossip_lan.probe_timeout": "600ms",
