@@ -44,6 +44,8 @@ class Agent:
         self.arguments = arguments
         self.data_dir = folder / name
         self.process: subprocess.Popen[bytes] | None = None
+        self.module_folders: list[str] = []
+        """Where else its Python finds modules."""
 
     @property
     def out(self) -> str:
@@ -58,7 +60,7 @@ class Agent:
             sys.executable, "-m", "pyconsul_agent", "agent", "-data-dir", str(self.data_dir), "-bind", self.ip,
             "-client", self.ip, "-node", self.name, "-log-level", "debug", *self.arguments, *more,
         ]  # fmt: skip
-        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *self.module_folders])}
         with open(self.folder / f"{self.name}.out", "ab") as out, open(self.folder / f"{self.name}.err", "ab") as err:
             self.process = subprocess.Popen(
                 words, cwd=self.folder, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=environ
