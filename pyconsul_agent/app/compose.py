@@ -15,10 +15,10 @@ from pyconsul_agent.agent.local import LocalState, Tokens
 from pyconsul_agent.agent.persist import Persistence, lock_data_dir, node_id
 from pyconsul_agent.agent.registry import CheckSettings, Registry, Tools
 from pyconsul_agent.agent.reload import definitions_of, load
+from pyconsul_agent.app.debug_config import debug_config
 from pyconsul_agent.app.reload import Reloader, Reread
 from pyconsul_agent.app.settings import (
     client_config,
-    debug_config,
     dns_config,
     http_defaults,
     http_rules,
