@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from pyconsul_agent.agent.antientropy import AntiEntropy
+from pyconsul_agent.agent.cache import Cache
+from pyconsul_agent.agent.cache_table import CacheLimits
 from pyconsul_agent.agent.checks.http import AiohttpChecks
 from pyconsul_agent.agent.coordinates import send_coordinates
 from pyconsul_agent.agent.events import Events
@@ -123,6 +125,13 @@ class Agent:
             Tools(env.clock, env.random, env.net, env.process, self._check_client),
             self._log,
         )
+        self._cache = Cache(
+            self.delegate,
+            env.clock,
+            env.random,
+            self._log.named("cache"),
+            CacheLimits(options.cache.entry_fetch_rate, options.cache.entry_fetch_max_burst),
+        )
         self._pipeline = Pipeline(
             RouteTable(self._routes()), http_rules(options), self._log.named("http"), fallback=self._outside_v1
         )
@@ -183,8 +192,8 @@ class Agent:
             Status(self.delegate, defaults),
             KV(self.delegate, defaults, value_bytes_max=options.limits.kv_max_value_size),
             Sessions(self.delegate, defaults),
-            Catalog(self.delegate, defaults),
-            Health(self.delegate, defaults),
+            Catalog(self.delegate, defaults, self._cache),
+            Health(self.delegate, defaults, self._cache),
             AgentServices(self._registry, defaults),
             self._self_endpoints,
             Transactions(
@@ -197,7 +206,7 @@ class Agent:
             EventEndpoints(self.delegate, self._events, self._env.uuid, defaults),
             Operator(self.delegate, defaults),
             Keyring(self.delegate, defaults),
-            PreparedQueries(self.delegate, defaults),
+            PreparedQueries(self.delegate, defaults, self._cache),
         )
         return [route for family in families for route in family.routes()]
 
@@ -285,6 +294,7 @@ class Agent:
         self._log.event("shutdown_requested")
         await self._tasks.close()
         await self._ipc.stop()
+        await self._cache.close()
         await self._registry.stop()
         await self._check_client.close()
         await self.delegate.shutdown()
@@ -325,6 +335,7 @@ class Agent:
         self._http.set_connections_per_client(fresh.limits.http_max_conns_per_client)
         if isinstance(self.delegate, ClientNode):
             self.delegate.set_call_limit(fresh.limits.rpc_rate, fresh.limits.rpc_max_burst)
+        self._cache.limit(fresh.cache.entry_fetch_rate, fresh.cache.entry_fetch_max_burst)
         self._pipeline.set_response_headers(fresh.http_config.response_headers)
         self._dns.reload(dns)
 

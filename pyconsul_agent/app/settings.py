@@ -167,6 +167,7 @@ def reloaded(old: Options, fresh: Options) -> Options:
             rpc_rate=fresh.limits.rpc_rate,
             rpc_max_burst=fresh.limits.rpc_max_burst,
         ),
+        cache=fresh.cache,
         http_config=replace(old.http_config, response_headers=fresh.http_config.response_headers),
     )
 
@@ -184,6 +185,7 @@ def http_defaults(options: Options) -> Defaults:
         pretty=options.dev_mode,
         discovery_max_stale=duration(options.discovery_max_stale),
         use_cache=options.http_config.use_cache,
+        use_streaming=options.use_streaming_backend,
     )
 
 

@@ -333,6 +333,14 @@ class AutoEncrypt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheOptions:
+    """`cache`: how often an entry of the agent's cache may be fetched, per second and at once."""
+
+    entry_fetch_rate: float = number(float("inf"))
+    entry_fetch_max_burst: int = integer(2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnixSockets:
     """Ownership and mode (octal text) of unix sockets."""
 
@@ -415,6 +423,8 @@ class Options:
     # behavior
     performance: Performance = section(Performance())
     limits: Limits = section(Limits())
+    cache: CacheOptions = section(CacheOptions())
+    use_streaming_backend: bool = flag(True)
     acl: ACL = section(ACL())
     tls: TLS = derived(TLS())
     auto_encrypt: AutoEncrypt = section(AutoEncrypt())

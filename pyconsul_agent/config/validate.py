@@ -261,6 +261,9 @@ def _numbers(options: Options) -> None:
         raise ConfigError(
             "check_output_max_size must be positive, to discard check output use the discard_check_output flag"
         )
+    for name in ("entry_fetch_max_burst", "entry_fetch_rate"):
+        if not (given := getattr(options.cache, name)) > 0:
+            raise ConfigError(f"cache.{name} must be strictly positive, was: {given:g}")
     if options.dns_config.udp_answer_limit < 0:
         raise ConfigError(
             f"dns_config.udp_answer_limit cannot be {options.dns_config.udp_answer_limit}. "

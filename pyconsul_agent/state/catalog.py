@@ -92,25 +92,27 @@ def instances(
     """Instances of a service (over Connect: the proxies in front of it) and their index.
 
     With instances that is `service.<name>` alone, the only thing watched; without, the index of the last extinction of
-    any service, or the highest of the tables `missing`.
+    any service, else `service.<name>` (over Connect, where instances without a proxy may be), else the highest of the
+    tables `missing`. Letter case does not count.
     """
     rows = store.tables.services.lookup("connect" if connect else "name", fold(name))
     if not rows:
         if connect:
             watch.table(SERVICES)
         watch.row(INDEX, _key(f"service.{name}"))
-        return store.index(EXTINCTION) or store.index(*missing), []
-    names = sorted({row.service.service for row in rows}) if connect else [name]
-    indexes = [f"service.{found}" for found in names]
+        own = _service_indexes(store.tables.services.lookup("name", fold(name)))
+        return store.index(EXTINCTION) or store.index(*own) or store.index(*missing), []
+    indexes = _service_indexes(rows)
     for entry in indexes:
         watch.row(INDEX, _key(entry))
     if connect:
         watch.table(SERVICES)
-    index = store.index(*indexes)
-    if index == 0:  # asked for in another letter case than registered
-        watch.table(SERVICES)
-        index = store.index(*missing)
-    return index, rows
+    return store.index(*indexes), rows
+
+
+def _service_indexes(rows: Iterable[ServiceRow]) -> list[str]:
+    """The index entries of services, as they spell their names."""
+    return sorted({f"service.{row.service.service}" for row in rows})
 
 
 def instances_at(store: Store, watch: WatchSet, address: str) -> tuple[int, list[ServiceRow]]:

@@ -9,8 +9,10 @@ templates, whose names come by DNS. Pure.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from math import factorial
 
 CHARACTERS_MAX = 512
 WAYS_LOG2_MAX = 29
@@ -31,6 +33,11 @@ class Regexp:
     pattern: re.Pattern[str]
     repeats: int
     choices: int
+
+    def steps(self, length: int) -> int:
+        """What a search in so many characters may cost at the worst, in steps of some nanoseconds."""
+        ways: int = (length + 1) ** (self.repeats + 1) // factorial(self.repeats + 1)
+        return ways << self.choices
 
     def search(self, text: str) -> re.Match[str] | None:
         """Unanchored. Raises BadRegexp when `text` is so long that the search could take too long."""
@@ -56,16 +63,47 @@ def compile_regexp(text: str) -> Regexp:
     if _ways_log2(repeats, choices, SUBJECT_LOG2) > WAYS_LOG2_MAX:
         raise BadRegexp("a search for it could take too long; that is not supported")
     try:
-        pattern = re.compile("".join(r"\Z" if piece == r"\z" else piece for piece in pieces), re.ASCII)
+        pattern = re.compile("".join(_in_python(pieces, multiline=_MULTILINE.search(text) is not None)), re.ASCII)
     except (re.error, OverflowError, RecursionError) as error:
         raise BadRegexp(f"error parsing regexp: {_go_words(error, text)}") from error
     return Regexp(pattern, repeats, choices)
 
 
+_MULTILINE = re.compile(r"\(\?[a-zA-Z]*m")
+
+
+def _in_python(pieces: list[str], *, multiline: bool) -> Iterator[str]:
+    """What Python spells otherwise: Go's `$` is the end of the text, not also the place before its last newline."""
+    for piece in pieces:
+        yield r"\Z" if piece == r"\z" or (piece == "$" and not multiline) else piece
+
+
 def _go_words(error: Exception, text: str) -> str:
-    if isinstance(error, re.error) and error.msg.startswith("missing ), unterminated subpattern"):
+    """What Go says of the same mistake, as far as Python tells which it is."""
+    if not isinstance(error, re.error):
+        return str(error)
+    at = error.pos or 0
+    rest, message = text[at:], error.msg
+    if message.startswith("missing ), unterminated subpattern"):
         return f"missing closing ): `{text}`"
-    return f"{error.msg}: `{text}`" if isinstance(error, re.error) else str(error)
+    if message == "unbalanced parenthesis":
+        return f"unexpected ): `{text}`"
+    if message == "nothing to repeat":
+        return f"missing argument to repetition operator: `{_found(_PIECE, rest)}`"
+    if message.startswith("min repeat greater than max"):
+        return f"invalid repeat count: `{_found(_RANGE, text[text.rfind('{', 0, at + 1) :]).rstrip('?')}`"
+    if message.startswith("bad escape (end of pattern)"):
+        return "trailing backslash at end of expression: ``"
+    if message.startswith("bad escape"):
+        return f"invalid escape sequence: `{rest[:2]}`"
+    if message.startswith("bad character range"):
+        return f"invalid character class range: `{message.removeprefix('bad character range ')}`"
+    return f"{message}: `{text}`"
+
+
+def _found(expression: re.Pattern[str], text: str) -> str:
+    found = expression.match(text)
+    return found[0] if found else text
 
 
 def _refuse_foreign(pattern: str, pieces: list[str]) -> None:
@@ -73,7 +111,8 @@ def _refuse_foreign(pattern: str, pieces: list[str]) -> None:
     at, before = 0, ""
     for piece in pieces:
         if piece == "(" and _GROUP.match(pattern, at) is None:
-            raise BadRegexp("error parsing regexp: invalid or unsupported Perl syntax")
+            flags = _found(_FLAGS, pattern[at:])
+            raise BadRegexp(f"error parsing regexp: invalid or unsupported Perl syntax: `{flags}`")
         if (piece[0] == "\\" and piece[1:] in _FOREIGN_ESCAPES) or (
             piece[0] == "[" and _SET_OPERATION.search(piece, 1)
         ):
@@ -86,6 +125,8 @@ def _refuse_foreign(pattern: str, pieces: list[str]) -> None:
         before = piece
 
 
+_FLAGS = re.compile(r"\(\?[imsU-]*.?", re.DOTALL)
+"""How much of a group's opening Go reads until it knows that it does not know it."""
 _FOREIGN_ESCAPES = frozenset("123456789Z")
 _SET_OPERATION = re.compile(r"\[|--|&&|\|\||~~")
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from pyconsul_agent.app.settings import client_config, reloaded, server_config
+from pyconsul_agent.app.settings import client_config, http_defaults, reloaded, server_config
 from pyconsul_agent.config.configure import configure
 from pyconsul_agent.config.sources import Sources
 from pyconsul_agent.env.base import InterfaceAddress
@@ -53,6 +53,14 @@ def test_waits_of_blocking_queries_and_the_shortest_session_reach_the_server():
     assert (server.query_default_s, server.query_max_s, server.session_ttl_min_s) == (20.0, 40.0, 1.0)
     server = server_config(options(), "id")
     assert (server.query_default_s, server.query_max_s, server.session_ttl_min_s) == (300.0, 600.0, 10.0)
+
+
+def test_what_concerns_the_cache_is_read_and_its_limits_change_on_reload():
+    given = options(cache={"entry_fetch_rate": 0.5, "entry_fetch_max_burst": 7}, use_streaming_backend=False)
+    fresh = reloaded(options(), given)
+    assert (fresh.cache.entry_fetch_rate, fresh.cache.entry_fetch_max_burst) == (0.5, 7)
+    assert (http_defaults(given).use_streaming, http_defaults(options()).use_streaming) == (False, True)
+    assert options().cache.entry_fetch_rate == float("inf")
 
 
 def test_limits_on_calls_reach_the_client_at_start_and_on_reload():

@@ -207,6 +207,8 @@ REFUSED = [
         "node_meta invalid: Couldn't load metadata pair ('consul-x', '1'): "
         "Key prefix 'consul-' is reserved for internal use",
     ),
+    ({"cache": {"entry_fetch_rate": -1}}, "cache.entry_fetch_rate must be strictly positive, was: -1"),
+    ({"cache": {"entry_fetch_max_burst": 0}}, "cache.entry_fetch_max_burst must be strictly positive, was: 0"),
     ({"tls_ignored": 1, "verify_incoming": True}, "VerifyIncoming set but no CA certificates were provided"),
     ({"server": True, "auto_encrypt": {"tls": True}}, "auto_encrypt.tls can only be used on a client."),
 ]  # fmt: skip

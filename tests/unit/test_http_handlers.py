@@ -2,17 +2,24 @@
 
 import asyncio
 import json
+import random
+from types import SimpleNamespace
+from urllib.parse import quote
 
 import pytest
 
+from pyconsul_agent.agent.cache import Cache
 from pyconsul_agent.agent.events import Event, Events
+from pyconsul_agent.agent.local import LocalState, NodeInfo
+from pyconsul_agent.env.real import RealClock
 from pyconsul_agent.errors import NoPathToDatacenter, RPCError
+from pyconsul_agent.interfaces.http.agent_services import AgentServices
 from pyconsul_agent.interfaces.http.catalog import Catalog
 from pyconsul_agent.interfaces.http.coordinate import Coordinates
 from pyconsul_agent.interfaces.http.event import EventEndpoints
-from pyconsul_agent.interfaces.http.health import only_passing
+from pyconsul_agent.interfaces.http.health import Health, only_passing
 from pyconsul_agent.interfaces.http.kv import KV
-from pyconsul_agent.interfaces.http.message import BadQuery, Query, Request
+from pyconsul_agent.interfaces.http.message import BadQuery, HTTPError, Query, Request
 from pyconsul_agent.interfaces.http.operator import Operator
 from pyconsul_agent.interfaces.http.params import Defaults
 from pyconsul_agent.interfaces.http.pipeline import Pipeline, Rules, clean_path
@@ -23,7 +30,7 @@ from pyconsul_agent.interfaces.http.status import Status
 from pyconsul_agent.interfaces.http.transport import Target
 from pyconsul_agent.interfaces.http.txn import Transactions
 from pyconsul_agent.structs.base import Duration
-from pyconsul_agent.structs.catalog import Node, ServiceNode
+from pyconsul_agent.structs.catalog import Node, NodeService, ServiceNode
 from pyconsul_agent.structs.coordinate import Coordinate, VivaldiCoordinate
 from pyconsul_agent.structs.diagnosis import DiagnosedServer, Diagnosis
 from pyconsul_agent.structs.health import CheckServiceNode, HealthCheck
@@ -33,11 +40,14 @@ from pyconsul_agent.structs.methods import Empty
 from pyconsul_agent.structs.operator import AutopilotConfig, AutopilotHealthReply
 from pyconsul_agent.structs.requests import (
     EventFireResponse,
+    IndexedCheckServiceNodes,
     IndexedCoordinates,
     IndexedDirEntries,
     IndexedKeyList,
+    IndexedNodes,
     IndexedPreparedQueries,
     IndexedServiceNodes,
+    IndexedServices,
     IndexedSessions,
     PreparedQueryExecuteResponse,
     PreparedQueryExplainResponse,
@@ -51,14 +61,20 @@ from tests.unit.http_bench import FakeCaller, SilentLog
 UUID = "11234567-89ab-cdef-0123-456789abcdef"
 
 
+CACHED = (Catalog, Health, PreparedQueries)
+"""Families that are given the agent's cache."""
+
+
 class Site:
     """Handlers of one family behind the real pipeline, without a network."""
 
     def __init__(self, family, *, rules=None, **replies):
         self.caller = FakeCaller(**replies)
         self.defaults = Defaults("dc1", "node-a", token="agent-token")
-        self.family = family(self.caller, self.defaults)
         self.log = SilentLog()
+        self.cache = Cache(self.caller, RealClock(), random.Random(1), self.log)
+        more = (self.cache,) if family in CACHED else ()
+        self.family = family(self.caller, self.defaults, *more)
         self.pipeline = Pipeline(RouteTable(self.family.routes()), rules or Rules(), self.log)
 
     async def ask(self, line, body=b"", **headers):
@@ -561,3 +577,106 @@ def test_lists_and_explanations_of_prepared_queries():
     assert (listed.body, listed.headers["X-Consul-Index"]) == (b"[]", "7")
     assert listed.headers["X-Consul-Effective-Consistency"] == "leader"
     assert list(json.loads(site.do("GET /v1/query/q/explain").body))[:2] == ["Query", "Index"]
+
+
+def cached(family, *lines, **replies):
+    """What a family answers to requests one after the other, with `X-Cache` and `Age`."""
+
+    async def ask():
+        site = Site(family, **replies)
+        shown = []
+        for line, headers in lines:
+            response = await site.ask(line, **headers)
+            shown.append((response.status, response.headers.get("X-Cache"), response.headers.get("Age")))
+        await site.cache.close()
+        return shown, site
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("family", "line", "replies"),
+    [
+        (Catalog, "GET /v1/catalog/datacenters?cached", {"Catalog_ListDatacenters": ["dc1"]}),
+        (Catalog, "GET /v1/catalog/services?cached", {"Catalog_ListServices": IndexedServices(index=3)}),
+        (Catalog, "GET /v1/catalog/service/web?cached", {"Catalog_ServiceNodes": IndexedServiceNodes(index=3)}),
+        (Catalog, "GET /v1/catalog/connect/web?cached", {"Catalog_ServiceNodes": IndexedServiceNodes(index=3)}),
+        (Health, "GET /v1/health/service/web?cached", {"Health_ServiceNodes": IndexedCheckServiceNodes(index=3)}),
+        (Health, "GET /v1/health/connect/web?cached", {"Health_ServiceNodes": IndexedCheckServiceNodes(index=3)}),
+        (Health, "GET /v1/health/ingress/web?cached", {"Health_ServiceNodes": IndexedCheckServiceNodes(index=3)}),
+        (PreparedQueries, "GET /v1/query/q/execute?cached", {"PreparedQuery_Execute": PreparedQueryExecuteResponse()}),
+    ],
+)
+def test_a_cached_read_is_a_miss_first_and_then_a_hit(family, line, replies):
+    plain = line.removesuffix("?cached")
+    shown, _ = cached(family, (plain, {}), (line, {}), (line, {}), (plain, {}), **replies)
+    assert shown == [(200, None, None), (200, "MISS", None), (200, "HIT", "0"), (200, None, None)]
+
+
+def test_other_reads_do_not_use_the_cache():
+    shown, site = cached(Catalog, ("GET /v1/catalog/nodes?cached", {}), Catalog_ListNodes=IndexedNodes(index=3))
+    assert (shown, len(site.cache)) == ([(200, None, None)], 0)
+
+
+@pytest.mark.parametrize("control", ["max-age=0", "must-revalidate"])
+def test_a_read_that_must_be_fresh_is_fetched_again(control):
+    line = "GET /v1/catalog/datacenters?cached"
+    lines = ((line, {}), (line, {"Cache_Control": control}), (line, {"Cache_Control": "max-age=60"}))
+    shown, _ = cached(Catalog, *lines, Catalog_ListDatacenters=["dc1"])
+    assert [kind for _, kind, _ in shown] == ["MISS", "MISS", "HIT"]
+
+
+@pytest.mark.parametrize(
+    ("query", "backend", "leader"),
+    [
+        ("", "blocking-query", "true"),
+        ("?cached", "streaming", "false"),
+        ("?index=1", "streaming", "false"),
+        ("?index=1&near=n", "blocking-query", "true"),
+    ],
+)
+def test_health_reads_that_wait_are_shown_as_streamed(query, backend, leader):
+    async def ask():
+        site = Site(Health, Health_ServiceNodes=IndexedCheckServiceNodes(index=3, known_leader=True))
+        response = await site.ask(f"GET /v1/health/service/web{query}")
+        await site.cache.close()
+        return response.headers
+
+    headers = asyncio.run(ask())
+    assert (headers["X-Consul-Query-Backend"], headers["X-Consul-Knownleader"]) == (backend, leader)
+
+
+def filtered_agent(path, expression, *, services=(), checks=()):
+    state = LocalState(NodeInfo("n", "id", "10.0.0.1", "dc1", {}, {}), changed=lambda: None)
+    for service in services:
+        state.add_service(service)
+    for check in checks:
+        state.add_check(check)
+    request = Request("GET", path, Query("filter=" + quote(expression)), {}, b"", "10.0.0.9")
+    handlers = AgentServices(SimpleNamespace(state=state), Defaults("dc1", "n"))
+    handler = handlers.services if path.endswith("services") else handlers.checks
+    try:
+        response = asyncio.run(handler(request))
+    except HTTPError as error:
+        return error.status, error.text
+    return response.status, sorted(json.loads(response.body))
+
+
+def test_the_agent_filters_its_own_services_and_checks():
+    def services(expression):
+        return filtered_agent("/v1/agent/services", expression, services=[web, db])
+
+    def checks(expression, some):
+        return filtered_agent("/v1/agent/checks", expression, checks=some)
+
+    web, db = NodeService(id="web", service="web", port=80), NodeService(id="db", service="db", tags=("m",))
+    a, b = (HealthCheck(node="n", check_id=name, name=name, status="passing") for name in "ab")
+    assert services("Port == 80") == (200, ["web"])
+    assert services("Weights.Passing == 1 and m in Tags") == (200, ["db"])
+    prefix = "Failed to create boolean expression evaluator: "
+    assert services("Bogus == 1") == (500, prefix + 'Selector "Bogus" is not valid')
+    assert checks("CheckID == a", [a, b]) == (200, ["a"])
+    # compat: as in 1.10, the words and whether there is an error at all depend on there being a check
+    assert checks("Bogus == 1", [a]) == (500, 'Selector "Bogus" is not valid')
+    assert checks("Bogus == 1", []) == (200, [])
+    assert checks("(", [])[1].startswith(prefix + "1:2 (1): no match found")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pyconsul_agent.errors import RPCError
 from pyconsul_agent.fsm.machine import StateMachine
+from pyconsul_agent.serf.consul import ServerInfo
 from pyconsul_agent.server.blocking import Blocking
 from pyconsul_agent.server.endpoints.catalog import Catalog
 from pyconsul_agent.server.endpoints.coordinate import Coordinates
@@ -22,12 +23,15 @@ from pyconsul_agent.server.endpoints.shared import Near
 from pyconsul_agent.server.endpoints.status import Status
 from pyconsul_agent.server.endpoints.txn import Txn
 from pyconsul_agent.server.leader.session_ttl import SessionTimers
+from pyconsul_agent.server.leader.standing import DEFAULTS, LeaderPosition, Moment, judge
 from pyconsul_agent.state.store import Store
+from pyconsul_agent.structs.base import GoTime
 from pyconsul_agent.structs.catalog import NodeService, Weights
 from pyconsul_agent.structs.health import HealthCheck
 from pyconsul_agent.structs.kv import DirEntry
-from pyconsul_agent.structs.member import Member
+from pyconsul_agent.structs.member import Member, MemberStatus
 from pyconsul_agent.structs.methods import METHODS
+from pyconsul_agent.structs.operator import RaftStats
 from pyconsul_agent.structs.raft import Configuration, LogEntry, Server
 from pyconsul_agent.structs.requests import (
     AutopilotSetConfigRequest,
@@ -115,14 +119,14 @@ class Bench:
         self.events = []
         self.services = [
             Status(leading, OneServer(), lambda: (4, 2)),
-            Catalog(self.store, self.proposer, blocking, near, lambda: ["dc1"], compile_filter=equality),
-            Health(self.store, blocking, near, compile_filter=equality),
+            Catalog(self.store, self.proposer, blocking, near, lambda: ["dc1"]),
+            Health(self.store, blocking, near),
             KeyValues(self.store, self.proposer, blocking, clock, ready=leads),
             Sessions(self.store, self.proposer, blocking, SessionTimers(), now=clock, uuid=lambda: self.next_id),
             Txn(self.store, self.proposer, blocking, clock, ready=leads),
             Coordinates(self.store, self.proposer, blocking, list, SilentLog()),
             Internal(self.store, blocking, lambda name, payload: self.events.append((name, payload))),
-            Autopilot(self.store, self.proposer, blocking),
+            Autopilot(self.store, self.proposer, blocking, standings),
             RaftOperator(leading, OneServer(), OneMember()),
         ]
         self.endpoints = {point.method.name: point for service in self.services for point in service.endpoints()}
@@ -137,11 +141,6 @@ class Bench:
         return "", unpack(encode(reply))
 
 
-def equality(text, form):
-    field, _, value = text.partition("==")
-    return lambda row: getattr(row, field.lower()) == value
-
-
 def register_member(name, address, node_id, service=None):
     check = HealthCheck(
         node=name,
@@ -151,6 +150,22 @@ def register_member(name, address, node_id, service=None):
         output="Agent alive and reachable",
     )
     return RegisterRequest(datacenter="dc1", node=name, address=address, id=node_id, service=service, check=check)
+
+
+STABLE_SINCE = GoTime(1_795_384_862, 370_877, 0)
+"""As in the recorded reply."""
+
+
+def standings():
+    """What autopilot made of that one server when it was asked."""
+    info = ServerInfo(
+        name="srv1", id=SERVER_ID, address="127.0.0.1", port=8300, datacenter="dc1", build=(1, 10, 11), raft_version=3,
+        status=MemberStatus.ALIVE,
+    )  # fmt: skip
+    now = Moment(0.0, STABLE_SINCE.unix_seconds * 10**9 + STABLE_SINCE.nanoseconds)
+    stats = RaftStats(last_contact="0", last_term=2, last_index=58)
+    leader = LeaderPosition(SERVER_ID, 2, 58)
+    return judge(OneServer().configuration()[0], {SERVER_ID: info}, {SERVER_ID: stats}, leader, DEFAULTS, now, {})
 
 
 async def populate(bench):

@@ -1,6 +1,7 @@
 """net/rpc headers and bodies against the recorded pairs, in any cut, and against any bytes."""
 
 import doctest
+import tracemalloc
 
 import msgpack
 import pytest
@@ -140,3 +141,20 @@ def test_bodies_come_out_as_they_went_in(bodies, step):
 @pytest.mark.parametrize("module", [netrpc, yamux_frames], ids=["netrpc", "yamux_frames"])
 def test_examples_in_the_docstrings_hold(module):
     assert doctest.testmod(module) == (0, 1)
+
+
+def test_a_reader_between_messages_takes_little_memory():
+    message = netrpc.encode_request(1, "KVS.Get", b"\x80")
+    tracemalloc.start()
+    try:
+        readers = []
+        for _ in range(50):
+            reader = MessageReader(RequestHeader)
+            for _ in range(2):
+                reader.feed(message)
+                assert reader.next() is not None
+            readers.append(reader)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 50 * 4096

@@ -20,6 +20,7 @@ from pyconsul_agent.interfaces.http.agent_view import (
     service_json,
 )
 from pyconsul_agent.interfaces.http.catalog import SERVICE_ALIASES
+from pyconsul_agent.interfaces.http.filters import filtered_checks, filtered_services
 from pyconsul_agent.interfaces.http.message import HTTPError, Request, Response, json_response
 from pyconsul_agent.interfaces.http.params import Defaults, read_fields, refuse_namespaces, token_of
 from pyconsul_agent.interfaces.http.routes import Route
@@ -87,10 +88,9 @@ class AgentServices:
     async def services(self, request: Request) -> Response:
         """Every local service by id."""
         refuse_namespaces(request)
-        _refuse_filter(request)
+        live = self._registry.state.live_services().values()
         shown = {
-            identity: service_json(service, self._defaults.datacenter)
-            for identity, service in self._registry.state.live_services().items()
+            service.id: service_json(service, self._defaults.datacenter) for service in filtered_services(request, live)
         }
         return self._json(shown, request)
 
@@ -208,8 +208,8 @@ class AgentServices:
     async def checks(self, request: Request) -> Response:
         """Every local check by id."""
         refuse_namespaces(request)
-        _refuse_filter(request)
-        shown = {identity: check_json(check) for identity, check in self._registry.state.live_checks().items()}
+        live = self._registry.state.live_checks().values()
+        shown = {check.check_id: check_json(check) for check in filtered_checks(request, live)}
         return self._json(shown, request)
 
     async def register_check(self, request: Request) -> Response:
@@ -352,13 +352,6 @@ class AgentServices:
 
 def _wants_text(request: Request) -> bool:
     return request.query.get("format") == "text" or request.headers.get("accept") == "text/plain"
-
-
-def _refuse_filter(request: Request) -> None:
-    """An unfiltered answer to a filtered question would be a wrong one."""
-    if request.query.get("filter"):
-        text = "Failed to create boolean expression evaluator: filter expressions are not supported"
-        raise HTTPError(500, text)
 
 
 def _flag(request: Request, name: str) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TypeVar
 
+from pyconsul_agent.agent import cache
 from pyconsul_agent.agent.delegate import Caller
 from pyconsul_agent.errors import ConsulError
 from pyconsul_agent.interfaces.http.message import HTTPError, Request, Response, json_response, text_response
@@ -27,11 +30,9 @@ from pyconsul_agent.structs.methods import (
     CATALOG_GATEWAY_SERVICES,
     CATALOG_LIST_DATACENTERS,
     CATALOG_LIST_NODES,
-    CATALOG_LIST_SERVICES,
     CATALOG_NODE_SERVICE_LIST,
     CATALOG_NODE_SERVICES,
     CATALOG_REGISTER,
-    CATALOG_SERVICE_NODES,
     Method,
 )
 from pyconsul_agent.structs.requests import (
@@ -50,6 +51,7 @@ from pyconsul_agent.wire.gojson_reader import decode, parse
 RequestT = TypeVar("RequestT", bound=QueryOptions)
 ReplyT = TypeVar("ReplyT", bound=QueryMeta)
 
+NOTHING_MORE: Mapping[str, str] = MappingProxyType({})
 SERVICE_ALIASES = {
     "enable_tag_override": "EnableTagOverride",
     "tagged_addresses": "TaggedAddresses",
@@ -86,6 +88,19 @@ async def read(caller: Caller, method: Method[RequestT, ReplyT], asked: RequestT
         raise HTTPError(status_of(error), str(error), headers=meta_headers(QueryMeta())) from error
 
 
+async def read_cached(
+    caller: Caller, kept: cache.Cache, kind: cache.Kind[RequestT, ReplyT], asked: RequestT
+) -> tuple[ReplyT, dict[str, str]]:
+    """As `read`, from the agent's cache if the request wants that; the second are the headers that tell of it."""
+    if not asked.use_cache:
+        return await read(caller, kind.method, asked), {}
+    try:
+        found = await kept.get(kind, asked)
+    except ConsulError as error:
+        raise HTTPError(status_of(error), str(error), headers=meta_headers(QueryMeta())) from error
+    return found.value, found.headers
+
+
 def service_json(service: NodeService) -> NodeService:
     """A service row with its lists as users expect them: `[]`, not null."""
     return service if service.tags is not None else replace(service, tags=())
@@ -97,9 +112,10 @@ ENTERPRISE = " - Namespaces are a Consul Enterprise feature"
 class Catalog:
     """The handlers."""
 
-    def __init__(self, caller: Caller, defaults: Defaults) -> None:
+    def __init__(self, caller: Caller, defaults: Defaults, kept: cache.Cache) -> None:
         self._caller = caller
         self._defaults = defaults
+        self._cache = kept
 
     def routes(self) -> list[Route]:
         return [
@@ -151,8 +167,12 @@ class Catalog:
             asked = DatacentersRequest(**read_fields(request, self._defaults))
         except HTTPError as error:
             complaint = error.text.encode()
-        reply = await self._caller.call(CATALOG_LIST_DATACENTERS, asked)
-        response = json_response(reply, request, pretty=self._defaults.pretty)
+        if asked.use_cache:
+            found = await self._cache.get(cache.DATACENTERS, asked)
+            reply, headers = found.value, found.headers
+        else:
+            reply, headers = await self._caller.call(CATALOG_LIST_DATACENTERS, asked), {}
+        response = json_response(reply, request, headers=headers, pretty=self._defaults.pretty)
         if complaint:
             response = text_response((complaint + response.body).decode(), status=400)
         return response
@@ -166,9 +186,9 @@ class Catalog:
     async def services(self, request: Request) -> Response:
         """Service names with the tags in use."""
         asked = self._datacenter_request(request)
-        reply = await read(self._caller, CATALOG_LIST_SERVICES, asked)
+        reply, headers = await read_cached(self._caller, self._cache, cache.SERVICES, asked)
         services = {name: tags or () for name, tags in (reply.services or {}).items()}
-        return self._answer(request, services, reply, asked)
+        return self._answer(request, services, reply, asked, headers)
 
     async def service(self, request: Request) -> Response:
         """The instances of a service."""
@@ -194,12 +214,12 @@ class Catalog:
         )
         if not asked.service_name:
             raise HTTPError(400, "Missing service name")
-        reply = await read(self._caller, CATALOG_SERVICE_NODES, asked)
+        reply, headers = await read_cached(self._caller, self._cache, cache.SERVICE_NODES, asked)
         rows = [
             replace(row, service_tags=row.service_tags or (), service_meta=row.service_meta or {})
             for row in reply.service_nodes or ()
         ]
-        return self._answer(request, rows, reply, asked)
+        return self._answer(request, rows, reply, asked, headers)
 
     async def node(self, request: Request) -> Response:
         """A node with its services by id; null for an unknown one."""
@@ -247,8 +267,16 @@ class Catalog:
             raise HTTPError(400, "Missing node name")
         return NodeSpecificRequest(datacenter=datacenter_of(request, self._defaults), node=node, **fields)
 
-    def _answer(self, request: Request, value: object, meta: QueryMeta, asked: QueryOptions) -> Response:
-        return json_response(value, request, headers=meta_headers(meta, asked), pretty=self._defaults.pretty)
+    def _answer(
+        self,
+        request: Request,
+        value: object,
+        meta: QueryMeta,
+        asked: QueryOptions,
+        headers: Mapping[str, str] = NOTHING_MORE,
+    ) -> Response:
+        shown = {**meta_headers(meta, asked), **headers}
+        return json_response(value, request, headers=shown, pretty=self._defaults.pretty)
 
 
 BodyT = TypeVar("BodyT", RegisterRequest, DeregisterRequest)

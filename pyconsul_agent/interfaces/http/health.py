@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pyconsul_agent.agent import cache
 from pyconsul_agent.agent.delegate import Caller
 from pyconsul_agent.interfaces.http.catalog import read, service_json
 from pyconsul_agent.interfaces.http.message import HTTPError, Request, Response, json_response
@@ -18,6 +19,7 @@ from pyconsul_agent.interfaces.http.params import (
     source_of,
 )
 from pyconsul_agent.interfaces.http.routes import Route
+from pyconsul_agent.structs.base import Duration
 from pyconsul_agent.structs.health import CheckServiceNode, HealthCheck
 from pyconsul_agent.structs.methods import (
     HEALTH_CHECKS_IN_STATE,
@@ -34,13 +36,17 @@ from pyconsul_agent.structs.requests import (
 )
 from pyconsul_agent.wire.gotypes import parse_bool
 
+STREAMING = 1
+"""Of `QueryMeta.backend`."""
+
 
 class Health:
     """The handlers."""
 
-    def __init__(self, caller: Caller, defaults: Defaults) -> None:
+    def __init__(self, caller: Caller, defaults: Defaults, kept: cache.Cache) -> None:
         self._caller = caller
         self._defaults = defaults
+        self._cache = kept
 
     def routes(self) -> list[Route]:
         return [
@@ -60,12 +66,12 @@ class Health:
         if not node:
             raise HTTPError(400, "Missing node name")
         asked = NodeSpecificRequest(datacenter=datacenter_of(request, self._defaults), node=node, **fields)
-        return self._checks(request, await self._caller.call(HEALTH_NODE_CHECKS, asked), asked)
+        return self._checks(request, await read(self._caller, HEALTH_NODE_CHECKS, asked), asked)
 
     async def checks(self, request: Request) -> Response:
         """The checks of a service."""
         asked = self._service_request(request, "/v1/health/checks/", with_tags=False)
-        return self._checks(request, await self._caller.call(HEALTH_SERVICE_CHECKS, asked), asked)
+        return self._checks(request, await read(self._caller, HEALTH_SERVICE_CHECKS, asked), asked)
 
     async def state(self, request: Request) -> Response:
         """The checks in a state, or in `any`."""
@@ -98,10 +104,16 @@ class Health:
         return await self._instances(request, replace(asked, ingress=True))
 
     async def _instances(self, request: Request, asked: ServiceSpecificRequest) -> Response:
-        passing = _passing(request)
-        reply = await self._caller.call(HEALTH_SERVICE_NODES, asked)
+        if asked.use_cache:
+            found = await self._cache.get(cache.HEALTH_NODES, asked)
+            reply, more = found.value, found.headers
+        else:
+            reply, more = await self._caller.call(HEALTH_SERVICE_NODES, asked), {}
+        if self._streamed(asked):
+            reply = replace(reply, known_leader=False, last_contact=Duration(0), backend=STREAMING)
+        headers = {**meta_headers(reply, asked), **more}
         nodes = list(reply.nodes or ())
-        if passing:
+        if _passing(request, headers):
             nodes = only_passing(nodes)
         shown = [
             replace(
@@ -111,8 +123,15 @@ class Health:
             )
             for node in nodes
         ]
-        headers = meta_headers(reply, asked)
         return json_response(shown, request, headers=headers, pretty=self._defaults.pretty)
+
+    def _streamed(self, asked: ServiceSpecificRequest) -> bool:
+        """Whether Consul would answer this from a subscription, which knows nothing of a leader.
+
+        compat: here a blocking query answers all the same; what is shown of the two is equal.
+        """
+        waits = asked.use_cache or asked.min_query_index > 0
+        return self._defaults.use_streaming and waits and not asked.ingress and not asked.source.node
 
     def _service_request(self, request: Request, prefix: str, *, with_tags: bool = True) -> ServiceSpecificRequest:
         fields = read_fields(request, self._defaults, discovery=True)
@@ -140,7 +159,7 @@ def _check_json(check: HealthCheck) -> HealthCheck:
     return check if check.service_tags is not None else replace(check, service_tags=())
 
 
-def _passing(request: Request) -> bool:
+def _passing(request: Request, headers: dict[str, str]) -> bool:
     if "passing" not in request.query:
         return False
     text = request.query.get("passing")
@@ -149,7 +168,7 @@ def _passing(request: Request) -> bool:
     try:
         return parse_bool(text)
     except ValueError:
-        raise HTTPError(400, "Invalid value for ?passing") from None
+        raise HTTPError(400, "Invalid value for ?passing", headers=headers) from None
 
 
 def only_passing(nodes: Sequence[CheckServiceNode]) -> list[CheckServiceNode]:

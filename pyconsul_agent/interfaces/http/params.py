@@ -37,6 +37,7 @@ class Defaults:
     pretty: bool = False
     discovery_max_stale: Duration = Duration(0)
     use_cache: bool = True
+    use_streaming: bool = True
 
 
 def token_of(request: Request, defaults: Defaults) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import replace
 
+from pyconsul_agent.agent import cache
 from pyconsul_agent.agent.delegate import Caller
-from pyconsul_agent.interfaces.http.catalog import ReplyT, RequestT, read
+from pyconsul_agent.interfaces.http.catalog import ReplyT, RequestT, read, read_cached
 from pyconsul_agent.interfaces.http.message import HTTPError, Request, Response, json_response, text_response
 from pyconsul_agent.interfaces.http.params import (
     Defaults,
@@ -20,7 +21,6 @@ from pyconsul_agent.interfaces.http.params import (
 from pyconsul_agent.interfaces.http.routes import Route
 from pyconsul_agent.structs.methods import (
     PREPARED_QUERY_APPLY,
-    PREPARED_QUERY_EXECUTE,
     PREPARED_QUERY_EXPLAIN,
     PREPARED_QUERY_GET,
     PREPARED_QUERY_LIST,
@@ -49,9 +49,10 @@ NOT_FOUND = "Query not found"
 class PreparedQueries:
     """The handlers."""
 
-    def __init__(self, caller: Caller, defaults: Defaults) -> None:
+    def __init__(self, caller: Caller, defaults: Defaults, kept: cache.Cache) -> None:
         self._caller = caller
         self._defaults = defaults
+        self._cache = kept
 
     def routes(self) -> list[Route]:
         one = (("GET", self.get), ("PUT", self.update), ("DELETE", self.delete))
@@ -116,7 +117,10 @@ class PreparedQueries:
                 asked = replace(asked, connect=parse_bool(connect))
             except ValueError as error:
                 raise HTTPError(500, f"Error parsing 'connect' value: {error}") from None
-        reply = await self._found(PREPARED_QUERY_EXECUTE, asked)
+        try:
+            reply, headers = await read_cached(self._caller, self._cache, cache.QUERY_EXECUTE, asked)
+        except HTTPError as error:
+            raise _not_found(error) from None
         shown = Ordered(
             Service=reply.service,
             Nodes=reply.nodes or (),
@@ -126,9 +130,7 @@ class PreparedQueries:
             **_meta(reply, asked),
         )
         response = self._shown(request, shown, reply, asked)
-        if asked.use_cache:
-            # There is no agent cache: nothing is ever found in it.
-            response.headers["X-Cache"] = "MISS"
+        response.headers.update(headers)
         return response
 
     async def explain(self, request: Request) -> Response:
@@ -159,9 +161,7 @@ class PreparedQueries:
         try:
             return await read(self._caller, method, asked)
         except HTTPError as error:
-            if NOT_FOUND in error.text:
-                raise HTTPError(404, error.text) from None
-            raise
+            raise _not_found(error) from None
 
     async def _apply(self, request: Request, operation: str, query: PreparedQuery) -> str:
         asked = PreparedQueryRequest(
@@ -185,6 +185,11 @@ def client_address(request: Request) -> str:
         except ValueError:
             continue
     return ""
+
+
+def _not_found(error: HTTPError) -> HTTPError:
+    """What is answered instead of an error: 404 when it says that there is no such query."""
+    return HTTPError(404, error.text) if NOT_FOUND in error.text else error
 
 
 def _identity(request: Request) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pyconsul_agent.errors import RPCError
 from pyconsul_agent.fsm.apply import DEREGISTER, REGISTER
 from pyconsul_agent.server.blocking import Blocking
-from pyconsul_agent.server.endpoints.shared import CompileFilter, Near, filtered, node_id_problem, propose
+from pyconsul_agent.server.endpoints.shared import Near, check_filter, filtered, node_id_problem, propose
 from pyconsul_agent.server.seams import Endpoint, Proposer, Where
 from pyconsul_agent.state import catalog
 from pyconsul_agent.state.store import ServiceRow, Store
@@ -102,21 +102,13 @@ class Catalog:
     """Reads from the local store, writes through the log."""
 
     def __init__(
-        self,
-        store: Store,
-        proposer: Proposer,
-        blocking: Blocking,
-        near: Near,
-        datacenters: Callable[[], list[str]],
-        *,
-        compile_filter: CompileFilter | None = None,
+        self, store: Store, proposer: Proposer, blocking: Blocking, near: Near, datacenters: Callable[[], list[str]]
     ) -> None:
         self._store = store
         self._proposer = proposer
         self._blocking = blocking
         self._near = near
         self._datacenters = datacenters
-        self._compile = compile_filter
 
     def endpoints(self) -> list[Endpoint]:
         """The methods of this service."""
@@ -156,7 +148,7 @@ class Catalog:
         def query(watch: WatchSet) -> IndexedNodes:
             index, rows = catalog.list_nodes(self._store, watch, request.node_meta_filters)
             rows = self._near.sort(request.source, rows, lambda node: node.node)
-            return IndexedNodes(index=index, nodes=filtered(self._compile, request.filter, Node, rows))
+            return IndexedNodes(index=index, nodes=filtered(request.filter, Node, rows))
 
         return await self._blocking.run(request, query)
 
@@ -187,9 +179,7 @@ class Catalog:
             index, rows = self._instances(request, watch)
             joined = [catalog.service_node(self._store, row) for row in rows]
             joined = self._near.sort(request.source, joined, lambda row: row.node)
-            return IndexedServiceNodes(
-                index=index, service_nodes=filtered(self._compile, request.filter, ServiceNode, joined)
-            )
+            return IndexedServiceNodes(index=index, service_nodes=filtered(request.filter, ServiceNode, joined))
 
         return await self._blocking.run(request, query)
 
@@ -209,12 +199,13 @@ class Catalog:
         """A node with its services by ID."""
         if not request.node:
             raise RPCError("Must provide node")
+        check_filter(request.filter, NodeService)
 
         def query(watch: WatchSet) -> IndexedNodeServices:
             index, node, services = catalog.node_services(self._store, watch, request.node)
             if node is None:
                 return IndexedNodeServices(index=index, node_services=None)
-            kept = filtered(self._compile, request.filter, NodeService, services) or ()
+            kept = filtered(request.filter, NodeService, services) or ()
             return IndexedNodeServices(
                 index=index, node_services=NodeServices(node=node, services={row.id: row for row in kept})
             )
@@ -225,12 +216,13 @@ class Catalog:
         """A node with the list of its services."""
         if not request.node:
             raise RPCError("Must provide node")
+        check_filter(request.filter, NodeService)
 
         def query(watch: WatchSet) -> IndexedNodeServiceList:
             index, node, services = catalog.node_services(self._store, watch, request.node)
             if node is None:
                 return IndexedNodeServiceList(index=index)
-            kept = filtered(self._compile, request.filter, NodeService, services)
+            kept = filtered(request.filter, NodeService, services)
             return IndexedNodeServiceList(index=index, node_services=NodeServiceList(node=node, services=kept))
 
         return await self._blocking.run(request, query)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyconsul_agent.errors import RPCError
 from pyconsul_agent.server.blocking import Blocking
 from pyconsul_agent.server.endpoints.catalog import wanted_tags
-from pyconsul_agent.server.endpoints.shared import CompileFilter, Near, filtered
+from pyconsul_agent.server.endpoints.shared import Near, filtered
 from pyconsul_agent.server.seams import Endpoint, Where
 from pyconsul_agent.state import health
 from pyconsul_agent.state.catalog import has_tags, matches_meta
@@ -26,13 +26,10 @@ from pyconsul_agent.structs.requests import (
 class Health:
     """Reads only."""
 
-    def __init__(
-        self, store: Store, blocking: Blocking, near: Near, *, compile_filter: CompileFilter | None = None
-    ) -> None:
+    def __init__(self, store: Store, blocking: Blocking, near: Near) -> None:
         self._store = store
         self._blocking = blocking
         self._near = near
-        self._compile = compile_filter
 
     def endpoints(self) -> list[Endpoint]:
         """The methods of this service."""
@@ -45,7 +42,7 @@ class Health:
 
     def _checks(self, index: int, rows: list[HealthCheck], source: QuerySource, text: str) -> IndexedHealthChecks:
         rows = self._near.sort(source, rows, lambda check: check.node)
-        return IndexedHealthChecks(index=index, health_checks=filtered(self._compile, text, HealthCheck, rows))
+        return IndexedHealthChecks(index=index, health_checks=filtered(text, HealthCheck, rows))
 
     async def checks_in_state(self, request: ChecksInStateRequest) -> IndexedHealthChecks:
         """Checks with a status, or `any`."""
@@ -84,9 +81,7 @@ class Health:
         def query(watch: WatchSet) -> IndexedCheckServiceNodes:
             index, rows = self._instances(request, watch)
             rows = self._near.sort(request.source, rows, lambda row: row.node.node if row.node else "")
-            return IndexedCheckServiceNodes(
-                index=index, nodes=filtered(self._compile, request.filter, CheckServiceNode, rows)
-            )
+            return IndexedCheckServiceNodes(index=index, nodes=filtered(request.filter, CheckServiceNode, rows))
 
         return await self._blocking.run(request, query)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from pyconsul_agent.errors import RPCError
 from pyconsul_agent.server.blocking import Blocking
-from pyconsul_agent.server.endpoints.shared import CompileFilter, filtered
+from pyconsul_agent.server.endpoints.shared import filtered
 from pyconsul_agent.server.seams import Endpoint, Where
 from pyconsul_agent.state import health
 from pyconsul_agent.state.store import Store
@@ -31,18 +31,10 @@ EVENT_PREFIX = "consul:event:"
 class Internal:
     """`user_event(name, payload)` gossips a serf event; it raises ValueError when that is too large."""
 
-    def __init__(
-        self,
-        store: Store,
-        blocking: Blocking,
-        user_event: Callable[[str, bytes], None],
-        *,
-        compile_filter: CompileFilter | None = None,
-    ) -> None:
+    def __init__(self, store: Store, blocking: Blocking, user_event: Callable[[str, bytes], None]) -> None:
         self._store = store
         self._blocking = blocking
         self._user_event = user_event
-        self._compile = compile_filter
 
     def endpoints(self) -> list[Endpoint]:
         """The methods of this service."""
@@ -77,7 +69,7 @@ class Internal:
 
         def query(watch: WatchSet) -> IndexedNodeDump:
             index, rows = health.node_dump(self._store, watch)
-            return IndexedNodeDump(index=index, dump=filtered(self._compile, request.filter, NodeInfo, rows))
+            return IndexedNodeDump(index=index, dump=filtered(request.filter, NodeInfo, rows))
 
         return await self._blocking.run(request, query)
 
@@ -87,9 +79,7 @@ class Internal:
 
         def query(watch: WatchSet) -> IndexedNodesWithGateways:
             index, rows = health.service_dump(self._store, watch, kind)
-            return IndexedNodesWithGateways(
-                index=index, nodes=filtered(self._compile, request.filter, CheckServiceNode, rows)
-            )
+            return IndexedNodesWithGateways(index=index, nodes=filtered(request.filter, CheckServiceNode, rows))
 
         return await self._blocking.run(request, query)
 

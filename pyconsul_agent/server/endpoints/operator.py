@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from pyconsul_agent.errors import RaftError, RPCError
 from pyconsul_agent.fsm.apply import AUTOPILOT
@@ -11,6 +12,7 @@ from pyconsul_agent.server.endpoints.shared import propose
 from pyconsul_agent.server.leader.standing import Standing, health_reply, state_reply
 from pyconsul_agent.server.seams import Endpoint, Leadership, Membership, MemberView, Proposer, Where
 from pyconsul_agent.state import system
+from pyconsul_agent.state.catalog import list_nodes
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet
 from pyconsul_agent.structs import methods
@@ -68,7 +70,16 @@ class Autopilot:
     async def state(self, request: DCSpecificRequest) -> AutopilotState:
         """All that autopilot knows; as `server_health`."""
         await self._blocking.check(request)
-        return state_reply(self._standings())
+        return self._with_meta(state_reply(self._standings()))
+
+    def _with_meta(self, state: AutopilotState) -> AutopilotState:
+        """The servers' metadata stands in the catalog."""
+        meta = {str(node.id): node.meta for node in list_nodes(self._store, WatchSet())[1]}
+        servers = {
+            key: replace(one, server=replace(one.server, meta=meta.get(key)))
+            for key, one in (state.servers or {}).items()
+        }
+        return replace(state, servers=servers or None)
 
 
 class RaftOperator:

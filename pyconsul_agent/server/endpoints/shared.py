@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from pyconsul_agent.errors import ConsulError, RaftError, RPCError
+from pyconsul_agent.query.bexpr.expression import compile_filter
 from pyconsul_agent.query.near import CoordinateSet, sort_near
 from pyconsul_agent.server.seams import Proposer
 from pyconsul_agent.state.store import Store, node_prefix
@@ -14,9 +15,6 @@ from pyconsul_agent.structs.requests import QuerySource
 from pyconsul_agent.wire.msgpack import encode
 
 RowT = TypeVar("RowT")
-
-CompileFilter = Callable[[str, type], Callable[[Any], bool]]
-"""(expression, struct type of the rows) -> predicate; raises RPCError or ValueError with the parser's words."""
 
 
 async def propose(proposer: Proposer, kind: int, request: object, *, prefix: str = "") -> Any:
@@ -30,19 +28,24 @@ async def propose(proposer: Proposer, kind: int, request: object, *, prefix: str
     return result
 
 
-def filtered(
-    compile_filter: CompileFilter | None, text: str, form: type, rows: Sequence[RowT]
-) -> tuple[RowT, ...] | None:
-    """Rows that pass the filter expression; without one all of them, None if there are none."""
+def filtered(text: str, form: type, rows: Sequence[RowT]) -> tuple[RowT, ...] | None:
+    """Rows that pass the filter expression; without one all of them, None if there are none. Raises RPCError."""
     if not text:
         return tuple(rows) or None
-    if compile_filter is None:
-        raise RPCError("Failed to create boolean expression evaluator: filter expressions are not supported")
+    check_filter(text, form)
     try:
-        accepts = compile_filter(text, form)
+        return tuple(compile_filter(text, form).keep(rows))
+    except ValueError as error:
+        raise RPCError(str(error)) from error
+
+
+def check_filter(text: str, form: type) -> None:
+    """Raises RPCError unless `text` is empty or a filter for rows of type `form`."""
+    try:
+        if text:
+            compile_filter(text, form)
     except ValueError as error:
         raise RPCError(f"Failed to create boolean expression evaluator: {error}") from error
-    return tuple(row for row in rows if accepts(row))
 
 
 class Near:

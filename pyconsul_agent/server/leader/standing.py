@@ -46,7 +46,7 @@ class Moment:
     def go_time(self) -> GoTime:
         """As structs carry it."""
         whole, rest = divmod(self.wall_ns, NANOSECONDS_PER_SECOND)
-        return GoTime(whole, rest)
+        return GoTime(whole, rest, 0)  # compat: of a server whose zone is UTC, not the -1 of Go's time.UTC
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +280,7 @@ def _server_state(server: Standing) -> AutopilotServerState:
             node_status=server.node_status,
             version=server.version,
             raft_version=server.raft_version,
-            is_leader=server.role == LEADER,
+            is_leader=False,  # compat: 1.10.11 never says so here (recorded), `state` does
             node_type=VOTER,  # what it shall become; the open-source edition wants a vote of every server
         ),
         state=server.role,
