@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from email.utils import formatdate
 from typing import Any
 
 from pyconsul_agent.agent.antientropy import AntiEntropy
@@ -18,6 +19,7 @@ from pyconsul_agent.agent.persist import Persistence, lock_data_dir, node_id
 from pyconsul_agent.agent.registry import CheckSettings, Registry, Tools
 from pyconsul_agent.agent.reload import definitions_of, load
 from pyconsul_agent.app.debug_config import debug_config
+from pyconsul_agent.app.metrics import Metrics
 from pyconsul_agent.app.reload import Reloader, Reread
 from pyconsul_agent.app.settings import (
     client_config,
@@ -31,7 +33,7 @@ from pyconsul_agent.app.settings import (
 from pyconsul_agent.app.unsupported import refuse_unsupported
 from pyconsul_agent.client.node import ClientNode
 from pyconsul_agent.config.options import Options
-from pyconsul_agent.env.base import Env
+from pyconsul_agent.env.base import Env, MachineFacts
 from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.interfaces.dns.server import DNSServer
 from pyconsul_agent.interfaces.http.agent import Actions, AgentEndpoints, Identity
@@ -39,18 +41,21 @@ from pyconsul_agent.interfaces.http.agent_services import AgentServices
 from pyconsul_agent.interfaces.http.catalog import Catalog
 from pyconsul_agent.interfaces.http.coordinate import Coordinates
 from pyconsul_agent.interfaces.http.event import EventEndpoints
+from pyconsul_agent.interfaces.http.facts import Facts
 from pyconsul_agent.interfaces.http.health import Health
 from pyconsul_agent.interfaces.http.keyring import Keyring
 from pyconsul_agent.interfaces.http.kv import KV
-from pyconsul_agent.interfaces.http.message import Request, Response
 from pyconsul_agent.interfaces.http.operator import Operator
+from pyconsul_agent.interfaces.http.outside import UI, Outside, load_ui
 from pyconsul_agent.interfaces.http.pipeline import Pipeline
+from pyconsul_agent.interfaces.http.profiles import Profiles
 from pyconsul_agent.interfaces.http.query import PreparedQueries
 from pyconsul_agent.interfaces.http.routes import RouteTable
 from pyconsul_agent.interfaces.http.session import Sessions
 from pyconsul_agent.interfaces.http.status import Status
 from pyconsul_agent.interfaces.http.transport import HTTPServer
 from pyconsul_agent.interfaces.http.txn import Transactions
+from pyconsul_agent.interfaces.http.ui_internal import InternalUI
 from pyconsul_agent.interfaces.ipc import handlers as ipc
 from pyconsul_agent.interfaces.ipc.server import IPCServer
 from pyconsul_agent.runtime.listeners import USER_EVENT_PREFIX, Listeners
@@ -84,6 +89,8 @@ class Agent:
         self._tasks = TaskOwner(self._log)
         self.failure = ""
         """Why the agent ended by itself and badly, one line."""
+        self._metrics = Metrics(options.telemetry, env, self._log, node=options.node_name)
+        logs.on_event = self._metrics.count_event
         listeners = Listeners(self._user_event, lambda: self._sync.server_appeared())
         if options.server:
             self.delegate: ServerNode | ClientNode = ServerNode(
@@ -93,9 +100,16 @@ class Agent:
                 self._log.named("server"),
                 listeners,
                 fatal=self._fatal,
+                meter=self._metrics.rpc,
             )
         else:
-            self.delegate = ClientNode(client_config(options, self.node_id), env, self._log.named("client"), listeners)
+            self.delegate = ClientNode(
+                client_config(options, self.node_id),
+                env,
+                self._log.named("client"),
+                listeners,
+                meter=self._metrics.rpc,
+            )
         tokens = options.acl.tokens
         self.state = LocalState(
             node_info(options, self.node_id),
@@ -133,7 +147,12 @@ class Agent:
             CacheLimits(options.cache.entry_fetch_rate, options.cache.entry_fetch_max_burst),
         )
         self._pipeline = Pipeline(
-            RouteTable(self._routes()), http_rules(options), self._log.named("http"), fallback=self._outside_v1
+            RouteTable(self._routes()),
+            http_rules(options),
+            self._log.named("http"),
+            fallback=self._outside(),
+            observe=self._metrics.http,
+            now=env.clock.monotonic,
         )
         self._http = HTTPServer(
             env.net,
@@ -207,6 +226,8 @@ class Agent:
             Operator(self.delegate, defaults),
             Keyring(self.delegate, defaults),
             PreparedQueries(self.delegate, defaults, self._cache),
+            InternalUI(self.delegate, defaults),
+            Facts(self._metrics, self._machine, defaults),
         )
         return [route for family in families for route in family.routes()]
 
@@ -219,6 +240,7 @@ class Agent:
         await self._recover()
         await self.delegate.start()
         self._tasks.start(self._registry.run(), "check reaper")
+        self._tasks.start(self._metrics.run(self.delegate.measures), "metrics")
         if not options.disable_coordinates:
             self._tasks.start(
                 send_coordinates(
@@ -298,6 +320,7 @@ class Agent:
         await self._registry.stop()
         await self._check_client.close()
         await self.delegate.shutdown()
+        self._metrics.close()
         self._log.event("shutdown_complete")
         await self._dns.stop()
         await self._http.stop()
@@ -336,11 +359,13 @@ class Agent:
         if isinstance(self.delegate, ClientNode):
             self.delegate.set_call_limit(fresh.limits.rpc_rate, fresh.limits.rpc_max_burst)
         self._cache.limit(fresh.cache.entry_fetch_rate, fresh.cache.entry_fetch_max_burst)
+        self._metrics.registry.set_filter(fresh.telemetry.prefix_filter)
         self._pipeline.set_response_headers(fresh.http_config.response_headers)
         self._dns.reload(dns)
 
     def stats(self) -> Mapping[str, Mapping[str, str]]:
         """The sections of `consul info`."""
+        host = self._env.host
         monitors = sum(entry.check.type not in ("ttl", "") for entry in self.state.checks.values())
         ttls = sum(entry.check.type == "ttl" for entry in self.state.checks.values())
         return {
@@ -351,6 +376,14 @@ class Agent:
                 "services": str(len(self.state.live_services())),
             },
             "build": {"prerelease": "", "revision": CONSUL_REVISION, "version": CONSUL_VERSION},
+            "runtime": {
+                "arch": host.architecture,
+                "cpu_count": str(host.processors),
+                "goroutines": str(host.process().tasks),
+                "max_procs": str(host.processors),
+                "os": "linux",
+                "version": host.runtime,
+            },
             **self.delegate.stats(),
         }
 
@@ -371,10 +404,15 @@ class Agent:
         finally:
             self._logs.unmonitor(subscription)
 
-    def _outside_v1(self, request: Request) -> Response | None:
-        if request.path == "/":
-            return Response(200, b"Consul Agent", "text/plain; charset=utf-8")
-        return None
+    def _outside(self) -> Outside:
+        ui = UI()
+        if self.options.ui_config.enabled:
+            since = formatdate(self._env.clock.wall_ns() // 1_000_000_000, usegmt=True)
+            ui = load_ui(self.options.ui_config.content_path, since)
+        return Outside(ui, Profiles() if self.options.enable_debug else None)
+
+    def _machine(self) -> Awaitable[MachineFacts]:
+        return self._env.blocking(lambda: self._env.host.machine(self.options.data_dir))
 
     # --- callbacks --------------------------------------------------------------------------------------------
 

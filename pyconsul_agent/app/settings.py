@@ -159,6 +159,7 @@ def reloaded(old: Options, fresh: Options) -> Options:
         checks=fresh.checks,
         node_meta=fresh.node_meta,
         discard_check_output=fresh.discard_check_output,
+        telemetry=replace(old.telemetry, prefix_filter=fresh.telemetry.prefix_filter),
         dns_config=fresh.dns_config,
         recursors=fresh.recursors,
         limits=replace(

@@ -12,12 +12,6 @@ from pyconsul_agent.errors import ConfigError
 
 DEFAULTS = Options()
 
-METRICS = (
-    "telemetry.statsd_address",
-    "telemetry.statsite_address",
-    "telemetry.dogstatsd_addr",
-    "telemetry.prometheus_retention_time",
-)
 WITHOUT_EFFECT = (
     "acl.enable_token_persistence",
     "advertise_reconnect_timeout",
@@ -27,9 +21,13 @@ WITHOUT_EFFECT = (
     "dns_config.use_cache",
     "enable_agent_tls_for_checks",
     "http_config.max_header_bytes",
+    "ui_config.dashboard_url_templates",
+    "ui_config.dir",
+    "ui_config.metrics_provider",
+    "ui_config.metrics_proxy",
     "unix_sockets",
 )
-SET_BY_DEV = ("connect.enabled", "ports.grpc", "ui_config.enabled")
+SET_BY_DEV = ("connect.enabled", "ports.grpc")
 """`-dev` sets these itself; nobody asked for them then."""
 
 
@@ -47,9 +45,8 @@ def refuse_unsupported(options: Options) -> None:
 
 def without_effect(options: Options) -> list[str]:
     """A line for each option that is set and does nothing here."""
-    lines = [f"{name} is set, but metrics are not sent anywhere yet" for name in METRICS if _is_set(options, name)]
     names = WITHOUT_EFFECT if options.dev_mode else (*WITHOUT_EFFECT, *SET_BY_DEV)
-    lines += [f"{name} is set, but has no effect in this version" for name in names if _is_set(options, name)]
+    lines = [f"{name} is set, but has no effect in this version" for name in names if _is_set(options, name)]
     for number, watch in enumerate(options.watches):
         lines.append(f"watches[{number}] (type {watch.get('type', '')!r}) is not run: watches are not supported yet")
     return lines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -10,7 +10,7 @@ from pyconsul_agent.client.rate import TokenBucket
 from pyconsul_agent.client.router import Router
 from pyconsul_agent.env.base import Env
 from pyconsul_agent.env.log import Log
-from pyconsul_agent.errors import RPCError
+from pyconsul_agent.errors import RPCError, RPCRateExceeded
 from pyconsul_agent.runtime.gossip import GossipOptions, GossipPool, PoolEvent
 from pyconsul_agent.runtime.keyring_file import KeyringFile
 from pyconsul_agent.runtime.listeners import NEW_LEADER, USER_EVENT_PREFIX, Listeners
@@ -24,6 +24,7 @@ from pyconsul_agent.structs.member import Member, MemberEvent, MemberEventKind, 
 from pyconsul_agent.structs.methods import Method
 from pyconsul_agent.swim.config import LAN, SwimConfig
 from pyconsul_agent.swim.keyring import Keyring
+from pyconsul_agent.telemetry.meters import RPCMeter
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
@@ -60,11 +61,14 @@ class ClientNode:
 
     is_server = False
 
-    def __init__(self, config: ClientConfig, env: Env, log: Log, listeners: Listeners) -> None:
+    def __init__(
+        self, config: ClientConfig, env: Env, log: Log, listeners: Listeners, meter: RPCMeter | None = None
+    ) -> None:
         self._config = config
         self._clock = env.clock
         self._log = log
         self._listeners = listeners
+        self._meter = meter
         self._tasks = TaskOwner(log)
         self._stopped = False
         self._pool = RPCPool(
@@ -168,7 +172,17 @@ class ClientNode:
 
     async def call(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
         """Call a server."""
-        return await self._router.call(method, request)
+        failed, exceeded = True, False
+        try:
+            reply = await self._router.call(method, request)
+            failed = False
+            return reply
+        except RPCRateExceeded:
+            exceeded = True
+            raise
+        finally:
+            if self._meter is not None:
+                self._meter.own_call(failed=failed, exceeded=exceeded)
 
     def lan_members(self) -> Sequence[Member]:
         return self._lan.members()
@@ -199,6 +213,9 @@ class ClientNode:
 
     async def user_event(self, name: str, payload: bytes, *, coalesce: bool) -> None:
         self._lan.user_event(name, payload, coalesce=coalesce)
+
+    def measures(self) -> Iterable[tuple[str, float, Mapping[str, str]]]:
+        return ()
 
     def diagnosis(self) -> Diagnosis:
         """A client only sees which servers there are; they know why they have no leader."""

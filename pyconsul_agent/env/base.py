@@ -17,8 +17,8 @@ import asyncio
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 from pyconsul_agent.errors import NetError
 
@@ -207,6 +207,73 @@ class Blocking(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ProcessFacts:
+    """This process. `heap_objects` are blocks of the allocator; `tasks` are asyncio's."""
+
+    resident_bytes: int = 0
+    virtual_bytes: int = 0
+    heap_objects: int = 0
+    freed_objects: int = 0
+    gc_runs: int = 0
+    gc_pause_ns: int = 0
+    tasks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFacts:
+    """This machine, in the shape of `/v1/agent/host`; None what could not be read, `errors` say why."""
+
+    memory: dict[str, Any] | None = None
+    processors: list[dict[str, Any]] | None = None
+    system: dict[str, Any] | None = None
+    disk: dict[str, Any] | None = None
+    collected_ns: int = 0
+    errors: tuple[str, ...] = ()
+
+
+class Host(Protocol):
+    """What this program runs on."""
+
+    @property
+    def architecture(self) -> str:
+        """As Go names it: `amd64`."""
+
+    @property
+    def processors(self) -> int:
+        """How many this process may use."""
+
+    @property
+    def runtime(self) -> str:
+        """Name and version of the interpreter."""
+
+    def process(self) -> ProcessFacts:
+        """This process now. Quick."""
+
+    def machine(self, path: str) -> MachineFacts:
+        """This machine, and the disk that holds `path`. Slow: for a thread."""
+
+    def close(self) -> None:
+        """Stop observing the process."""
+
+
+class NoHost:
+    """A host of which nothing is known: a simulated one."""
+
+    architecture = "simulated"
+    processors = 1
+    runtime = "simulated"
+
+    def process(self) -> ProcessFacts:
+        return ProcessFacts()
+
+    def machine(self, path: str) -> MachineFacts:
+        return MachineFacts(errors=("nothing is known of this host",))
+
+    def close(self) -> None:
+        """Nothing was begun."""
+
+
+@dataclass(frozen=True, slots=True)
 class Env:
     """Everything through which an agent touches the world. Handed to `app`, which hands on only the parts needed."""
 
@@ -221,6 +288,7 @@ class Env:
     blocking: Blocking
     environ: dict[str, str]
     hostname: str
+    host: Host = field(default_factory=NoHost)
 
     def uuid(self) -> str:
         """A random UUID, lower case, of the operating system's randomness."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -36,6 +36,9 @@ from pyconsul_agent.server.leader.reconcile import Reconciler
 from pyconsul_agent.server.leader.session_ttl import SessionExpiry, SessionTimers
 from pyconsul_agent.server.leader.standing import DEFAULTS
 from pyconsul_agent.server.leader.tombstones import TombstoneReaper
+from pyconsul_agent.server.measures import Gauge, ServerMeasures
+from pyconsul_agent.server.metered import Dispatch, MeteredDispatch, MeteredProposer
+from pyconsul_agent.server.seams import Proposer
 from pyconsul_agent.server.methods import Parts, offered
 from pyconsul_agent.server.pools import PoolWatcher
 from pyconsul_agent.state import system
@@ -48,6 +51,7 @@ from pyconsul_agent.structs.methods import Method
 from pyconsul_agent.structs.operator import AutopilotConfig, RaftStats
 from pyconsul_agent.structs.raft import Configuration, Server, Suffrage
 from pyconsul_agent.structs.requests import AutopilotSetConfigRequest
+from pyconsul_agent.telemetry.meters import RPCMeter
 from pyconsul_agent.wire import msgpack
 
 RequestT = TypeVar("RequestT")
@@ -73,8 +77,10 @@ class ServerNode:
         listeners: Listeners,
         *,
         fatal: Callable[[BaseException], None],
+        meter: RPCMeter | None = None,
     ) -> None:
         self._config = config
+        self._meter = meter
         self._env = env
         self._log = log
         self._leaving = False
@@ -124,6 +130,13 @@ class ServerNode:
             is_leaving=lambda: self._leaving,
             consistent_ready=lambda: self._leader.ready,
         )
+        self._service: Dispatch = self._dispatcher
+        if meter is not None:
+            self._service = MeteredDispatch(self._dispatcher, meter, env.clock)
+        self._measures = ServerMeasures(
+            self._raft, lambda: self._store, self._lan.members, lambda: self._autopilot.standings,
+            lambda: len(self._timers), datacenter=config.datacenter,
+        )  # fmt: skip
         self._bootstrapper = Bootstrapper(
             self._raft, self._pool, log,
             expect=config.expect if config.expect > 1 else 0,
@@ -139,7 +152,7 @@ class ServerNode:
             server_moved=self._server_moved,
         )
         self._rpc = RPCServer(
-            env.net, env.clock, log.named("rpc"), self._dispatcher, raft_accept=self._accept_raft, limits=self._limits()
+            env.net, env.clock, log.named("rpc"), self._service, raft_accept=self._accept_raft, limits=self._limits()
         )
 
     # --- parts ------------------------------------------------------------------------------------------------
@@ -224,8 +237,11 @@ class ServerNode:
         )  # fmt: skip
 
     def _parts(self, forwarder: Forwarder) -> Parts:
+        proposer: Proposer = self._raft
+        if self._meter is not None:
+            proposer = MeteredProposer(self._raft, self._meter, self._env.clock)
         return Parts(
-            store=self._store, proposer=self._raft, leadership=self._raft, membership=self._raft, members=self._lan,
+            store=self._store, proposer=proposer, leadership=self._raft, membership=self._raft, members=self._lan,
             timers=self._timers, clock=self._env.clock, random=self._env.random, uuid=self._env.uuid,
             last_log=lambda: (self._raft.last_index, self._raft.last_term),
             datacenters=self._directory.datacenters, wan_coordinates=self._wan_coordinates,
@@ -352,7 +368,7 @@ class ServerNode:
 
     async def call(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
         """Answer or forward a call of this agent."""
-        return await self._dispatcher.call(method, request)
+        return await self._service.call(method, request)
 
     def lan_members(self) -> Sequence[Member]:
         return self._lan.members()
@@ -408,6 +424,9 @@ class ServerNode:
         if self._wan is not None:
             sections["serf_wan"] = self._wan.stats()
         return sections
+
+    def measures(self) -> Iterable[Gauge]:
+        return self._measures.read()
 
     def diagnosis(self) -> Diagnosis:
         return self._leader_watch.diagnosis()

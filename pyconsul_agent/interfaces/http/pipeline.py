@@ -25,6 +25,10 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that `allow_write_http_from` lets everybody use."""
 
 
+Observe = Callable[[str, str, int, float], None]
+"""observe(pattern of the route, method, status, seconds)"""
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """The agent's `http_config` and the like."""
@@ -56,7 +60,11 @@ class Pipeline:
         log: Log,
         *,
         fallback: Callable[[Request], Response | None] | None = None,
+        observe: Observe | None = None,
+        now: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        self._observe = observe
+        self._now = now
         self._table = table
         self._rules = rules
         self._log = log
@@ -125,7 +133,11 @@ class Pipeline:
             return refusal
         handler = target.route.handler(request.method)
         assert handler is not None, "refused"
-        return self.dressed(await self._handled(handler, request))
+        began = self._now()
+        response = self.dressed(await self._handled(handler, request))
+        if self._observe is not None:
+            self._observe(target.route.pattern, request.method, response.status, self._now() - began)
+        return response
 
     def _v1_headers(self) -> dict[str, str]:
         headers = dict(self._common)

@@ -1,0 +1,83 @@
+"""`/v1/agent/metrics`, `/v1/agent/metrics/stream` and `/v1/agent/host`: numbers about this agent and its machine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol
+
+from pyconsul_agent.env.base import MachineFacts
+from pyconsul_agent.interfaces.http.message import HTTPError, Request, Response, json_response
+from pyconsul_agent.interfaces.http.params import Defaults
+from pyconsul_agent.interfaces.http.routes import Route
+from pyconsul_agent.telemetry.registry import Interval, Registry, shown
+from pyconsul_agent.wire import gojson
+from pyconsul_agent.wire.gojson import Ordered
+
+PROMETHEUS_OFF = "Prometheus is not enabled since its retention time is not positive"
+PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Measured(Protocol):
+    """The agent's metrics."""
+
+    @property
+    def registry(self) -> Registry: ...
+
+    def stream(self) -> AsyncIterator[Interval]:
+        """Each interval when it is complete."""
+
+
+def wants_prometheus(request: Request) -> bool:
+    """Whether a scraper asks, by parameter or by what it accepts."""
+    if request.query.get("format") == "prometheus":
+        return True
+    accept = request.headers.get("accept", "")
+    if "application/openmetrics-text" in accept:
+        return True
+    return "text/plain" in accept and "version=0.4.0" in accept.replace(" ", "")
+
+
+class Facts:
+    """The handlers. `machine` collects the facts of the host."""
+
+    def __init__(self, metrics: Measured, machine: Callable[[], Awaitable[MachineFacts]], defaults: Defaults) -> None:
+        self._metrics = metrics
+        self._machine = machine
+        self._defaults = defaults
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/v1/agent/metrics", (("GET", self.metrics),), "agent:read"),
+            Route("/v1/agent/metrics/stream", (("GET", self.stream),), "agent:read"),
+            Route("/v1/agent/host", (("GET", self.host),), "operator:read"),
+        ]
+
+    async def metrics(self, request: Request) -> Response:
+        """The last complete interval of 10 s, or everything since the start in Prometheus's form."""
+        registry = self._metrics.registry
+        if not wants_prometheus(request):
+            return json_response(Ordered(registry.display()), request, pretty=self._defaults.pretty)
+        if registry.retention_s <= 0:
+            raise HTTPError(415, PROMETHEUS_OFF)
+        return Response(200, registry.prometheus().encode("utf-8", "replace"), PROMETHEUS_TEXT)
+
+    async def stream(self, request: Request) -> Response:
+        """Each interval as it ends, one JSON object a line, until the reader goes away."""
+        return Response(stream=self._lines())
+
+    async def _lines(self) -> AsyncIterator[bytes]:
+        async for interval in self._metrics.stream():
+            yield gojson.encode(Ordered(shown(interval))) + b"\n"
+
+    async def host(self, request: Request) -> Response:
+        """Memory, processors, system and disk of this machine."""
+        facts = await self._machine()
+        body: dict[str, Any] = Ordered(
+            Memory=facts.memory,
+            CPU=facts.processors,
+            Host=facts.system,
+            Disk=facts.disk,
+            CollectionTime=facts.collected_ns,
+            Errors=list(facts.errors) or None,
+        )
+        return json_response(body, request, pretty=self._defaults.pretty)
