@@ -88,9 +88,7 @@ class HTTPMeter:
         return self._rows[pattern, method]
 
     def _make_call(self, call: str) -> tuple[Series, Series]:
-        made = tuple(
-            self._registry.counter(f"client.api.{kind}{call}", node=self._node) for kind in ("", "success.")
-        )
+        made = tuple(self._registry.counter(f"client.api.{kind}{call}", node=self._node) for kind in ("", "success."))
         self._calls[call] = made[0], made[1]
         return self._calls[call]
 

@@ -72,7 +72,6 @@ def test_pid_and_log_file_are_written_and_what_has_no_effect_is_said(make, tmp_p
     assert not pid.exists()
     written = (log / "consul.log").read_text()
     for text in (
-        "telemetry.statsd_address is set, but metrics are not sent anywhere yet",
         "watches[0] (type 'key') is not run: watches are not supported yet",
         "cluster leadership acquired",
     ):

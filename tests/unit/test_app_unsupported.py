@@ -38,9 +38,7 @@ def options(*, dev=False, **flags):
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        ({"telemetry": {"statsd_address": "x:1"}}, "telemetry.statsd_address is set, but metrics are not sent"),
-        ({"telemetry": {"dogstatsd_addr": "x:1"}}, "telemetry.dogstatsd_addr is set, but metrics are not sent"),
-        ({"telemetry": {"prometheus_retention_time": "1m"}}, "telemetry.prometheus_retention_time is set"),
+        ({"ui_config": {"dir": "/x"}}, "ui_config.dir is set, but has no effect"),
         ({"watches": [{"type": "key", "key": "k"}]}, "watches[0] (type 'key') is not run"),
         ({"connect": {"enabled": True}}, "connect.enabled is set, but has no effect"),
         ({"disable_remote_exec": False}, "disable_remote_exec is set, but has no effect"),

@@ -37,6 +37,13 @@ def wants_prometheus(request: Request) -> bool:
     return "text/plain" in accept and "version=0.4.0" in accept.replace(" ", "")
 
 
+def in_order(value: Any) -> Any:
+    """Plain dictionaries as structs, whose fields keep their order; `Labels` is a map."""
+    if isinstance(value, dict):
+        return Ordered({key: item if key == "Labels" else in_order(item) for key, item in value.items()})
+    return [in_order(item) for item in value] if isinstance(value, list) else value
+
+
 class Facts:
     """The handlers. `machine` collects the facts of the host."""
 
@@ -56,7 +63,7 @@ class Facts:
         """The last complete interval of 10 s, or everything since the start in Prometheus's form."""
         registry = self._metrics.registry
         if not wants_prometheus(request):
-            return json_response(Ordered(registry.display()), request, pretty=self._defaults.pretty)
+            return json_response(in_order(registry.display()), request, pretty=self._defaults.pretty)
         if registry.retention_s <= 0:
             raise HTTPError(415, PROMETHEUS_OFF)
         return Response(200, registry.prometheus().encode("utf-8", "replace"), PROMETHEUS_TEXT)
@@ -67,16 +74,16 @@ class Facts:
 
     async def _lines(self) -> AsyncIterator[bytes]:
         async for interval in self._metrics.stream():
-            yield gojson.encode(Ordered(shown(interval))) + b"\n"
+            yield gojson.encode(in_order(shown(interval))) + b"\n"
 
     async def host(self, request: Request) -> Response:
         """Memory, processors, system and disk of this machine."""
         facts = await self._machine()
         body: dict[str, Any] = Ordered(
-            Memory=facts.memory,
-            CPU=facts.processors,
-            Host=facts.system,
-            Disk=facts.disk,
+            Memory=in_order(facts.memory),
+            CPU=in_order(facts.processors),
+            Host=in_order(facts.system),
+            Disk=in_order(facts.disk),
             CollectionTime=facts.collected_ns,
             Errors=list(facts.errors) or None,
         )

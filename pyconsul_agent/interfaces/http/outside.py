@@ -94,5 +94,3 @@ def _moved(to: str, method: str) -> Response:
         response.body = f'<a href="{html.escape(quote(to, safe="/"))}">Moved Permanently</a>.\n\n'.encode()
         response.content_type = HTML
     return response
-
-

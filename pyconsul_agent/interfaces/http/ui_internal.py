@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from pyconsul_agent.agent.delegate import Delegate
-from pyconsul_agent.errors import ConsulError
+from pyconsul_agent.interfaces.http.catalog import read
 from pyconsul_agent.interfaces.http.message import HTTPError, Request, Response, json_response
-from pyconsul_agent.interfaces.http.params import Defaults, meta_headers, read_fields, refuse_namespaces
+from pyconsul_agent.interfaces.http.params import Defaults, datacenter_of, meta_headers, read_fields, refuse_namespaces
 from pyconsul_agent.interfaces.http.routes import Route
 from pyconsul_agent.structs import methods
 from pyconsul_agent.structs.health import CheckServiceNode, NodeInfo
@@ -53,7 +53,11 @@ class InternalUI:
 
     async def nodes(self, request: Request) -> Response:
         """Every node with its services and checks."""
-        reply = await self._ask(request, methods.INTERNAL_NODE_DUMP, DCSpecificRequest(**self._fields(request)))
+        reply = await self._ask(
+            request,
+            methods.INTERNAL_NODE_DUMP,
+            DCSpecificRequest(**self._fields(request), datacenter=datacenter_of(request, self._defaults)),
+        )
         return self._json([node_json(row) for row in reply.dump or ()], request, reply)
 
     async def node(self, request: Request) -> Response:
@@ -62,7 +66,11 @@ class InternalUI:
         fields = self._fields(request)
         if not name:
             raise HTTPError(400, "Missing node name")
-        reply = await self._ask(request, methods.INTERNAL_NODE_INFO, NodeSpecificRequest(**fields, node=name))
+        reply = await self._ask(
+            request,
+            methods.INTERNAL_NODE_INFO,
+            NodeSpecificRequest(**fields, datacenter=datacenter_of(request, self._defaults), node=name),
+        )
         if not reply.dump:
             return Response(404)
         return self._json(node_json(reply.dump[0]), request, reply)
@@ -70,8 +78,12 @@ class InternalUI:
     async def services(self, request: Request) -> Response:
         """Every service, its instances and checks counted."""
         fields = self._fields(request)
-        reply = await self._ask(request, methods.INTERNAL_SERVICE_DUMP, ServiceDumpRequest(**fields))
-        datacenter = fields["datacenter"] or self._defaults.datacenter
+        reply = await self._ask(
+            request,
+            methods.INTERNAL_SERVICE_DUMP,
+            ServiceDumpRequest(**fields, datacenter=datacenter_of(request, self._defaults)),
+        )
+        datacenter = datacenter_of(request, self._defaults)
         return self._json(summaries(reply.nodes or (), datacenter), request, reply)
 
     async def gateway_services(self, request: Request) -> Response:
@@ -80,14 +92,14 @@ class InternalUI:
         fields = self._fields(request)
         if not name:
             raise HTTPError(400, "Missing gateway name")
-        asked = ServiceSpecificRequest(**fields, service_name=name)
+        asked = ServiceSpecificRequest(**fields, datacenter=datacenter_of(request, self._defaults), service_name=name)
         reply = await self._ask(request, methods.INTERNAL_GATEWAY_SERVICE_DUMP, asked)
         rows = [
             CheckServiceNode(node=row.node, service=row.service, checks=row.checks)
             for row in reply.dump or ()
             if row.service is not None
         ]
-        datacenter = fields["datacenter"] or self._defaults.datacenter
+        datacenter = datacenter_of(request, self._defaults)
         return self._json(summaries(rows, datacenter), request, reply)
 
     async def metrics_proxy(self, request: Request) -> Response:
@@ -101,26 +113,19 @@ class InternalUI:
     async def _ask(self, request: Request, method: Method[RequestT, ReplyT], asked: RequestT) -> ReplyT:
         """The reply; without a leader once more from whoever answers. Errors carry the headers of an empty reply."""
         try:
-            try:
-                return await self._delegate.call(method, asked)
-            except ConsulError as error:
-                if asked.allow_stale or NO_LEADER not in str(error):
-                    raise
-                return await self._delegate.call(method, replace(asked, allow_stale=True, require_consistent=False))
-        except ConsulError as error:
-            error.headers = meta_headers(QueryMeta())  # type: ignore[attr-defined]
-            raise
+            return await read(self._delegate, method, asked)
+        except HTTPError as error:
+            if asked.allow_stale or NO_LEADER not in error.text:
+                raise
+            return await read(self._delegate, method, replace(asked, allow_stale=True, require_consistent=False))
 
     def _json(self, value: object, request: Request, reply: QueryMeta) -> Response:
         return json_response(value, request, headers=meta_headers(reply), pretty=self._defaults.pretty)
 
 
 def node_json(row: NodeInfo) -> NodeInfo:
-    """A node as it is shown: its lists are never null."""
-    services = tuple(
-        replace(service, tags=service.tags or ()) if service.tags is None else service for service in row.services or ()
-    )
-    return replace(row, services=services, checks=row.checks or ())
+    """A node as it is shown: its lists of services and checks are never null."""
+    return replace(row, services=row.services or (), checks=row.checks or ())
 
 
 def summaries(rows: Iterable[CheckServiceNode], datacenter: str) -> list[Ordered]:
