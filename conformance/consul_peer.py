@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any
 
-from conformance import service_life
+from conformance import real_cli, service_life
 from conformance.agents import (
     OURS,
     SERVER_PORT,
@@ -153,61 +153,6 @@ def our_client(checks: Checks, real: Program) -> None:
         client_leaves(checks, client, theirs)
 
 
-def real_cli(checks: Checks, real: Program) -> None:
-    """The real command line against our HTTP API."""
-    with cluster(checks) as start:
-        ours = servers(start, OURS, ["127.0.1.2", "127.0.1.3", "127.0.1.4"], "ours")
-        settle(checks, ours)
-        agent = ours[0]
-
-        def says(step: str, arguments: list[str], *texts: str) -> str:
-            code, output = agent.command(real, *arguments)
-            checks.note(f"consul {step}", code == 0 and all(text in output for text in texts), (code, output))
-            return output
-
-        checks.until("three peers", lambda: len(agent.get("/v1/status/peers") or ()) == 3, 30)
-        says("members", ["members"], "ours1", "127.0.1.3:8301", "alive", "server", "1.10.11", "dc1")
-        says("members -detailed", ["members", "-detailed"], "role=consul", "port=8300")
-        says("info", ["info"], "server = true", "state = ", "num_peers = 2")
-        says("kv put", ["kv", "put", "-flags=5", "a/b", "value"], "Success! Data written to: a/b")
-        says("kv get", ["kv", "get", "a/b"], "value")
-        says("kv get -detailed", ["kv", "get", "-detailed", "a/b"], "Flags            5", "ModifyIndex")
-        says("kv get -recurse", ["kv", "get", "-recurse", "a/"], "a/b:value")
-        exported = says("kv export", ["kv", "export", "a/"], '"key": "a/b"')
-        says("kv delete", ["kv", "delete", "a/b"], "Success! Deleted key: a/b")
-        says("kv import", ["kv", "import", exported], "Imported: a/b")
-        says("catalog nodes", ["catalog", "nodes"], "ours1", "ours2", "ours3")
-        says("catalog services", ["catalog", "services"], "consul")
-        says("catalog datacenters", ["catalog", "datacenters"], "dc1")
-        if checks.serves(agent, "/v1/operator/raft/configuration"):
-            says("operator raft list-peers", ["operator", "raft", "list-peers"], "ours1", "leader", "follower", "true")
-            says("operator autopilot get-config", ["operator", "autopilot", "get-config"], "CleanupDeadServers = true")
-        says("services register", ["services", "register", "-name=cli", "-port=99"], "Registered service: cli")
-        checks.until("the service is found", lambda: agent.get("/v1/catalog/service/cli"))
-        says("services deregister", ["services", "deregister", "-id=cli"], "Deregistered service: cli")
-        says("maint -enable", ["maint", "-enable", "-reason=test"], "Node maintenance is now enabled")
-        says("maint -disable", ["maint", "-disable"], "Node maintenance is now disabled")
-        if checks.serves(agent, "/v1/event/list"):
-            says("event", ["event", "-name=deploy", "v1"], "Event ID:")
-        says("lock", ["lock", "locks/one", "echo held"], "held")
-        if checks.serves(agent, "/v1/coordinate/nodes"):
-            for name in ("ours1", "ours2"):
-                checks.until(
-                    f"a coordinate of {name} is known", lambda n=name: agent.get(f"/v1/coordinate/node/{n}"), 40
-                )
-            says("rtt", ["rtt", "ours1", "ours2"], "Estimated")
-        if checks.serves(agent, "/v1/snapshot"):
-            says("snapshot save", ["snapshot", "save", str(agent.log_path.parent / "x.snap")], "Saved and verified")
-            says(
-                "snapshot restore", ["snapshot", "restore", str(agent.log_path.parent / "x.snap")], "Restored snapshot"
-            )
-        says("join", ["join", "127.0.1.3"], "Successfully joined cluster by contacting 1 nodes")
-        code, output = ours[2].command(real, "leave")
-        checks.note("consul leave", code == 0 and "Graceful leave complete" in output, (code, output))
-        checks.equal("the agent ends well", ours[2].wait(), 0)
-        checks.until("consul members shows it left", lambda: "left" in agent.command(real, "members")[1])
-
-
 def raft_ids(agent: Agent) -> dict[str, Any]:
     """Name -> row of the raft configuration."""
     document = agent.get("/v1/operator/raft/configuration") or {"Servers": []}
@@ -271,7 +216,7 @@ SCENARIOS = {
     "real_client": real_client,
     "encrypted_client": encrypted_client,
     "our_client": our_client,
-    "real_cli": real_cli,
+    "real_cli": real_cli.run,
     "our_peer": our_peer,
     "real_peer": real_peer,
 }

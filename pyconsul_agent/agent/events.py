@@ -111,10 +111,16 @@ class Events:
         self._watchers: set[Callable[[], None]] = set()
 
     def take(self, serf_event: UserEvent) -> Event | None:
-        """Keep an event that is meant for this agent; one whose filters cannot be used is not. Raises DecodeError."""
+        """An event that is meant for this agent, kept; one whose filters cannot be used is not. Raises DecodeError.
+
+        Remote execution is asked for by an event, too. It is returned but never kept: whether it is done is not ours
+        to say.
+        """
         event = decode(serf_event)
-        if event.name == REMOTE_EXEC or filter_problem(event) or not self._is_meant(event):
+        if filter_problem(event) or not self._is_meant(event):
             return None
+        if event.name == REMOTE_EXEC:
+            return event
         self._kept.append(event)
         for wake in tuple(self._watchers):
             wake()

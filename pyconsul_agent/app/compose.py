@@ -12,13 +12,15 @@ from pyconsul_agent.agent.cache import Cache
 from pyconsul_agent.agent.cache_table import CacheLimits
 from pyconsul_agent.agent.checks.http import AiohttpChecks
 from pyconsul_agent.agent.coordinates import send_coordinates
-from pyconsul_agent.agent.events import Events
+from pyconsul_agent.agent.events import REMOTE_EXEC, Event, Events
 from pyconsul_agent.agent.joining import JoinFailed, RetryRules, join_once, join_until_done, join_with_own_name
 from pyconsul_agent.agent.local import LocalState, Tokens
 from pyconsul_agent.agent.persist import Persistence, lock_data_dir, node_id
 from pyconsul_agent.agent.registry import CheckSettings, Registry, Tools
 from pyconsul_agent.agent.reload import definitions_of, load
+from pyconsul_agent.agent.remote_exec import TEMPORARY_FOLDER, RemoteExec
 from pyconsul_agent.app.debug_config import debug_config
+from pyconsul_agent.app.machine import host_document, runtime_stats
 from pyconsul_agent.app.metrics import Metrics
 from pyconsul_agent.app.reload import Reloader, Reread
 from pyconsul_agent.app.settings import (
@@ -33,7 +35,7 @@ from pyconsul_agent.app.settings import (
 from pyconsul_agent.app.unsupported import refuse_unsupported
 from pyconsul_agent.client.node import ClientNode
 from pyconsul_agent.config.options import Options
-from pyconsul_agent.env.base import Env, MachineFacts
+from pyconsul_agent.env.base import Env
 from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.interfaces.dns.server import DNSServer
 from pyconsul_agent.interfaces.http.agent import Actions, AgentEndpoints, Identity
@@ -126,6 +128,16 @@ class Agent:
             cluster_size=lambda: len(self.delegate.lan_members()),
             agent_token=tokens.agent or tokens.default,
         )
+        self._remote_exec = RemoteExec(
+            self.delegate,
+            env.process,
+            env.files,
+            self._log,
+            node=options.node_name,
+            datacenter=options.datacenter,
+            token=lambda: tokens.agent or tokens.default,
+            temporary=lambda: f"{env.environ.get('TMPDIR') or TEMPORARY_FOLDER}/pyconsul-rexec-{env.uuid()}",
+        )
         self._check_client = AiohttpChecks()
         self._registry = Registry(
             self.state,
@@ -205,7 +217,7 @@ class Agent:
 
     def _routes(self) -> list[Any]:
         defaults, options = http_defaults(self.options), self.options
-        actions = Actions(self.request_leave, self.stats, self.monitor, self.reload)
+        actions = Actions(self.request_leave, self.stats, self.monitor, self.reload, self.host)
         self._self_endpoints = AgentEndpoints(self._identity(), self.delegate, actions, defaults)
         families = (
             Status(self.delegate, defaults),
@@ -227,7 +239,7 @@ class Agent:
             Keyring(self.delegate, defaults),
             PreparedQueries(self.delegate, defaults, self._cache),
             InternalUI(self.delegate, defaults),
-            Facts(self._metrics, self._machine, defaults),
+            Facts(self._metrics, defaults),
         )
         return [route for family in families for route in family.routes()]
 
@@ -365,7 +377,6 @@ class Agent:
 
     def stats(self) -> Mapping[str, Mapping[str, str]]:
         """The sections of `consul info`."""
-        host = self._env.host
         monitors = sum(entry.check.type not in ("ttl", "") for entry in self.state.checks.values())
         ttls = sum(entry.check.type == "ttl" for entry in self.state.checks.values())
         return {
@@ -376,16 +387,16 @@ class Agent:
                 "services": str(len(self.state.live_services())),
             },
             "build": {"prerelease": "", "revision": CONSUL_REVISION, "version": CONSUL_VERSION},
-            "runtime": {
-                "arch": host.architecture,
-                "cpu_count": str(host.processors),
-                "goroutines": str(host.process().tasks),
-                "max_procs": str(host.processors),
-                "os": "linux",
-                "version": host.runtime,
-            },
+            "runtime": runtime_stats(len(asyncio.all_tasks())),
             **self.delegate.stats(),
         }
+
+    def host(self) -> Mapping[str, Any]:
+        """The machine, for `/v1/agent/host`."""
+        env = self._env
+        return host_document(
+            env.files, hostname=env.hostname, data_dir=self.options.data_dir, now_ns=env.clock.wall_ns()
+        )
 
     async def monitor(self, level: str, *, json_lines: bool) -> AsyncIterator[bytes]:
         """The log from `level` on, until the reader goes away."""
@@ -411,9 +422,6 @@ class Agent:
             ui = load_ui(self.options.ui_config.content_path, since)
         return Outside(ui, Profiles() if self.options.enable_debug else None)
 
-    def _machine(self) -> Awaitable[MachineFacts]:
-        return self._env.blocking(lambda: self._env.host.machine(self.options.data_dir))
-
     # --- callbacks --------------------------------------------------------------------------------------------
 
     def _user_event(self, event: UserEvent) -> None:
@@ -424,8 +432,18 @@ class Agent:
         except DecodeError as error:
             self._log.warn("user event ignored", name=event.name, error=str(error))
             return
-        if taken is not None:
+        if taken is None:
+            return
+        if taken.name == REMOTE_EXEC:
+            self._asked_to_execute(taken)
+        else:
             self._log.debug("new event", event_name=taken.name, event_id=taken.id)
+
+    def _asked_to_execute(self, event: Event) -> None:
+        if self.options.disable_remote_exec:
+            self._log.info("ignoring remote exec event, disabled.", event_id=event.id)
+        else:
+            self._tasks.start(self._remote_exec.run(event), "remote exec")
 
     def _fatal(self, error: BaseException) -> None:
         """Consensus cannot go on (the disk failed): the process must end."""

@@ -17,7 +17,6 @@ WITHOUT_EFFECT = (
     "advertise_reconnect_timeout",
     "config_entries",
     "disable_host_node_id",
-    "disable_remote_exec",
     "dns_config.use_cache",
     "enable_agent_tls_for_checks",
     "http_config.max_header_bytes",

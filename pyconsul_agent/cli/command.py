@@ -57,6 +57,7 @@ class Context:
     values: dict[str, Value] = field(default_factory=dict)
     given: dict[str, Value] = field(default_factory=dict)
     usage: str = ""
+    bad_usage: str = ""
 
     def say(self, text: str = "") -> None:
         """A line of results."""
@@ -118,3 +119,7 @@ class Command:
         """The whole help."""
         shared = [flag for group in self.groups for flag in GROUPS[group]]
         return usage(self.usage_line, self.help, [("HTTP API Options", shared), ("Command Options", self.flags)])
+
+    def bad_usage_text(self) -> str:
+        """What follows a flag that cannot be used: all flags, by name."""
+        return usage("", "", [("", self.all_flags())])

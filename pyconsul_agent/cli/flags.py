@@ -131,14 +131,17 @@ WIDTH = 72
 
 
 def usage(usage_line: str, text: str, groups: Sequence[tuple[str, Sequence[Flag]]]) -> str:
-    """Help as Consul lays it out: the usage line, the text, then flags by group, each with its indented description."""
-    parts = [f"Usage: {usage_line}\n"]
+    """Help as Consul lays it out: the usage line, the text, then flags by group, each with its indented description.
+
+    A group without a title has no heading.
+    """
+    parts = [f"Usage: {usage_line}\n" if usage_line else "Usage:\n"]
     if text:
         parts.append(f"\n{_indent(text, 2)}\n")
     for title, flags in groups:
         listed = sorted((flag for flag in flags if not flag.hidden), key=lambda flag: flag.name)
         if listed:
-            parts.append(f"\n{title}\n")
+            parts += [f"\n{title}\n"] if title else []
             parts += [f"\n{_flag_text(flag)}\n" for flag in listed]
     return "".join(parts)
 
@@ -146,7 +149,8 @@ def usage(usage_line: str, text: str, groups: Sequence[tuple[str, Sequence[Flag]
 def _flag_text(flag: Flag) -> str:
     names = {"bool": "", "int": "=<int>", "uint": "=<uint>", "duration": "=<duration>", "pairs": "=<key=value>"}
     shown = f"=<{flag.shown}>" if flag.shown else names.get(flag.kind, "=<string>")
-    default = f" The default is {flag.default}." if flag.default not in ("", False, 0) else ""
+    shown_default = "true" if flag.default is True else flag.default
+    default = f" The default is {shown_default}." if flag.default not in ("", False, 0) else ""
     return f"  -{flag.name}{shown}\n{_indent(flag.help + default, 5)}"
 
 

@@ -36,10 +36,11 @@ class APIError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer, whatever its status."""
+    """An answer, whatever its status. `index` is its X-Consul-Index, 0 without one."""
 
     status: int
     body: bytes
+    index: int = 0
 
     def json(self) -> Any:
         """The body decoded. Raises APIError."""
@@ -104,7 +105,8 @@ class API:
         """One request. Raises APIError for transport errors."""
         connection, answer = self._start(method, path, query, body)
         try:
-            return Response(answer.status, answer.read())
+            index = answer.getheader("X-Consul-Index", "")
+            return Response(answer.status, answer.read(), int(index) if index.isdigit() else 0)
         except (OSError, http.client.HTTPException) as error:
             raise APIError(self._describe(method, path, query, error)) from None
         finally:
@@ -239,7 +241,11 @@ def _boolean(name: str, environ: Mapping[str, str], err: TextIO, *, default: boo
     try:
         return parse_bool(text)
     except ValueError as error:
-        err.write(f'[WARN]  consul-api: could not parse {name}: error="{error}"\n')
+        import datetime
+
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        # compat: 1.10.11 reads its environment twice, and says so.
+        err.write(f'{now} [WARN]  consul-api: could not parse {name}: error="{error}"\n' * 2)
         return bad
 
 

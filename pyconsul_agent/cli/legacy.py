@@ -13,7 +13,7 @@ from contextlib import suppress
 from pyconsul_agent.cli.command import Context
 from pyconsul_agent.cli.ipc_client import DialFailed, IPCClient, IPCError
 from pyconsul_agent.cli.tables import columnize
-from pyconsul_agent.wire.ipc import ForceLeave, Join, Joined, MemberRow, Members
+from pyconsul_agent.wire.ipc import ForceLeave, Join, Joined, KeyOperation, KeyringAnswer, MemberRow, Members
 
 NOTHING_TO_SHOW = 2
 KINDS = {"consul": "server", "node": "client"}
@@ -128,6 +128,44 @@ def info(context: Context, address: str) -> int:
         return 0
 
     return _with_client(context, address, "Error querying agent", use)
+
+
+def keyring(context: Context, address: str, action: str, text: str) -> int:
+    """List, install, use or remove a key; errors are told pool by pool, and by node."""
+    command = "list-keys" if action == "list" else f"{action}-key"
+    factor = context.number("relay-factor")
+    body: KeyOperation | None = (
+        KeyOperation(key=context.text(action), relay_factor=factor) if action != "list" else None
+    )
+    if action == "list" and factor:
+        body = KeyOperation(relay_factor=factor)  # only 0.7 knows the factor, and it wants a body then
+
+    def use(client: IPCClient) -> int:
+        context.say(f"==> {text}")
+        answer = client.ask(command, KeyringAnswer, body)
+        pools = [(info.datacenter, info.pool) for info in answer.info or ()]
+        broken = [info for info in answer.info or () if info.error]
+        for info in broken:
+            context.say(f"\n{_pool_name(info.datacenter, info.pool)} error: {info.error}")
+            for message in answer.messages or ():
+                if (message.datacenter, message.pool) == (info.datacenter, info.pool):
+                    context.say(f"  {message.node}: {message.message}")
+        if broken:
+            return 1
+        context.say("==> Done!")
+        nodes = {(info.datacenter, info.pool): info.num_nodes for info in answer.info or ()}
+        for pool in pools if action == "list" else ():
+            context.say(f"\n{_pool_name(*pool)}:")
+            for key in answer.keys or ():
+                if (key.datacenter, key.pool) == pool:
+                    context.say(f"  {key.key} [{key.count}/{nodes[pool]}]")
+        return 0
+
+    return _with_client(context, address, "error", use)
+
+
+def _pool_name(datacenter: str, pool: str) -> str:
+    return "WAN" if pool == "WAN" else f"{datacenter} (LAN)"
 
 
 def monitor(context: Context, address: str) -> int:

@@ -23,12 +23,16 @@ PROGRAM = "consul"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A command: `module:NAME` below `cli.commands`; or a group (`target` empty) with the rest of its usage line."""
+    """A command: `module:NAME` below `cli.commands`; or a group (`target` empty) with the rest of its usage line.
+
+    `old_form`: a group that once was a command, with the switches by which it is known.
+    """
 
     synopsis: str
     target: str = ""
     group_usage: str = ""
     help: str = ""
+    old_form: tuple[str, tuple[str, ...]] | None = None
 
 
 _SUB = "<subcommand> [options] [args]"
@@ -39,8 +43,15 @@ COMMANDS: dict[str, Entry] = {
     "catalog datacenters": Entry("Lists all known datacenters", "catalog:DATACENTERS"),
     "catalog nodes": Entry("Lists all nodes in the given datacenter", "catalog:NODES"),
     "catalog services": Entry("Lists all registered services in a datacenter", "catalog:SERVICES"),
+    "config": Entry("Interact with central configurations", group_usage=_SUB, help="Central configuration entries."),
+    "config delete": Entry("Deletes a central configuration entry", "config_entries:DELETE"),
+    "config list": Entry("Lists central configuration entries of a kind", "config_entries:LIST"),
+    "config read": Entry("Shows a central configuration entry", "config_entries:READ"),
+    "config write": Entry("Creates or replaces a central configuration entry", "config_entries:WRITE"),
     "configtest": Entry("Checks configuration files (old name of validate)", "validate:CONFIGTEST"),
+    "debug": Entry("Records what an agent is and does, for operators", "debug:DEBUG"),
     "event": Entry("Fire a new event", "event:EVENT"),
+    "exec": Entry("Runs a command on many nodes", "exec:EXEC"),
     "force-leave": Entry('Forces a member of the cluster to enter the "left" state', "membership:FORCE_LEAVE"),
     "healthcheck": Entry("Tells whether the agent answers", "healthcheck:HEALTHCHECK"),
     "info": Entry("Provides debugging information for operators", "info:INFO"),
@@ -54,6 +65,8 @@ COMMANDS: dict[str, Entry] = {
     "kv import": Entry("Imports a tree stored as JSON to the KV store", "kv:IMPORT"),
     "kv put": Entry("Sets or updates data in the KV store", "kv:PUT"),
     "leave": Entry("Gracefully leaves the Consul cluster and shuts down", "membership:LEAVE"),
+    "lock": Entry("Runs a command while holding a lock", "lock:LOCK"),
+    "maint": Entry("Takes a node or service out of use, and back", "maint:MAINT"),
     "members": Entry("Lists the members of a Consul cluster", "members:MEMBERS"),
     "monitor": Entry("Stream logs from a Consul agent", "monitor:MONITOR"),
     "operator": Entry(
@@ -62,18 +75,42 @@ COMMANDS: dict[str, Entry] = {
         help="Tools for the operators of a cluster: raft's peers and autopilot.",
     ),
     "operator autopilot": Entry(
-        "Provides tools for modifying Autopilot configuration", group_usage=_SUB, help="Reads autopilot's settings."
+        "Shows and changes autopilot's settings", group_usage=_SUB, help="Autopilot's settings and judgment."
     ),
-    "operator autopilot get-config": Entry("Display the current Autopilot configuration", "operator:AUTOPILOT_GET"),
+    "operator autopilot get-config": Entry("Display the current Autopilot configuration", "autopilot:GET"),
+    "operator autopilot set-config": Entry("Changes the Autopilot configuration", "autopilot:SET"),
+    "operator autopilot state": Entry("Shows how Autopilot sees the servers", "autopilot:STATE"),
     "operator raft": Entry(
-        "Provides cluster-level tools for Consul operators", group_usage=_SUB, help="Reads and changes raft's peers."
+        "Provides cluster-level tools for Consul operators",
+        group_usage="<subcommand> [options]",
+        help="Reads and changes raft's peers.",
+        old_form=("operator:RAFT", ("-list-peers", "-remove-peer")),
     ),
     "operator raft list-peers": Entry("Display the current Raft peer configuration", "operator:LIST_PEERS"),
     "operator raft remove-peer": Entry("Remove a Consul server from the Raft configuration", "operator:REMOVE_PEER"),
     "reload": Entry("Triggers the agent to reload configuration files", "membership:RELOAD"),
+    "rtt": Entry("Estimates the round trip between nodes", "rtt:RTT"),
+    "services": Entry("Interact with services", group_usage=_SUB, help="Services of the local agent."),
+    "services deregister": Entry("Deregisters services from the local agent", "services:DEREGISTER"),
+    "services register": Entry("Registers services with the local agent", "services:REGISTER"),
+    "tls": Entry(
+        "Certificates for agents", group_usage="<subcommand> <subcommand> [options]",
+        help="Makes an authority and certificates for agents. Needs no agent.",
+    ),
+    "tls ca": Entry(
+        "An authority for agents' certificates", group_usage="<subcommand> [options] filename-prefix",
+        help="Makes a certificate authority for agents.",
+    ),
+    "tls ca create": Entry("Makes a certificate authority", "tls:CA_CREATE"),
+    "tls cert": Entry(
+        "Agents' certificates", group_usage="<subcommand> [options] [filename-prefix]",
+        help="Makes certificates for agents and the command line.",
+    ),
+    "tls cert create": Entry("Makes a certificate", "tls:CERT_CREATE"),
     "validate": Entry("Validate config files/directories", "validate:VALIDATE"),
     "version": Entry("Prints the Consul version", "version:VERSION_COMMAND"),
-}
+    "watch": Entry("Waits for changes of a view of the cluster", "watch:WATCH"),
+}  # fmt: skip
 
 
 def main(
@@ -108,7 +145,35 @@ def main(
         return 130
 
 
+def _completion(context: Context, words: list[str]) -> int | None:
+    """What shells ask us for; None when this is an ordinary run."""
+    line = context.environ.get("COMP_LINE")
+    install = bool(words) and words[0].lstrip("-") in ("autocomplete-install", "autocomplete-uninstall")
+    if line is None and not (install and words[0].startswith("-")):
+        return None
+    from pyconsul_agent.cli import completion
+
+    if line is None:
+        return completion.change(words, context.environ, os.path.abspath(sys.argv[0]), context.err)
+    point = context.environ.get(completion.POINT_VARIABLE, "")
+    cut = line[: int(point)] if point.isdigit() else line
+    for word in completion.words_for(cut, list(COMMANDS), _flags_of):
+        context.say(word)
+    return 0
+
+
+def _flags_of(name: str) -> list[str]:
+    if not name:
+        return ["autocomplete-install", "autocomplete-uninstall", "help", "version"]
+    entry = COMMANDS[name]
+    known = [flag.name for flag in load(entry).all_flags() if not flag.hidden] if entry.target else []
+    return [*known, "help"]
+
+
 def _dispatch(context: Context, words: list[str]) -> int:
+    completed = _completion(context, words)
+    if completed is not None:
+        return completed
     if words and words[0] in ("-v", "-version", "--version"):
         words = ["version", *words[1:]]
     if words and words[0] in ("-h", "-help", "--help", "help"):
@@ -119,6 +184,8 @@ def _dispatch(context: Context, words: list[str]) -> int:
         context.err.write(_top_usage())
         return 127
     entry = COMMANDS[name]
+    if entry.old_form and rest and rest[0].replace("--", "-", 1).startswith(entry.old_form[1]):
+        entry = Entry(entry.synopsis, entry.old_form[0])
     if not entry.target:
         asked = bool(rest) and rest[0] in ("-h", "-help", "--help")
         (context.out if asked else context.err).write(_group_usage(name, entry))
@@ -138,7 +205,7 @@ def load(entry: Entry) -> Command:
 
 
 def _run(context: Context, command: Command, arguments: Sequence[str]) -> int:
-    context.usage = command.usage_text()
+    context.usage, context.bad_usage = command.usage_text(), command.bad_usage_text()
     flags = command.all_flags()
     try:
         context.given, rest = parse(flags, arguments)
@@ -146,7 +213,7 @@ def _run(context: Context, command: Command, arguments: Sequence[str]) -> int:
         context.out.write(context.usage)
         return 0
     except UsageError as error:
-        context.err.write(f"{error}\n{context.usage}")
+        context.err.write(f"{error}\n{context.bad_usage}")
         return 1
     context.values = with_defaults(flags, context.given)
     try:

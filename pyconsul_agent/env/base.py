@@ -18,7 +18,7 @@ import random
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from pyconsul_agent.errors import NetError
 
@@ -153,7 +153,10 @@ class Process(Protocol):
         output_bytes_max: int,
         environment: dict[str, str] | None = None,
         stdin: bytes | None = None,
-    ) -> ProcessResult: ...
+        on_output: Callable[[bytes], None] | None = None,
+    ) -> ProcessResult:
+        """Run a program to its end. `on_output` is told everything it writes, as it comes."""
+        ...
 
 
 class Resolver(Protocol):
@@ -219,55 +222,21 @@ class ProcessFacts:
     tasks: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class MachineFacts:
-    """This machine, in the shape of `/v1/agent/host`; None what could not be read, `errors` say why."""
-
-    memory: dict[str, Any] | None = None
-    processors: list[dict[str, Any]] | None = None
-    system: dict[str, Any] | None = None
-    disk: dict[str, Any] | None = None
-    collected_ns: int = 0
-    errors: tuple[str, ...] = ()
-
-
 class Host(Protocol):
-    """What this program runs on."""
-
-    @property
-    def architecture(self) -> str:
-        """As Go names it: `amd64`."""
-
-    @property
-    def processors(self) -> int:
-        """How many this process may use."""
-
-    @property
-    def runtime(self) -> str:
-        """Name and version of the interpreter."""
+    """What this program knows of its own process."""
 
     def process(self) -> ProcessFacts:
         """This process now. Quick."""
-
-    def machine(self, path: str) -> MachineFacts:
-        """This machine, and the disk that holds `path`. Slow: for a thread."""
 
     def close(self) -> None:
         """Stop observing the process."""
 
 
 class NoHost:
-    """A host of which nothing is known: a simulated one."""
-
-    architecture = "simulated"
-    processors = 1
-    runtime = "simulated"
+    """Nothing is known of the process: it is a simulated one."""
 
     def process(self) -> ProcessFacts:
         return ProcessFacts()
-
-    def machine(self, path: str) -> MachineFacts:
-        return MachineFacts(errors=("nothing is known of this host",))
 
     def close(self) -> None:
         """Nothing was begun."""

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from pyconsul_agent.env.base import ProcessResult
@@ -16,14 +16,17 @@ from pyconsul_agent.env.base import ProcessResult
 class _Child(asyncio.SubprocessProtocol):
     """Keeps the last `output_bytes_max` bytes of what the child writes."""
 
-    def __init__(self, output_bytes_max: int) -> None:
+    def __init__(self, output_bytes_max: int, on_output: Callable[[bytes], None] | None = None) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.output = bytearray()
         self.truncated = False
         self._max = output_bytes_max
+        self._on_output = on_output
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if self._on_output is not None:
+            self._on_output(data)
         self.output += data
         if len(self.output) > self._max:
             self.truncated = True
@@ -50,6 +53,7 @@ class RealProcess:
         output_bytes_max: int,
         environment: dict[str, str] | None = None,
         stdin: bytes | None = None,
+        on_output: Callable[[bytes], None] | None = None,
     ) -> ProcessResult:
         """Run a program. Raises OSError when it cannot be started; a time-out is part of the result.
 
@@ -57,7 +61,7 @@ class RealProcess:
         """
         loop = asyncio.get_running_loop()
         transport, child = await loop.subprocess_exec(
-            lambda: _Child(output_bytes_max),
+            lambda: _Child(output_bytes_max, on_output),
             *arguments,
             stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -38,9 +38,9 @@ from pyconsul_agent.server.leader.standing import DEFAULTS
 from pyconsul_agent.server.leader.tombstones import TombstoneReaper
 from pyconsul_agent.server.measures import Gauge, ServerMeasures
 from pyconsul_agent.server.metered import Dispatch, MeteredDispatch, MeteredProposer
-from pyconsul_agent.server.seams import Proposer
 from pyconsul_agent.server.methods import Parts, offered
 from pyconsul_agent.server.pools import PoolWatcher
+from pyconsul_agent.server.seams import Proposer
 from pyconsul_agent.state import system
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet

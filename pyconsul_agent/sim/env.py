@@ -137,6 +137,7 @@ class SimChildren:
         output_bytes_max: int,
         environment: dict[str, str] | None = None,
         stdin: bytes | None = None,
+        on_output: Callable[[bytes], None] | None = None,
     ) -> ProcessResult:
         command = self._host.commands.get(" ".join(arguments)) or self._host.commands.get(arguments[0])
         if command is None:
@@ -146,6 +147,8 @@ class SimChildren:
                 exit_code, output = await command(arguments, stdin or b"")
         except TimeoutError:
             return ProcessResult(-9, b"", truncated=False, timed_out=True)
+        if on_output is not None:
+            on_output(output)
         return ProcessResult(exit_code, output[-output_bytes_max:], truncated=len(output) > output_bytes_max)
 
 

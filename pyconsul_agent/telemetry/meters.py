@@ -49,7 +49,7 @@ MEMBER_KINDS = {"join": "serf.member.join", "failed": "serf.member.failed", "lea
 
 def path_parts(pattern: str) -> tuple[str, str]:
     """A route as the label of `api.http` and as the name of 1.9: `v1_kv_` and `v1.kv._`."""
-    parts = ["_" if not part else part for part in pattern.split("/")[1:]]
+    parts = [part if part else "_" for part in pattern.split("/")[1:]]
     return pattern[1:].replace("/", "_"), ".".join(parts)
 
 

@@ -29,7 +29,11 @@ def test_filters_that_are_wrong_or_could_take_long_keep_nothing():
         assert taken(node_filter=bad) == []
 
 
-def test_remote_execution_is_ignored():
+def test_the_event_of_remote_execution_is_told_of_but_not_kept():
     service = Events("node1", dict)
     event = Event(id="", name="_rexec")
-    assert service.take(UserEvent(lamport_time=1, name="x", payload=event.encode(), coalesce=False)) is None
+    taken = service.take(UserEvent(lamport_time=1, name="x", payload=event.encode(), coalesce=False))
+    assert taken is not None and taken.name == "_rexec"
+    assert service.list() == []
+    elsewhere = Event(id="", name="_rexec", node_filter="^node2$")
+    assert service.take(UserEvent(lamport_time=2, name="x", payload=elsewhere.encode(), coalesce=False)) is None

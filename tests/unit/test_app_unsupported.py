@@ -41,7 +41,6 @@ def options(*, dev=False, **flags):
         ({"ui_config": {"dir": "/x"}}, "ui_config.dir is set, but has no effect"),
         ({"watches": [{"type": "key", "key": "k"}]}, "watches[0] (type 'key') is not run"),
         ({"connect": {"enabled": True}}, "connect.enabled is set, but has no effect"),
-        ({"disable_remote_exec": False}, "disable_remote_exec is set, but has no effect"),
     ],
 )
 def test_option_without_effect_is_said_once(flags, line):

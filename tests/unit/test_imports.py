@@ -18,6 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "fsm": {"state", "wire", "structs", "errors"},
     "acl": {"wire", "structs", "errors"},
     "query": {"wire", "structs", "errors"},
+    "watch": {"wire", "structs", "errors"},
     "env": {"errors"},
     "telemetry": {"env", "structs", "errors", "version"},
     "config": {"env", "wire", "structs", "errors", "version"},
@@ -57,11 +58,11 @@ ALLOWED: dict[str, set[str]] = {
         "errors",
         "version",
     },
-    "cli": {"env", "config", "telemetry", "wire", "structs", "errors", "version"},
+    "cli": {"env", "config", "telemetry", "query", "watch", "wire", "structs", "errors", "version"},
     "cli.commands.agent": {"app", "cli", "env", "config", "telemetry", "structs", "errors", "version"},
 }
 SEES_EVERYTHING = {"sim", "simulate", "testing", "__main__", "__init__"}
-PURE = {"structs", "wire", "swim", "serf", "raft", "state", "fsm", "acl", "query"}
+PURE = {"structs", "wire", "swim", "serf", "raft", "state", "fsm", "acl", "query", "watch"}
 PURE_MODULES = {"config.merge", "agent.local", "agent.cache_table", "agent.checks.status", "interfaces.dns.resolve"}
 OPERATING_SYSTEM = {
     "asyncio", "time", "secrets", "uuid", "socket", "ssl", "subprocess", "threading", "signal", "os", "select",

@@ -36,6 +36,8 @@ def run(context: Context, arguments: Sequence[str]) -> int:
         return context.complain(f"Error parsing relay factor: Relay factor must be in range: [0, {RELAY_FACTOR_MAX}]")
     if context.on("local-only") and action not in LISTS:
         return context.complain("Error validating local-only: local-only can only be set for list requests")
+    if address := context.rpc_address():
+        return _legacy(context, address, action)
     query = {"relay-factor": str(context.number("relay-factor"))} if context.number("relay-factor") else {}
     try:
         if action in LISTS:
@@ -46,6 +48,14 @@ def run(context: Context, arguments: Sequence[str]) -> int:
     except APIError as error:
         return context.complain(f"error: {error}")
     return 0
+
+
+def _legacy(context: Context, address: str, action: str) -> int:
+    from pyconsul_agent.cli import legacy
+
+    if action == "list-primary" or context.on("local-only"):
+        return context.complain("The legacy RPC has neither -list-primary nor -local-only")
+    return legacy.keyring(context, address, action, LISTS["list"][1] if action == "list" else CHANGES[action][1])
 
 
 def _list(context: Context, action: str, query: dict[str, str]) -> int:
@@ -83,5 +93,5 @@ KEYRING = Command(
         Flag("remove", "string", "Remove a key that is not in use from every member."),
         Flag("use", "string", "Encrypt with a key that every member has."),
     ),
-    groups="C",
+    groups="CL",
 )

@@ -1,4 +1,4 @@
-"""`operator raft list-peers|remove-peer`, `operator autopilot get-config`."""
+"""`operator raft list-peers|remove-peer`, and the form of 0.7: `operator raft -list-peers|-remove-peer`."""
 
 from __future__ import annotations
 
@@ -42,22 +42,6 @@ def run_remove_peer(context: Context, arguments: Sequence[str]) -> int:
     return 0
 
 
-def run_autopilot_get(context: Context, arguments: Sequence[str]) -> int:
-    """Print the settings."""
-    try:
-        config = context.api().get("/v1/operator/autopilot/configuration").expect_ok().json()
-    except APIError as error:
-        return context.complain(f"Error querying Autopilot configuration: {error}")
-    for key in ("CleanupDeadServers", "LastContactThreshold", "MaxTrailingLogs", "MinQuorum",
-                "ServerStabilizationTime"):  # fmt: skip
-        value = config.get(key, 0)
-        context.say(f"{key} = {str(value).lower() if isinstance(value, bool) else value}")
-    context.say(f'RedundancyZoneTag = "{config.get("RedundancyZoneTag", "")}"')
-    context.say(f"DisableUpgradeMigration = {str(config.get('DisableUpgradeMigration', False)).lower()}")
-    context.say(f'UpgradeVersionTag = "{config.get("UpgradeVersionTag", "")}"')
-    return 0
-
-
 LIST_PEERS = Command(
     "consul operator raft list-peers [options]", "Shows the servers of raft's configuration.", run_list_peers,
     groups="CS",
@@ -72,6 +56,25 @@ REMOVE_PEER = Command(
     ),
     groups="CS",
 )
-AUTOPILOT_GET = Command(
-    "consul operator autopilot get-config [options]", "Shows autopilot's settings.", run_autopilot_get, groups="CS"
+
+
+def run_raft(context: Context, arguments: Sequence[str]) -> int:
+    """The form of 0.7: the action is a switch."""
+    if context.on("list-peers") == context.on("remove-peer"):
+        context.err.write(context.usage)
+        return 1
+    return run_list_peers(context, arguments) if context.on("list-peers") else run_remove_peer(context, arguments)
+
+
+RAFT = Command(
+    "consul operator raft <subcommand> [options] [args]",
+    "Reads and changes raft's peers: list-peers, remove-peer.",
+    run_raft,
+    (
+        Flag("list-peers", "bool", "Show the servers (old form of `list-peers`)."),
+        Flag("remove-peer", "bool", "Remove a server (old form of `remove-peer`)."),
+        Flag("address", "string", "Address of the server, IP:port."),
+        Flag("id", "string", "Id of the server."),
+    ),
+    groups="CS",
 )

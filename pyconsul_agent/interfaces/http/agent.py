@@ -32,6 +32,7 @@ class Actions:
     stats: Callable[[], Mapping[str, Mapping[str, str]]]
     monitor: LogStream
     reload: Callable[[], Awaitable[None]] | None = None
+    host: Callable[[], Mapping[str, Any]] = dict
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class AgentEndpoints:
     def routes(self) -> list[Route]:
         return [
             Route("/v1/agent/self", (("GET", self.self_),), "agent:read"),
+            Route("/v1/agent/host", (("GET", self.host),), "operator:read"),
             Route("/v1/agent/members", (("GET", self.members),), "node:read"),
             Route("/v1/agent/join/", (("PUT", self.join),), "agent:write"),
             Route("/v1/agent/reload", (("PUT", self.reload),), "agent:write"),
@@ -69,6 +71,10 @@ class AgentEndpoints:
             Route("/v1/agent/force-leave/", (("PUT", self.force_leave),), "operator:write"),
             Route("/v1/agent/monitor", (("GET", self.monitor),), "agent:read"),
         ]
+
+    async def host(self, request: Request) -> Response:
+        """The machine that the agent runs on: memory, processors, system, disk."""
+        return self._json(self._actions.host(), request)
 
     async def self_(self, request: Request) -> Response:
         """Configuration, coordinate, member, statistics."""

@@ -1,11 +1,10 @@
-"""`/v1/agent/metrics`, `/v1/agent/metrics/stream` and `/v1/agent/host`: numbers about this agent and its machine."""
+"""`/v1/agent/metrics` and `/v1/agent/metrics/stream`: numbers about this agent."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
-from pyconsul_agent.env.base import MachineFacts
 from pyconsul_agent.interfaces.http.message import HTTPError, Request, Response, json_response
 from pyconsul_agent.interfaces.http.params import Defaults
 from pyconsul_agent.interfaces.http.routes import Route
@@ -45,18 +44,16 @@ def in_order(value: Any) -> Any:
 
 
 class Facts:
-    """The handlers. `machine` collects the facts of the host."""
+    """The handlers."""
 
-    def __init__(self, metrics: Measured, machine: Callable[[], Awaitable[MachineFacts]], defaults: Defaults) -> None:
+    def __init__(self, metrics: Measured, defaults: Defaults) -> None:
         self._metrics = metrics
-        self._machine = machine
         self._defaults = defaults
 
     def routes(self) -> list[Route]:
         return [
             Route("/v1/agent/metrics", (("GET", self.metrics),), "agent:read"),
             Route("/v1/agent/metrics/stream", (("GET", self.stream),), "agent:read"),
-            Route("/v1/agent/host", (("GET", self.host),), "operator:read"),
         ]
 
     async def metrics(self, request: Request) -> Response:
@@ -75,16 +72,3 @@ class Facts:
     async def _lines(self) -> AsyncIterator[bytes]:
         async for interval in self._metrics.stream():
             yield gojson.encode(in_order(shown(interval))) + b"\n"
-
-    async def host(self, request: Request) -> Response:
-        """Memory, processors, system and disk of this machine."""
-        facts = await self._machine()
-        body: dict[str, Any] = Ordered(
-            Memory=in_order(facts.memory),
-            CPU=in_order(facts.processors),
-            Host=in_order(facts.system),
-            Disk=in_order(facts.disk),
-            CollectionTime=facts.collected_ns,
-            Errors=list(facts.errors) or None,
-        )
-        return json_response(body, request, pretty=self._defaults.pretty)

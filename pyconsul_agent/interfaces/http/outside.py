@@ -8,7 +8,6 @@ ours).
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.resources import files
 from urllib.parse import quote
