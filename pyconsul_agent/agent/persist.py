@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyconsul_agent.env.base import Env, Files
@@ -96,7 +96,10 @@ class Persistence:
 
     def save_service(self, service: NodeService, token: str) -> None:
         """Keep a service."""
-        self._write("services", service.id, {"Token": token, "Service": gojson.render(service), "Source": "remote"})
+        body = {"Token": token, "Service": gojson.render(service), "Source": "remote"}
+        if service.locally_registered_as_sidecar:
+            body["LocallyRegisteredAsSidecar"] = True
+        self._write("services", service.id, body)
 
     def remove_service(self, identity: str) -> None:
         """Forget a service."""
@@ -140,7 +143,13 @@ class Persistence:
     def services(self) -> list[SavedService]:
         """Every service that was kept; unreadable files are told and left alone."""
         return [
-            SavedService(_from_json(NodeService, body["Service"]), str(body.get("Token", "")))
+            SavedService(
+                replace(
+                    _from_json(NodeService, body["Service"]),
+                    locally_registered_as_sidecar=body.get("LocallyRegisteredAsSidecar") is True,
+                ),
+                str(body.get("Token", "")),
+            )
             for body in self._load("services", "Service")
         ]
 

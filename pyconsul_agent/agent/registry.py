@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
+from pyconsul_agent.agent import sidecars
 from pyconsul_agent.agent.checks import definition as definitions
+from pyconsul_agent.agent.checks.docker import Docker
+from pyconsul_agent.agent.checks.http2 import grpc_probe, h2ping_probe
+from pyconsul_agent.agent.checks.remote_alias import run_remote_alias
 from pyconsul_agent.agent.checks.runners import (
     HTTPClient,
     Result,
@@ -21,6 +26,7 @@ from pyconsul_agent.agent.checks.runners import (
     script_probe,
     tcp_probe,
 )
+from pyconsul_agent.agent.delegate import Caller
 from pyconsul_agent.agent.local import CheckEntry, LocalState, ServiceEntry
 from pyconsul_agent.agent.persist import Persistence, TTLState
 from pyconsul_agent.env.base import Clock, Net, Process
@@ -61,6 +67,8 @@ class Tools:
     net: Net
     process: Process
     http: HTTPClient
+    docker: Docker
+    caller: Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +84,17 @@ class Registry:
     """Services and checks of this agent. Runners live in a task group between `start` and `stop`."""
 
     def __init__(
-        self, state: LocalState, persistence: Persistence, settings: CheckSettings, tools: Tools, log: Log
+        self,
+        state: LocalState,
+        persistence: Persistence,
+        settings: CheckSettings,
+        tools: Tools,
+        log: Log,
+        *,
+        sidecar_ports: tuple[int, int] = sidecars.PORTS,
     ) -> None:
         self.state = state
+        self.sidecar_ports = sidecar_ports
         self._persistence = persistence
         self._settings = settings
         self._tools = tools
@@ -129,6 +145,8 @@ class Registry:
     ) -> None:
         """Add or replace a service with its checks; present status of its checks is kept. Raises ValueError."""
         service = complete_service(service)
+        sidecar = self._sidecar_of(service, token)
+        service = sidecars.without_sidecar(service)
         wanted = definitions.with_ids(list(checks), service.id, service.service)
         for check in wanted:
             self._admit(check, from_config)
@@ -145,6 +163,27 @@ class Registry:
         if replace_checks:
             for identity in present.keys() - {check.check_id for check in wanted}:
                 self.remove_check(identity)
+        if sidecar is not None:
+            self.add_service(
+                sidecar.service,
+                sidecar.checks,
+                token=sidecar.token,
+                from_config=from_config,
+                replace_checks=replace_checks,
+                persist=persist,
+            )
+
+    def _sidecar_of(self, service: NodeService, token: str) -> sidecars.Sidecar | None:
+        """The sidecar that a service asks for; one that is here already keeps its port. Raises ValueError."""
+        asked = service.connect.sidecar_service
+        if asked is None:
+            return None
+        identity = service.id + sidecars.SUFFIX
+        present = self.state.service(identity)
+        if present is not None and not asked.port:
+            asked = replace(asked, port=present.port)
+        taken = {each.port for key, each in self.state.live_services().items() if key != identity}
+        return sidecars.sidecar_of(service, asked, token, taken, self.sidecar_ports)
 
     def remove_service(self, identity: str) -> bool:
         """Remove a service, its checks and its sidecar; False if there is none."""
@@ -152,7 +191,7 @@ class Registry:
             self._stop_runner(check.check_id)
             self._persistence.remove_check(check.check_id)
         self._persistence.remove_service(identity)
-        sidecar = self.state.service(f"{identity}-sidecar-proxy")
+        sidecar = self.state.service(identity + sidecars.SUFFIX)
         if sidecar is not None and sidecar.locally_registered_as_sidecar:
             self.remove_service(sidecar.id)
         return self.state.remove_service(identity)
@@ -171,8 +210,6 @@ class Registry:
         """Refuse what may not run here."""
         if problem := definitions.validate(check):
             raise ValueError(f"Invalid check: {problem}")
-        if problem := definitions.unsupported(check):
-            raise ValueError(problem)
         if len(self.state.checks) >= CHECKS_MAX and check.check_id not in self.state.checks:
             raise ValueError(f"too many checks on this agent: {CHECKS_MAX}")
         if definitions.is_script(check):
@@ -197,7 +234,7 @@ class Registry:
             self._persistence.save_check(row, check, token)
         if check is not None:
             self._definitions[identity] = check
-            self._start_runner(identity, replace(check, check_id=identity), row.service_id, saved)
+            self._start_runner(identity, replace(check, check_id=identity), token, saved)
 
     def remove_check(self, identity: str) -> bool:
         """Remove a check; False if there is none."""
@@ -295,28 +332,42 @@ class Registry:
 
     # --- runners ----------------------------------------------------------------------------------------------
 
-    def _start_runner(self, identity: str, check: CheckType, service_id: str, saved: TTLState | None) -> None:
-        limit = output_limit(check, self._settings.output_bytes_max)
-        tools = self._tools
-        if check.ttl > 0:
-            timer = TTLTimer(check, self._report, output_bytes_max=limit)
-            if saved is not None:
-                timer.restore(saved.output)
-            self._ttl[identity] = timer
-            work = timer.run()
-        elif check.http:
-            work = run_probe(check, http_probe(check, tools.http, output_bytes_max=limit), self._report, tools.random)
+    def _start_runner(self, identity: str, check: CheckType, token: str, saved: TTLState | None) -> None:
+        work = self._ttl_work(identity, check, saved) if check.ttl > 0 else self._work(identity, check, token)
+        self._runners[identity] = asyncio.get_running_loop().create_task(work)
+
+    def _ttl_work(self, identity: str, check: CheckType, saved: TTLState | None) -> Coroutine[Any, Any, None]:
+        timer = TTLTimer(check, self._report, output_bytes_max=output_limit(check, self._settings.output_bytes_max))
+        if saved is not None:
+            timer.restore(saved.output)
+        self._ttl[identity] = timer
+        return timer.run()
+
+    def _work(self, identity: str, check: CheckType, token: str) -> Coroutine[Any, Any, None]:
+        """What runs a check, chosen in Consul's order."""
+        limit, tools = output_limit(check, self._settings.output_bytes_max), self._tools
+        if check.http:
+            probe = http_probe(check, tools.http, output_bytes_max=limit)
         elif check.tcp:
-            work = run_probe(check, tcp_probe(check, tools.net), self._report, tools.random)
+            probe = tcp_probe(check, tools.net)
+        elif check.grpc:
+            probe = grpc_probe(check, tools.net)
+        elif check.docker_container_id:
+            probe = tools.docker.probe(check, output_bytes_max=limit)
         elif check.script_args:
-            work = run_probe(
-                check, script_probe(check, tools.process, output_bytes_max=limit), self._report, tools.random
+            probe = script_probe(check, tools.process, output_bytes_max=limit)
+        elif check.h2ping:
+            probe = h2ping_probe(check, tools.net)
+        elif check.alias_node:
+            node = self.state.node
+            return run_remote_alias(
+                check, tools.caller, self._report, datacenter=node.datacenter, token=self.state.token_of(token)
             )
         else:
-            assert check.alias_service, "admitted"
+            assert check.alias_service, "validated"
             changed = self._alias_changed[identity] = asyncio.Event()
-            work = run_alias(identity, self._alias(check.alias_service), changed, self._report)
-        self._runners[identity] = asyncio.get_running_loop().create_task(work)
+            return run_alias(identity, self._alias(check.alias_service), changed, self._report)
+        return run_probe(check, probe, self._report, tools.random)
 
     def _alias(self, service_id: str) -> Callable[[], Result]:
         def evaluate() -> Result:
@@ -326,7 +377,7 @@ class Registry:
                 if check.service_id in (service_id, "") and check.type != "alias"
             ]
             exists = self.state.service(service_id) is not None
-            return alias_result(service_id, self.state.node.name, exists, checks)
+            return alias_result(service_id, exists, checks)
 
         return evaluate
 

@@ -10,6 +10,7 @@ from typing import Any
 from pyconsul_agent.agent.antientropy import AntiEntropy
 from pyconsul_agent.agent.cache import Cache
 from pyconsul_agent.agent.cache_table import CacheLimits
+from pyconsul_agent.agent.checks.docker import Docker
 from pyconsul_agent.agent.checks.http import AiohttpChecks
 from pyconsul_agent.agent.coordinates import send_coordinates
 from pyconsul_agent.agent.events import REMOTE_EXEC, Event, Events
@@ -93,7 +94,7 @@ class Agent:
         """Why the agent ended by itself and badly, one line."""
         self._metrics = Metrics(options.telemetry, env, self._log, node=options.node_name)
         logs.on_event = self._metrics.count_event
-        listeners = Listeners(self._user_event, lambda: self._sync.server_appeared())
+        listeners = Listeners(self._user_event, self._server_appeared)
         if options.server:
             self.delegate: ServerNode | ClientNode = ServerNode(
                 server_config(options, self.node_id),
@@ -148,8 +149,17 @@ class Agent:
                 update_interval_s=options.check_update_interval,
                 output_bytes_max=options.check_output_max_size,
             ),
-            Tools(env.clock, env.random, env.net, env.process, self._check_client),
+            Tools(
+                env.clock,
+                env.random,
+                env.net,
+                env.process,
+                self._check_client,
+                Docker(env.environ.get("DOCKER_HOST", "")),
+                self.delegate,
+            ),
             self._log,
+            sidecar_ports=(options.ports.sidecar_min_port, options.ports.sidecar_max_port),
         )
         self._cache = Cache(
             self.delegate,
@@ -444,6 +454,11 @@ class Agent:
             self._log.info("ignoring remote exec event, disabled.", event_id=event.id)
         else:
             self._tasks.start(self._remote_exec.run(event), "remote exec")
+
+    def _server_appeared(self) -> None:
+        """To a client, a new server is a reason to compare; a server has its state already."""
+        if not self.options.server:
+            self._sync.server_appeared()
 
     def _fatal(self, error: BaseException) -> None:
         """Consensus cannot go on (the disk failed): the process must end."""

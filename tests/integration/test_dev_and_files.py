@@ -85,8 +85,7 @@ def test_pid_and_log_file_are_written_and_what_has_no_effect_is_said(make, tmp_p
     [
         ('pid_file = "/proc/absent/pid"', "Could not open pid file: open /proc/absent/pid: no such file or directory"),
         ('log_file = "/proc/absent/x.log"', "Failed to setup logging: open /proc/absent/x.log: no such file"),
-        ('check { name = "c" grpc = "127.0.0.1:1" interval = "10s" }', "gRPC checks are not supported"),
-        ('service { name = "w" connect { sidecar_service {} } }', "sidecar services (connect.sidecar_service)"),
+        ('service { name = "w" connect { sidecar_service { id = "x" } } }', "A SidecarService cannot specify an ID"),
         ('serf_lan_allowed_cidrs = ["10.0.0.0"]', "serf_lan_allowed_cidrs: invalid CIDR address: 10.0.0.0"),
     ],
 )
