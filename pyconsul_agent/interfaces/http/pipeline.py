@@ -78,6 +78,8 @@ class Pipeline:
 
     def locate(self, raw_target: str, method: str) -> Target | Response:
         """Decode, clean and route a raw target before its body is read; a Response ends the matter."""
+        if raw_target == "*" and method == "OPTIONS":
+            return Response(200)
         raw_path, _, raw_query = raw_target.partition("?")
         if "://" in raw_path.split("/", 1)[0] + "/" or raw_path.startswith(("http://", "https://")):
             raw_path = "/" + raw_path.split("://", 1)[1].partition("/")[2]
