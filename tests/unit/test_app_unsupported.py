@@ -40,7 +40,7 @@ def options(*, dev=False, **flags):
     [
         ({"ui_config": {"metrics_provider": "x"}}, "ui_config.metrics_provider is set, but has no effect"),
         ({"watches": [{"type": "key", "key": "k"}]}, "watches[0] (type 'key') is not run"),
-        ({"connect": {"enabled": True}}, "connect.enabled is set, but has no effect"),
+        ({"connect": {"enabled": True}}, "connect.enabled is set, but this version has no CA"),
     ],
 )
 def test_option_without_effect_is_said_once(flags, line):
