@@ -179,6 +179,7 @@ class Agent:
             self._log.named("http"),
             fallback=self._outside(),
             observe=self._metrics.http,
+            again=self._metrics.http.again,
             now=env.clock.monotonic,
             stamp=self.delegate.stamp,
         )

@@ -66,6 +66,7 @@ class Metrics:
                 wanted = now() + min(LAG_PROBE_S, left)
                 await asyncio.sleep(min(LAG_PROBE_S, left))
                 self._lag_s = max(self._lag_s, now() - wanted)
+            self.http.settle()
             self.registry.roll()
 
     def _read(self, gauges: Gauges) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from pyconsul_agent.server.leader.standing import Standing, failure_tolerance
 from pyconsul_agent.state.store import Store
+from pyconsul_agent.structs.config_kinds import kind_of
 from pyconsul_agent.structs.member import Member, MemberStatus
 
 Gauge = tuple[str, float, Mapping[str, str]]
@@ -82,7 +83,5 @@ class ServerMeasures:
         yield "state.services", sum(1 for _ in tables.services.index_keys("name")), here
         yield "state.service_instances", len(tables.services), here
         yield "state.kv_entries", len(tables.kvs), here
-        entries = getattr(tables, "config_entries", None)
-        if entries is not None:
-            for kind, count in sorted(Counter(entry.kind for entry in entries.scan()).items()):
-                yield "state.config_entries", count, {**here, "kind": kind}
+        for kind, count in sorted(Counter(kind_of(entry) for entry in tables.config_entries.scan()).items()):
+            yield "state.config_entries", count, {**here, "kind": kind}

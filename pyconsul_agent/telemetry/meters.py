@@ -62,6 +62,8 @@ class HTTPMeter:
         self._old_names = names_of_1_9
         self._rows: dict[tuple[str, str], tuple[Series, ...]] = {}
         self._calls: dict[str, tuple[Series, Series]] = {}
+        self.again: dict[str, int] = {}
+        """Answers of GET that were given again, by pattern; counted as having taken no time."""
 
     def __call__(self, pattern: str, method: str, status: int, seconds: float) -> None:
         """One request to the route `pattern` was answered."""
@@ -77,6 +79,17 @@ class HTTPMeter:
             asked.add()
             if status < 400:
                 succeeded.add()
+
+    def settle(self) -> None:
+        """Take in what was counted in `again`."""
+        for pattern, count in self.again.items():
+            for series in self._rows.get((pattern, "GET")) or self._make(pattern, "GET"):
+                series.add_zeros(count)
+            call = CATALOG_CALLS.get(pattern)
+            if call is not None:
+                for series in self._calls.get(call) or self._make_call(call):
+                    series.add(count)
+        self.again.clear()
 
     def _make(self, pattern: str, method: str) -> tuple[Series, ...]:
         method = method if method in METHODS else "other"

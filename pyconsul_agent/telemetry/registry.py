@@ -94,6 +94,12 @@ class Series:
         if self._emit is not None:
             self._emit(self.kind, self.key, value)
 
+    def add_zeros(self, count: int) -> None:
+        """Take so many samples of 0."""
+        if count > 0:
+            self.current.add(0.0)
+            self.current.count += count - 1
+
     def take(self, start: int) -> Aggregate | None:
         """What came since the last `take`, if anything; it now counts for the whole life too."""
         taken = self.current

@@ -67,9 +67,11 @@ class Pipeline:
         stamp: Callable[[str], Hashable | None] = lambda part: None,
         observe: Observe | None = None,
         now: Callable[[], float] = lambda: 0.0,
+        again: dict[str, int] | None = None,
     ) -> None:
-        """`stamp` is `Delegate.stamp`."""
+        """`stamp` is `Delegate.stamp`; `again` counts, by pattern, answers that were given again without a handler."""
         self._observe = observe
+        self.again: dict[str, int] = {} if again is None else again
         self._now = now
         self._table = table
         self._rules = rules

@@ -357,6 +357,9 @@ class _Connection(asyncio.Protocol):
             self._queue(head)
             return
         self._transport.write(answer)
+        if isinstance(head.target, Target) and head.target.route is not None:
+            again, pattern = self._server.pipeline.again, head.target.route.pattern
+            again[pattern] = again.get(pattern, 0) + 1
         self._expect(IDLE_TIMEOUT_S)
 
     def _drop(self, size: int) -> None:

@@ -11,8 +11,9 @@ from pyconsul_agent.interfaces.http.catalog import read
 from pyconsul_agent.interfaces.http.message import HTTPError, Request, Response, json_response
 from pyconsul_agent.interfaces.http.params import Defaults, datacenter_of, meta_headers, read_fields, refuse_namespaces
 from pyconsul_agent.interfaces.http.routes import Route
-from pyconsul_agent.structs import methods
+from pyconsul_agent.structs import methods, methods_mesh
 from pyconsul_agent.structs.health import CheckServiceNode, NodeInfo
+from pyconsul_agent.structs.intention_requests import IntentionMatchEntry, IntentionQueryMatch, IntentionQueryRequest
 from pyconsul_agent.structs.methods import Method
 from pyconsul_agent.structs.requests import (
     DCSpecificRequest,
@@ -23,6 +24,7 @@ from pyconsul_agent.structs.requests import (
     ServiceSpecificRequest,
 )
 from pyconsul_agent.wire.gojson import Ordered
+from pyconsul_agent.wire.gotypes import quote
 
 PREFIX = "/v1/internal/ui/"
 EXTERNAL_SOURCE = "external-source"
@@ -48,6 +50,8 @@ class InternalUI:
             get("node/", self.node, "node:read"),
             get("services", self.services, "service:read"),
             get("gateway-services-nodes/", self.gateway_services, "service:read"),
+            get("gateway-intentions/", self.gateway_intentions, "intentions:read"),
+            get("service-topology/", self.service_topology, "service:read"),
             Route(PREFIX + "metrics-proxy/", (("GET", self.metrics_proxy),), "none"),
         ]
 
@@ -101,6 +105,33 @@ class InternalUI:
         ]
         datacenter = datacenter_of(request, self._defaults)
         return self._json(summaries(rows, datacenter), request, reply)
+
+    async def gateway_intentions(self, request: Request) -> Response:
+        """The intentions whose destination is a service behind a gateway."""
+        name = request.path.removeprefix(PREFIX + "gateway-intentions/")
+        fields = self._fields(request)
+        if not name:
+            raise HTTPError(400, "Missing gateway name")
+        match = IntentionQueryMatch(type="destination", entries=(IntentionMatchEntry(name=name),))
+        asked = IntentionQueryRequest(**fields, datacenter=datacenter_of(request, self._defaults), match=match)
+        reply = await self._ask(request, methods_mesh.INTERNAL_GATEWAY_INTENTIONS, asked)
+        return self._json(list(reply.intentions or ()), request, reply)
+
+    async def service_topology(self, request: Request) -> Response:
+        """What a service of the mesh talks to."""
+        name = request.path.removeprefix(PREFIX + "service-topology/")
+        fields = self._fields(request)
+        if not name:
+            raise HTTPError(400, "Missing service name")
+        if "kind" not in request.query:
+            raise HTTPError(400, "Missing service kind")
+        kind = request.query.get("kind")
+        if kind not in ("", "ingress-gateway"):
+            raise HTTPError(400, f"Unsupported service kind {quote(kind)}")
+        datacenter = datacenter_of(request, self._defaults)
+        asked = ServiceSpecificRequest(**fields, datacenter=datacenter, service_name=name, service_kind=kind)
+        reply = await self._ask(request, methods_mesh.INTERNAL_SERVICE_TOPOLOGY, asked)
+        return self._json(reply.service_topology, request, reply)
 
     async def metrics_proxy(self, request: Request) -> Response:
         """Consul can pass requests on to a metrics server; this agent does not."""
