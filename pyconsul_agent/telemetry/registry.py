@@ -150,6 +150,7 @@ class Registry:
         """Takes what is filtered or too much."""
         self._filter_default = filter_default
         self.set_filter(prefix_filter)
+        self._now()
 
     def set_filter(self, prefix_filter: Sequence[str]) -> None:
         """Replace the `+prefix` and `-prefix` rules (reload). The longest matching prefix decides.

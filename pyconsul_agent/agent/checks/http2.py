@@ -7,7 +7,6 @@ four, and a message: field 1 is the service's name there, the serving status her
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -185,9 +184,7 @@ async def _over(
                 raise ConnectionLost("http2: unexpected ALPN protocol; want h2")
         return await work(Wire(reader, writer))
     finally:
-        transport.abort()
-        with contextlib.suppress(OSError, NetError):
-            await writer.wait_closed()
+        writer.close()
 
 
 async def _ping(wire: Wire) -> None:
