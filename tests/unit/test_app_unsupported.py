@@ -1,6 +1,5 @@
 """What this version cannot do is refused or said, never taken in silence; files of the process itself."""
 
-import asyncio
 import json
 import os
 import socket

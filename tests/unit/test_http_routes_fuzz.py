@@ -22,17 +22,19 @@ NEVER = ("/v1/agent/leave", "/v1/agent/monitor", "/v1/agent/metrics/stream", "/v
 """They end the agent, never end, or replace its state; they have tests of their own."""
 ANSWER_S = 30.0
 PARAMETERS = (
-    "dc", "index", "wait", "stale", "consistent", "cached", "filter", "near", "node-meta", "tag", "pretty", "raw", "keys",
-    "recurse", "separator", "cas", "flags", "acquire", "release", "passing", "enable", "reason", "note", "name", "kind",
-    "hash", "format", "token", "ns", "max_stale", "limit", "segment", "wan", "relay-factor", "local-only", "by", "source",
-    "destination", "id", "address", "service", "node", "compile-dc", "connect", "replace-existing-checks", "prune",
+    "dc", "index", "wait", "stale", "consistent", "cached", "filter", "near", "node-meta", "tag", "pretty", "raw",
+    "keys", "recurse", "separator", "cas", "flags", "acquire", "release", "passing", "enable", "reason", "note",
+    "name", "kind", "hash", "format", "token", "ns", "max_stale", "limit", "segment", "wan", "relay-factor",
+    "local-only", "by", "source", "destination", "id", "address", "service", "node", "compile-dc", "connect",
+    "replace-existing-checks", "prune"
 )  # fmt: skip
 FIELDS = (
-    "Node", "Address", "Service", "Check", "Checks", "ID", "Name", "Port", "Tags", "Meta", "Kind", "Proxy", "Connect", "TTL",
-    "KV", "Verb", "Key", "Value", "Flags", "Session", "Behavior", "LockDelay", "NodeChecks", "Status", "Output", "CheckID",
-    "Interval", "HTTP", "TCP", "GRPC", "Definition", "Coord", "Vec", "Segment", "Template", "Type", "Regexp", "Failover",
-    "NearestN", "Datacenters", "DNS", "SourceName", "DestinationName", "Action", "Sources", "Config", "Provider", "Routes",
-    "Splits", "Listeners", "Protocol", "Services", "CleanupDeadServers", "MinQuorum", "Token", "Weights", "Passing",
+    "Node", "Address", "Service", "Check", "Checks", "ID", "Name", "Port", "Tags", "Meta", "Kind", "Proxy",
+    "Connect", "TTL", "KV", "Verb", "Key", "Value", "Flags", "Session", "Behavior", "LockDelay", "NodeChecks",
+    "Status", "Output", "CheckID", "Interval", "HTTP", "TCP", "GRPC", "Definition", "Coord", "Vec", "Segment",
+    "Template", "Type", "Regexp", "Failover", "NearestN", "Datacenters", "DNS", "SourceName", "DestinationName",
+    "Action", "Sources", "Config", "Provider", "Routes", "Splits", "Listeners", "Protocol", "Services",
+    "CleanupDeadServers", "MinQuorum", "Token", "Weights", "Passing"
 )  # fmt: skip
 TEXTS = st.one_of(
     st.sampled_from(["", "web", "n1", "_agent", "..", "a/b", "1", "-1", "1h", "99999999999999999999", "passing", "any",
@@ -76,7 +78,8 @@ class Server:
         interfaces = [InterfaceAddress("eth0", IP, is_loopback=False, is_default_route=True)]
         flags = {"bind_addr": IP, "client_addr": IP, "server": True, "bootstrap": True, "data_dir": "/d",
                  "ports": {"http": 8500, "grpc": -1}, "telemetry": {"prometheus_retention_time": "60s"},
-                 "ui_config": {"enabled": True}, "enable_debug": True, "performance": {"raft_multiplier": 1}}  # fmt: skip
+                 "ui_config": {"enabled": True}, "enable_debug": True,
+                 "performance": {"raft_multiplier": 1}}  # fmt: skip
         options = configure(Sources(flags=flags), files=None, interfaces=interfaces, hostname="n1")
         self.env = make_env(self.world, self.world.host(IP))
         logs = LogStream(write=self._line, wall_ns=self.env.clock.wall_ns)
@@ -93,14 +96,14 @@ class Server:
         raise AssertionError("no leader")
 
     def _line(self, text):
-        if "Traceback" in text or "Request failed" in text or "[ERROR]" in text and "internal" in text:
+        if "Traceback" in text or "Request failed" in text or ("[ERROR]" in text and "internal" in text):
             self.errors.append(text)
 
     async def exchange(self, method, target, body):
         reader, writer = await open_stream(self.env.net, IP, 8500)
         try:
-            head = f"{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-            writer.write(head.encode() + body)
+            fields = f"Host: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+            writer.write(f"{method} {target} HTTP/1.1\r\n{fields}".encode() + body)
             async with asyncio.timeout(ANSWER_S):
                 return await reader.read(-1)
         finally:
@@ -113,7 +116,7 @@ class Server:
         assert head.startswith(b"HTTP/1.1 "), (target, answer[:200])
         status = int(head[9:12])
         if status >= 500 and method != "HEAD":
-            assert text or status == 500 and b"%" in target.encode(), (target, body, "5xx without a reason")
+            assert text or (status == 500 and b"%" in target.encode()), (target, body, "5xx without a reason")
             assert text != b"internal error", (target, body)
         assert not self.errors, self.errors
 
