@@ -17,9 +17,9 @@ from pyconsul_agent.structs.catalog import (
     ServiceConnect,
     ServiceDefinition,
 )
+from pyconsul_agent.structs.proxy_rules import service_problems
 from pyconsul_agent.wire.gojson_reader import decode
 
-NO_SIDECARS = "sidecar services (connect.sidecar_service) are not supported by this version"
 SINGLE_BLOCKS = frozenset({
     "check", "config", "connect", "expose", "header", "mesh_gateway", "meta", "proxy", "service", "sidecar_service",
     "tagged_addresses", "lan", "wan", "lan_ipv4", "wan_ipv4", "lan_ipv6", "wan_ipv6", "transparent_proxy", "weights",
@@ -57,8 +57,6 @@ def service_of(block: Mapping[str, Any]) -> ServiceFromFile:
         raise ConfigError(f"invalid service definition: {error}") from None
     if not body.name:
         raise ConfigError("service definition without a name")
-    if body.connect is not None and body.connect.sidecar_service is not None:
-        raise ConfigError(f'service "{body.name}": {NO_SIDECARS}')
     service = NodeService(
         kind=body.kind,
         id=body.id or body.name,
@@ -74,6 +72,8 @@ def service_of(block: Mapping[str, Any]) -> ServiceFromFile:
         proxy=body.proxy or ConnectProxyConfig(),
         connect=body.connect or ServiceConnect(),
     )
+    if problem := service_problems(service):
+        raise ConfigError(f'Failed to register service "{body.name}": {problem}')
     return ServiceFromFile(service, tuple(checks), body.token)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from pyconsul_agent.structs.coordinate import VivaldiCoordinate
@@ -77,6 +77,9 @@ class Delegate(Caller, Snapshotter, Protocol):
 
     def stats(self) -> Mapping[str, Mapping[str, str]]:
         """What `consul info` prints of the cluster side: section -> key -> text."""
+
+    def measures(self) -> Iterable[tuple[str, float, Mapping[str, str]]]:
+        """Gauges as (name, value, labels), read once in an interval of the metrics."""
 
     def diagnosis(self) -> Diagnosis:
         """Why there is no leader, as far as this agent can tell; never asks anybody."""

@@ -240,6 +240,10 @@ class LocalState:
         """Whether outputs of checks are kept from now on."""
         self._discard_output = discard
 
+    def token_of(self, own: str) -> str:
+        """The token that something with its `own` one is registered with: that, or the agent's."""
+        return own or self._tokens.user
+
     def end_deferral(self, identity: str) -> None:
         """The timer of a deferred output has ended: send it now."""
         entry = self.checks.get(identity)

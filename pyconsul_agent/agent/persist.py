@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pyconsul_agent.env.base import Env, Files
@@ -127,7 +127,10 @@ class Persistence:
 
     def save_service(self, service: NodeService, token: str) -> None:
         """Keep a service."""
-        self._write("services", service.id, {"Token": token, "Service": gojson.render(service), "Source": REMOTE})
+        body = {"Token": token, "Service": gojson.render(service), "Source": REMOTE}
+        if service.locally_registered_as_sidecar:
+            body["LocallyRegisteredAsSidecar"] = True
+        self._write("services", service.id, body)
 
     def remove_service(self, identity: str) -> None:
         """Forget a service."""
@@ -246,7 +249,11 @@ class Persistence:
 
 
 def _saved_service(body: Any) -> SavedService:
-    return SavedService(_from_json(NodeService, _block(body["Service"])), str(body.get("Token", "")))
+    service = replace(
+        _from_json(NodeService, _block(body["Service"])),
+        locally_registered_as_sidecar=body.get("LocallyRegisteredAsSidecar") is True,
+    )
+    return SavedService(service, str(body.get("Token", "")))
 
 
 def _saved_check(body: Any) -> SavedCheck:

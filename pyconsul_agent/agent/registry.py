@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
+from pyconsul_agent.agent import sidecars
 from pyconsul_agent.agent.checks import definition as definitions
+from pyconsul_agent.agent.checks.docker import Docker
+from pyconsul_agent.agent.checks.http2 import grpc_probe, h2ping_probe
 from pyconsul_agent.agent.checks.own import os_service_probe, python_probe, udp_probe
+from pyconsul_agent.agent.checks.remote_alias import run_remote_alias
 from pyconsul_agent.agent.checks.runners import (
     HTTPClient,
     Result,
@@ -22,6 +27,7 @@ from pyconsul_agent.agent.checks.runners import (
     script_probe,
     tcp_probe,
 )
+from pyconsul_agent.agent.delegate import Caller
 from pyconsul_agent.agent.local import CheckEntry, LocalState, ServiceEntry
 from pyconsul_agent.agent.persist import LOCAL, REMOTE, Persistence, TTLState
 from pyconsul_agent.env.base import Clock, Net, Process, Resolver
@@ -63,6 +69,8 @@ class Tools:
     process: Process
     resolver: Resolver
     http: HTTPClient
+    docker: Docker
+    caller: Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +86,17 @@ class Registry:
     """Services and checks of this agent. Runners live in a task group between `start` and `stop`."""
 
     def __init__(
-        self, state: LocalState, persistence: Persistence, settings: CheckSettings, tools: Tools, log: Log
+        self,
+        state: LocalState,
+        persistence: Persistence,
+        settings: CheckSettings,
+        tools: Tools,
+        log: Log,
+        *,
+        sidecar_ports: tuple[int, int] = sidecars.PORTS,
     ) -> None:
         self.state = state
+        self.sidecar_ports = sidecar_ports
         self._persistence = persistence
         self._settings = settings
         self._tools = tools
@@ -131,6 +147,8 @@ class Registry:
     ) -> None:
         """Add or replace a service with its checks; present status of its checks is kept. Raises ValueError."""
         service = complete_service(service)
+        sidecar = self._sidecar_of(service, token)
+        service = sidecars.without_sidecar(service)
         wanted = definitions.with_ids(list(checks), service.id, service.service)
         for check in wanted:
             self._admit(check, from_config)
@@ -147,6 +165,27 @@ class Registry:
         if replace_checks:
             for identity in present.keys() - {check.check_id for check in wanted}:
                 self.remove_check(identity)
+        if sidecar is not None:
+            self.add_service(
+                sidecar.service,
+                sidecar.checks,
+                token=sidecar.token,
+                from_config=from_config,
+                replace_checks=replace_checks,
+                persist=persist,
+            )
+
+    def _sidecar_of(self, service: NodeService, token: str) -> sidecars.Sidecar | None:
+        """The sidecar that a service asks for; one that is here already keeps its port. Raises ValueError."""
+        asked = service.connect.sidecar_service
+        if asked is None:
+            return None
+        identity = service.id + sidecars.SUFFIX
+        present = self.state.service(identity)
+        if present is not None and not asked.port:
+            asked = replace(asked, port=present.port)
+        taken = {each.port for key, each in self.state.live_services().items() if key != identity}
+        return sidecars.sidecar_of(service, asked, token, taken, self.sidecar_ports)
 
     def remove_service(self, identity: str) -> bool:
         """Remove a service, its checks and its sidecar; False if there is none."""
@@ -154,7 +193,7 @@ class Registry:
             self._stop_runner(check.check_id)
             self._persistence.remove_check(check.check_id)
         self._persistence.remove_service(identity)
-        sidecar = self.state.service(f"{identity}-sidecar-proxy")
+        sidecar = self.state.service(identity + sidecars.SUFFIX)
         if sidecar is not None and sidecar.locally_registered_as_sidecar:
             self.remove_service(sidecar.id)
         return self.state.remove_service(identity)
@@ -173,8 +212,6 @@ class Registry:
         """Refuse what may not run here."""
         if problem := definitions.validate(check):
             raise ValueError(f"Invalid check: {problem}")
-        if problem := definitions.unsupported(check):
-            raise ValueError(problem)
         if len(self.state.checks) >= CHECKS_MAX and check.check_id not in self.state.checks:
             raise ValueError(f"too many checks on this agent: {CHECKS_MAX}")
         if definitions.is_script(check):
@@ -201,7 +238,7 @@ class Registry:
             if 0 < check.interval < definitions.INTERVAL_MIN:
                 self._log.warn("check has interval below minimum", check=identity, minimum_interval="1s")
             self._definitions[identity] = check
-            self._start_runner(identity, replace(check, check_id=identity), row.service_id, saved)
+            self._start_runner(identity, replace(check, check_id=identity), token, saved)
 
     def remove_check(self, identity: str) -> bool:
         """Remove a check; False if there is none."""
@@ -299,37 +336,49 @@ class Registry:
 
     # --- runners ----------------------------------------------------------------------------------------------
 
-    def _start_runner(self, identity: str, check: CheckType, service_id: str, saved: TTLState | None) -> None:
-        limit = output_limit(check, self._settings.output_bytes_max)
-        tools = self._tools
-        if check.ttl > 0:
-            timer = TTLTimer(check, self._report, output_bytes_max=limit)
-            if saved is not None:
-                timer.restore(saved.output)
-            self._ttl[identity] = timer
-            work = timer.run()
-        elif check.http:
-            work = run_probe(check, http_probe(check, tools.http, output_bytes_max=limit), self._report, tools.random)
-        elif check.tcp:
-            work = run_probe(check, tcp_probe(check, tools.net, tools.resolver), self._report, tools.random)
-        elif check.script_args:
-            work = run_probe(
-                check, script_probe(check, tools.process, output_bytes_max=limit), self._report, tools.random
-            )
-        elif check.udp:
-            work = run_probe(check, udp_probe(check, tools.net, tools.resolver), self._report, tools.random)
-        elif check.os_service:
-            work = run_probe(check, os_service_probe(check, tools.process), self._report, tools.random)
-        elif check.python:
-            work = run_probe(
-                check, python_probe(check, tools.process, output_bytes_max=limit), self._report, tools.random
-            )
-        else:
-            assert check.alias_service, "admitted"
-            changed = self._alias_changed[identity] = asyncio.Event()
-            work = run_alias(identity, self._alias(check.alias_service), changed, self._report)
+    def _start_runner(self, identity: str, check: CheckType, token: str, saved: TTLState | None) -> None:
+        work = self._ttl_work(identity, check, saved) if check.ttl > 0 else self._work(identity, check, token)
         task = self._runners[identity] = asyncio.get_running_loop().create_task(work, name=f"check {identity}")
         task.add_done_callback(self._ended)
+
+    def _ttl_work(self, identity: str, check: CheckType, saved: TTLState | None) -> Coroutine[Any, Any, None]:
+        timer = TTLTimer(check, self._report, output_bytes_max=output_limit(check, self._settings.output_bytes_max))
+        if saved is not None:
+            timer.restore(saved.output)
+        self._ttl[identity] = timer
+        return timer.run()
+
+    def _work(self, identity: str, check: CheckType, token: str) -> Coroutine[Any, Any, None]:
+        """What runs a check, chosen in Consul's order."""
+        limit, tools = output_limit(check, self._settings.output_bytes_max), self._tools
+        if check.http:
+            probe = http_probe(check, tools.http, output_bytes_max=limit)
+        elif check.tcp:
+            probe = tcp_probe(check, tools.net, tools.resolver)
+        elif check.grpc:
+            probe = grpc_probe(check, tools.net)
+        elif check.docker_container_id:
+            probe = tools.docker.probe(check, output_bytes_max=limit)
+        elif check.script_args:
+            probe = script_probe(check, tools.process, output_bytes_max=limit)
+        elif check.h2ping:
+            probe = h2ping_probe(check, tools.net)
+        elif check.alias_node:
+            node = self.state.node
+            return run_remote_alias(
+                check, tools.caller, self._report, datacenter=node.datacenter, token=self.state.token_of(token)
+            )
+        elif check.udp:
+            probe = udp_probe(check, tools.net, tools.resolver)
+        elif check.os_service:
+            probe = os_service_probe(check, tools.process)
+        elif check.python:
+            probe = python_probe(check, tools.process, output_bytes_max=limit)
+        else:
+            assert check.alias_service, "validated"
+            changed = self._alias_changed[identity] = asyncio.Event()
+            return run_alias(identity, self._alias(check.alias_service), changed, self._report)
+        return run_probe(check, probe, self._report, tools.random)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -343,7 +392,7 @@ class Registry:
                 if check.service_id in (service_id, "") and check.type != "alias"
             ]
             exists = self.state.service(service_id) is not None
-            return alias_result(service_id, self.state.node.name, exists, checks)
+            return alias_result(service_id, exists, checks)
 
         return evaluate
 

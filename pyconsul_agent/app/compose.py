@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from email.utils import formatdate
 from typing import Any
 
 from pyconsul_agent.agent.antientropy import AntiEntropy
 from pyconsul_agent.agent.cache import Cache
 from pyconsul_agent.agent.cache_table import CacheLimits
+from pyconsul_agent.agent.checks.docker import Docker
 from pyconsul_agent.agent.checks.http import AiohttpChecks
 from pyconsul_agent.agent.coordinates import send_coordinates
 from pyconsul_agent.agent.events import REMOTE_EXEC, Event, Events
@@ -20,12 +22,13 @@ from pyconsul_agent.agent.reload import definitions_of, load
 from pyconsul_agent.agent.remote_exec import TEMPORARY_FOLDER, RemoteExec
 from pyconsul_agent.agent.watch_post import AiohttpPoster
 from pyconsul_agent.agent.watches import Watches, understood
+from pyconsul_agent.app.debug_config import debug_config
 from pyconsul_agent.app.files import socket_owner
 from pyconsul_agent.app.machine import host_document, runtime_stats
+from pyconsul_agent.app.metrics import Metrics
 from pyconsul_agent.app.reload import Reloader, Reread
 from pyconsul_agent.app.settings import (
     client_config,
-    debug_config,
     dns_config,
     http_defaults,
     http_rules,
@@ -48,13 +51,15 @@ from pyconsul_agent.interfaces.http.config import ConfigEntries
 from pyconsul_agent.interfaces.http.connect import Connect
 from pyconsul_agent.interfaces.http.coordinate import Coordinates
 from pyconsul_agent.interfaces.http.event import EventEndpoints
+from pyconsul_agent.interfaces.http.facts import Facts
 from pyconsul_agent.interfaces.http.health import Health
 from pyconsul_agent.interfaces.http.intention import Intentions
 from pyconsul_agent.interfaces.http.keyring import Keyring
 from pyconsul_agent.interfaces.http.kv import KV
-from pyconsul_agent.interfaces.http.message import Request, Response
 from pyconsul_agent.interfaces.http.operator import Operator
+from pyconsul_agent.interfaces.http.outside import UI, Outside, load_ui
 from pyconsul_agent.interfaces.http.pipeline import Pipeline
+from pyconsul_agent.interfaces.http.profiles import Profiles
 from pyconsul_agent.interfaces.http.query import PreparedQueries
 from pyconsul_agent.interfaces.http.routes import RouteTable
 from pyconsul_agent.interfaces.http.session import Sessions
@@ -62,6 +67,7 @@ from pyconsul_agent.interfaces.http.snapshot import Snapshot
 from pyconsul_agent.interfaces.http.status import Status
 from pyconsul_agent.interfaces.http.transport import HTTPServer
 from pyconsul_agent.interfaces.http.txn import Transactions
+from pyconsul_agent.interfaces.http.ui_internal import InternalUI
 from pyconsul_agent.interfaces.ipc import handlers as ipc
 from pyconsul_agent.interfaces.ipc.server import IPCServer
 from pyconsul_agent.runtime.listeners import USER_EVENT_PREFIX, Listeners
@@ -95,7 +101,9 @@ class Agent:
         self._tasks = TaskOwner(self._log)
         self.failure = ""
         """Why the agent ended by itself and badly, one line."""
-        listeners = Listeners(self._user_event, lambda: self._sync.server_appeared())
+        self._metrics = Metrics(options.telemetry, env, self._log, node=options.node_name)
+        logs.on_event = self._metrics.count_event
+        listeners = Listeners(self._user_event, self._server_appeared)
         if options.server:
             self.delegate: ServerNode | ClientNode = ServerNode(
                 server_config(options, self.node_id),
@@ -104,9 +112,16 @@ class Agent:
                 self._log.named("server"),
                 listeners,
                 fatal=self._fatal,
+                meter=self._metrics.rpc,
             )
         else:
-            self.delegate = ClientNode(client_config(options, self.node_id), env, self._log.named("client"), listeners)
+            self.delegate = ClientNode(
+                client_config(options, self.node_id),
+                env,
+                self._log.named("client"),
+                listeners,
+                meter=self._metrics.rpc,
+            )
         tokens = options.acl.tokens
         self.state = LocalState(
             node_info(options, self.node_id),
@@ -143,8 +158,18 @@ class Agent:
                 update_interval_s=options.check_update_interval,
                 output_bytes_max=options.check_output_max_size,
             ),
-            Tools(env.clock, env.random, env.net, env.process, env.resolver, self._check_client),
+            Tools(
+                env.clock,
+                env.random,
+                env.net,
+                env.process,
+                env.resolver,
+                self._check_client,
+                Docker(env.environ.get("DOCKER_HOST", "")),
+                self.delegate,
+            ),
             self._log,
+            sidecar_ports=(options.ports.sidecar_min_port, options.ports.sidecar_max_port),
         )
         self._cache = Cache(
             self.delegate,
@@ -157,7 +182,10 @@ class Agent:
             RouteTable(self._routes()),
             http_rules(options),
             self._log.named("http"),
-            fallback=self._outside_v1,
+            fallback=self._outside(),
+            observe=self._metrics.http,
+            again=self._metrics.http.again,
+            now=env.clock.monotonic,
             stamp=self.delegate.stamp,
         )
         self._http = HTTPServer(
@@ -238,6 +266,8 @@ class Agent:
             Operator(self.delegate, defaults),
             Keyring(self.delegate, defaults),
             PreparedQueries(self.delegate, defaults, self._cache),
+            InternalUI(self.delegate, defaults),
+            Facts(self._metrics, defaults),
             Snapshot(self.delegate, defaults),
             ConfigEntries(self.delegate, defaults),
             Connect(self.delegate, defaults),
@@ -256,6 +286,7 @@ class Agent:
         await self._recover()
         await self.delegate.start()
         self._tasks.start(self._registry.run(), "check reaper")
+        self._tasks.start(self._metrics.run(self.delegate.measures), "metrics")
         if not options.disable_coordinates:
             self._tasks.start(
                 send_coordinates(
@@ -341,6 +372,7 @@ class Agent:
         await self._registry.stop()
         await self._check_client.close()
         await self.delegate.shutdown()
+        self._metrics.close()
         self._log.event("shutdown_complete")
         await self._dns.stop()
         await self._http.stop()
@@ -380,6 +412,7 @@ class Agent:
         if isinstance(self.delegate, ClientNode):
             self.delegate.set_call_limit(fresh.limits.rpc_rate, fresh.limits.rpc_max_burst)
         self._cache.limit(fresh.cache.entry_fetch_rate, fresh.cache.entry_fetch_max_burst)
+        self._metrics.registry.set_filter(fresh.telemetry.prefix_filter)
         self._pipeline.set_response_headers(fresh.http_config.response_headers)
         self._dns.reload(dns)
         self._watches.exchange(watches)
@@ -424,10 +457,12 @@ class Agent:
         finally:
             self._logs.unmonitor(subscription)
 
-    def _outside_v1(self, request: Request) -> Response | None:
-        if request.path == "/":
-            return Response(200, b"Consul Agent", "text/plain; charset=utf-8")
-        return None
+    def _outside(self) -> Outside:
+        ui = UI()
+        if self.options.ui_config.enabled:
+            since = formatdate(self._env.clock.wall_ns() // 1_000_000_000, usegmt=True)
+            ui = load_ui(self.options.ui_config.content_path, since)
+        return Outside(ui, Profiles() if self.options.enable_debug else None)
 
     # --- callbacks --------------------------------------------------------------------------------------------
 
@@ -451,6 +486,11 @@ class Agent:
             self._log.info("ignoring remote exec event, disabled.", event_id=event.id)
         else:
             self._tasks.start(self._remote_exec.run(event), "remote exec")
+
+    def _server_appeared(self) -> None:
+        """To a client, a new server is a reason to compare; a server has its state already."""
+        if not self.options.server:
+            self._sync.server_appeared()
 
     def _fatal(self, error: BaseException) -> None:
         """Consensus cannot go on (the disk failed): the process must end."""

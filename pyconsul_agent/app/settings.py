@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
 from dataclasses import replace
 
 from pyconsul_agent.agent.local import NodeInfo
@@ -164,6 +163,7 @@ def reloaded(old: Options, fresh: Options) -> Options:
         watches=fresh.watches,
         node_meta=fresh.node_meta,
         discard_check_output=fresh.discard_check_output,
+        telemetry=replace(old.telemetry, prefix_filter=fresh.telemetry.prefix_filter),
         dns_config=fresh.dns_config,
         recursors=fresh.recursors,
         dns_allow_recursion=fresh.dns_allow_recursion,
@@ -251,32 +251,3 @@ def _recursor(text: str) -> tuple[str, int]:
         return str(ipaddress.ip_address(host)), int(port)
     except ValueError:
         raise ConfigError(f"Invalid recursor address: {text}") from None
-
-
-def debug_config(options: Options, node_id: str) -> Mapping[str, object]:
-    """The part of the configuration that `/v1/agent/self` shows; no secrets."""
-    return {
-        "AdvertiseAddrLAN": options.resolved.advertise,
-        "AdvertiseAddrWAN": options.resolved.advertise_wan or options.resolved.advertise,
-        "BindAddr": options.resolved.bind,
-        "Bootstrap": options.bootstrap,
-        "BootstrapExpect": options.bootstrap_expect,
-        "ClientAddrs": list(options.resolved.client),
-        "DNSDomain": options.domain,
-        "DNSPort": options.ports.dns,
-        "DNSRecursors": list(options.recursors),
-        "DataDir": options.data_dir,
-        "Datacenter": options.datacenter,
-        "DevMode": options.dev_mode,
-        "EnableDebug": options.enable_debug,
-        "HTTPPort": options.ports.http,
-        "LeaveOnTerm": bool(options.leave_on_terminate),
-        "NodeID": node_id,
-        "NodeName": options.node_name,
-        "RejoinAfterLeave": options.rejoin_after_leave,
-        "SerfPortLAN": options.ports.serf_lan,
-        "SerfPortWAN": options.ports.serf_wan,
-        "ServerMode": options.server,
-        "ServerPort": options.ports.server,
-        "SkipLeaveOnInt": bool(options.skip_leave_on_interrupt),
-    }

@@ -12,18 +12,16 @@ from pyconsul_agent.errors import ConfigError
 
 DEFAULTS = Options()
 
-METRICS = (
-    "telemetry.statsd_address",
-    "telemetry.statsite_address",
-    "telemetry.dogstatsd_addr",
-    "telemetry.prometheus_retention_time",
-)
 WITHOUT_EFFECT = (
     "acl.enable_token_persistence",
     "config_entries",
     "enable_agent_tls_for_checks",
+    "ui_config.dashboard_url_templates",
+    "ui_config.dir",
+    "ui_config.metrics_provider",
+    "ui_config.metrics_proxy",
 )
-SET_BY_DEV = ("ports.grpc", "ui_config.enabled")
+SET_BY_DEV = ("ports.grpc",)
 """`-dev` sets these itself; nobody asked for them then."""
 
 
@@ -41,9 +39,8 @@ def refuse_unsupported(options: Options) -> None:
 
 def without_effect(options: Options) -> list[str]:
     """A line for each option that is set and does nothing here."""
-    lines = [f"{name} is set, but metrics are not sent anywhere yet" for name in METRICS if _is_set(options, name)]
     names = WITHOUT_EFFECT if options.dev_mode else (*WITHOUT_EFFECT, *SET_BY_DEV)
-    lines += [f"{name} is set, but has no effect in this version" for name in names if _is_set(options, name)]
+    lines = [f"{name} is set, but has no effect in this version" for name in names if _is_set(options, name)]
     if options.connect.enabled and not options.dev_mode:
         lines.append("connect.enabled is set, but this version has no CA: nothing signs certificates")
     return lines

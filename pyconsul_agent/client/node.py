@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -10,7 +10,7 @@ from pyconsul_agent.client.rate import TokenBucket
 from pyconsul_agent.client.router import Router
 from pyconsul_agent.env.base import Env
 from pyconsul_agent.env.log import Log
-from pyconsul_agent.errors import RPCError
+from pyconsul_agent.errors import RPCError, RPCRateExceeded
 from pyconsul_agent.runtime.gossip import GossipOptions, GossipPool, PoolEvent
 from pyconsul_agent.runtime.keyring_file import KeyringFile
 from pyconsul_agent.runtime.listeners import NEW_LEADER, USER_EVENT_PREFIX, Listeners
@@ -28,6 +28,7 @@ from pyconsul_agent.structs.requests import SnapshotRequest
 from pyconsul_agent.structs.snapshot import Archive, SnapshotAnswer
 from pyconsul_agent.swim.config import LAN, SwimConfig
 from pyconsul_agent.swim.keyring import Keyring
+from pyconsul_agent.telemetry.meters import RPCMeter
 from pyconsul_agent.wire.gotypes import format_duration
 
 RequestT = TypeVar("RequestT")
@@ -67,12 +68,15 @@ class ClientNode:
 
     is_server = False
 
-    def __init__(self, config: ClientConfig, env: Env, log: Log, listeners: Listeners) -> None:
+    def __init__(
+        self, config: ClientConfig, env: Env, log: Log, listeners: Listeners, meter: RPCMeter | None = None
+    ) -> None:
         self._config = config
         self._clock = env.clock
         self._net = env.net
         self._log = log
         self._listeners = listeners
+        self._meter = meter
         self._tasks = TaskOwner(log)
         self._stopped = False
         self._pool = RPCPool(
@@ -176,7 +180,17 @@ class ClientNode:
 
     async def call(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
         """Call a server."""
-        return await self._router.call(method, request)
+        failed, exceeded = True, False
+        try:
+            reply = await self._router.call(method, request)
+            failed = False
+            return reply
+        except RPCRateExceeded:
+            exceeded = True
+            raise
+        finally:
+            if self._meter is not None:
+                self._meter.own_call(failed=failed, exceeded=exceeded)
 
     async def snapshot(self, request: SnapshotRequest, archive: Archive) -> SnapshotAnswer:
         """Ask a server to save or restore the state."""
@@ -224,6 +238,9 @@ class ClientNode:
 
     async def user_event(self, name: str, payload: bytes, *, coalesce: bool) -> None:
         self._lan.user_event(name, payload, coalesce=coalesce)
+
+    def measures(self) -> Iterable[tuple[str, float, Mapping[str, str]]]:
+        return ()
 
     def diagnosis(self) -> Diagnosis:
         """A client only sees which servers there are; they know why they have no leader."""

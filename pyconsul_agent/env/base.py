@@ -17,7 +17,7 @@ import asyncio
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from pyconsul_agent.errors import NetError
@@ -248,6 +248,39 @@ class Blocking(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ProcessFacts:
+    """This process. `heap_objects` are blocks of the allocator; `tasks` are asyncio's."""
+
+    resident_bytes: int = 0
+    virtual_bytes: int = 0
+    heap_objects: int = 0
+    freed_objects: int = 0
+    gc_runs: int = 0
+    gc_pause_ns: int = 0
+    tasks: int = 0
+
+
+class Host(Protocol):
+    """What this program knows of its own process."""
+
+    def process(self) -> ProcessFacts:
+        """This process now. Quick."""
+
+    def close(self) -> None:
+        """Stop observing the process."""
+
+
+class NoHost:
+    """Nothing is known of the process: it is a simulated one."""
+
+    def process(self) -> ProcessFacts:
+        return ProcessFacts()
+
+    def close(self) -> None:
+        """Nothing was begun."""
+
+
+@dataclass(frozen=True, slots=True)
 class Env:
     """Everything through which an agent touches the world. Handed to `app`, which hands on only the parts needed."""
 
@@ -262,6 +295,7 @@ class Env:
     blocking: Blocking
     environ: dict[str, str]
     hostname: str
+    host: Host = field(default_factory=NoHost)
 
     def uuid(self) -> str:
         """A random UUID, lower case, of the operating system's randomness."""

@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from pyconsul_agent.env.base import Env
+from pyconsul_agent.env.host import RealHost
 from pyconsul_agent.env.interfaces import RealInterfaces
 from pyconsul_agent.env.real_net import RealNet
 from pyconsul_agent.env.real_process import RealProcess
@@ -201,4 +202,5 @@ def real_env() -> Env:
         blocking=blocking,
         environ=dict(os.environ),
         hostname=socket.gethostname(),
+        host=RealHost(),
     )

@@ -26,7 +26,8 @@ def parse_join_address(text: str, default_port: int) -> JoinTarget:
         name, rest = "", text
     host, port = _split_host_port(rest, default_port)
     if not host:
-        raise NetError("missing host")
+        # compat: Go looks the empty name up
+        raise NetError("lookup : no such host")
     return JoinTarget(name, host, port)
 
 

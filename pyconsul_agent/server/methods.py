@@ -24,6 +24,7 @@ from pyconsul_agent.server.endpoints.prepared_query import PreparedQueries, Remo
 from pyconsul_agent.server.endpoints.session import Sessions
 from pyconsul_agent.server.endpoints.shared import Near
 from pyconsul_agent.server.endpoints.status import Status
+from pyconsul_agent.server.endpoints.topology import Topology
 from pyconsul_agent.server.endpoints.txn import Txn
 from pyconsul_agent.server.leader.session_ttl import SessionTimers
 from pyconsul_agent.server.leader.standing import Standing
@@ -97,6 +98,7 @@ def offered(parts: Parts) -> Offered:
         ),
         Txn(parts.store, parts.proposer, blocking, now, ready=parts.ready),
         Internal(parts.store, blocking, parts.user_event),
+        Topology(parts.store, blocking),
         Keyrings(
             parts.lan_keys,
             parts.wan_keys,

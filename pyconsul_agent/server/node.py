@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -39,8 +39,11 @@ from pyconsul_agent.server.leader.reconcile import Reconciler
 from pyconsul_agent.server.leader.session_ttl import SessionExpiry, SessionTimers
 from pyconsul_agent.server.leader.standing import DEFAULTS
 from pyconsul_agent.server.leader.tombstones import TombstoneReaper
+from pyconsul_agent.server.measures import Gauge, ServerMeasures
+from pyconsul_agent.server.metered import Dispatch, MeteredDispatch, MeteredProposer
 from pyconsul_agent.server.methods import Parts, offered
 from pyconsul_agent.server.pools import PoolWatcher
+from pyconsul_agent.server.seams import Proposer
 from pyconsul_agent.server.snapshots import Snapshots
 from pyconsul_agent.state import system
 from pyconsul_agent.state.catalog import CHECKS, NODES, SERVICES
@@ -54,6 +57,7 @@ from pyconsul_agent.structs.operator import AutopilotConfig, RaftStats
 from pyconsul_agent.structs.raft import Configuration, Server, Suffrage
 from pyconsul_agent.structs.requests import AutopilotSetConfigRequest, SnapshotRequest
 from pyconsul_agent.structs.snapshot import Archive, SnapshotAnswer
+from pyconsul_agent.telemetry.meters import RPCMeter
 from pyconsul_agent.wire import msgpack
 
 RequestT = TypeVar("RequestT")
@@ -79,8 +83,10 @@ class ServerNode:
         listeners: Listeners,
         *,
         fatal: Callable[[BaseException], None],
+        meter: RPCMeter | None = None,
     ) -> None:
         self._config = config
+        self._meter = meter
         self._env = env
         self._log = log
         self._leaving = False
@@ -133,6 +139,13 @@ class ServerNode:
             settled=lambda: self._raft.settled,
             version=self._store.version,
         )
+        self._service: Dispatch = self._dispatcher
+        if meter is not None:
+            self._service = MeteredDispatch(self._dispatcher, meter, env.clock)
+        self._measures = ServerMeasures(
+            self._raft, lambda: self._store, self._lan.members, lambda: self._autopilot.standings,
+            lambda: len(self._timers), datacenter=config.datacenter,
+        )  # fmt: skip
         self._bootstrapper = Bootstrapper(
             self._raft, self._pool, log,
             expect=config.expect if config.expect > 1 else 0,
@@ -149,7 +162,7 @@ class ServerNode:
         )
         self._snapshots = self._make_snapshots()
         self._rpc = RPCServer(
-            env.net, env.clock, log.named("rpc"), self._dispatcher,
+            env.net, env.clock, log.named("rpc"), self._service,
             raft_accept=self._accept_raft,
             snapshot=SnapshotPort(self._snapshots.answer, log.named("snapshot")).serve,
             limits=self._limits(),
@@ -248,8 +261,11 @@ class ServerNode:
         )  # fmt: skip
 
     def _parts(self, forwarder: Forwarder) -> Parts:
+        proposer: Proposer = self._raft
+        if self._meter is not None:
+            proposer = MeteredProposer(self._raft, self._meter, self._env.clock)
         return Parts(
-            store=self._store, proposer=self._raft, leadership=self._raft, membership=self._raft, members=self._lan,
+            store=self._store, proposer=proposer, leadership=self._raft, membership=self._raft, members=self._lan,
             timers=self._timers, clock=self._env.clock, random=self._env.random, uuid=self._env.uuid,
             last_log=lambda: (self._raft.last_index, self._raft.last_term),
             datacenters=self._directory.datacenters, wan_coordinates=self._wan_coordinates,
@@ -377,7 +393,7 @@ class ServerNode:
 
     async def call(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
         """Answer or forward a call of this agent."""
-        return await self._dispatcher.call(method, request)
+        return await self._service.call(method, request)
 
     async def snapshot(self, request: SnapshotRequest, archive: Archive) -> SnapshotAnswer:
         """Save or restore the state for this agent."""
@@ -444,6 +460,9 @@ class ServerNode:
         if self._wan is not None:
             sections["serf_wan"] = self._wan.stats()
         return sections
+
+    def measures(self) -> Iterable[Gauge]:
+        return self._measures.read()
 
     def diagnosis(self) -> Diagnosis:
         return self._leader_watch.diagnosis()

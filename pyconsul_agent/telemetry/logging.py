@@ -235,6 +235,8 @@ class LogStream:
         self.level = level
         self.role = role
         self.held_dropped = 0
+        self.on_event: Callable[[str, Mapping[str, Any]], None] | None = None
+        """Hears every user-visible event with its fields."""
         self._write = write
         self._write_warning = write_warning or write
         self._wall_ns = wall_ns
@@ -313,6 +315,8 @@ class LogStream:
     def _deliver(self, logger: object, method: str, fields: MutableMapping[str, Any]) -> str:
         message, pairs = fields["event"], fields["pairs"]
         if method == "event":
+            if self.on_event is not None:
+                self.on_event(message, pairs)
             self.emit(expand(message, self.role, pairs))
         else:
             level, module = _LEVELS[method.upper()], fields["module"]

@@ -1,7 +1,11 @@
 """Metrics in the shape of Consul's in-memory sink: gauges, counters and samples over intervals of 10 seconds.
 
+Hot paths hold a `Series` (`registry.counter(...)`, `registry.samples(...)`) and call its `add`: some additions, no
+look-up, nothing allocated. The rest may go by name (`count`, `sample`, `gauge`).
+
 `display()` is the body of `/v1/agent/metrics`: the last complete interval. `prometheus()` is the text form, over the
-whole life of the agent. Reads time only through the functions that it is given; bounded by `SERIES_MAX`.
+whole life of the agent; what has not changed for the retention time is left out, but for `declare`d names. Reads time
+only through the functions that it is given; bounded by `SERIES_MAX`.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 INTERVAL_S = 10
 INTERVALS_KEPT = 6
@@ -64,6 +68,59 @@ class Interval:
     samples: dict[Key, Aggregate] = field(default_factory=dict)
 
 
+class Emit(Protocol):
+    """Takes every single value as it is measured, for sinks outside; must be quick and never raise."""
+
+    def __call__(self, kind: str, key: Key, value: float) -> None: ...
+
+
+class Series:
+    """One counter or one row of samples: the running interval and the whole life. `add` is for hot paths."""
+
+    __slots__ = ("_emit", "current", "key", "kind", "life_count", "life_total", "touched")
+
+    def __init__(self, kind: str, key: Key, emit: Emit | None) -> None:
+        self.kind = kind
+        self.key = key
+        self.current = Aggregate()
+        self.life_count = 0
+        self.life_total = 0.0
+        self.touched = 0
+        self._emit = emit
+
+    def add(self, value: float = 1.0) -> None:
+        """Add to the counter, or take a sample (times are milliseconds)."""
+        self.current.add(value)
+        if self._emit is not None:
+            self._emit(self.kind, self.key, value)
+
+    def add_zeros(self, count: int) -> None:
+        """Take so many samples of 0."""
+        if count > 0:
+            self.current.add(0.0)
+            self.current.count += count - 1
+
+    def take(self, start: int) -> Aggregate | None:
+        """What came since the last `take`, if anything; it now counts for the whole life too."""
+        taken = self.current
+        if not taken.count:
+            return None
+        self.current = Aggregate()
+        self.life_count += taken.count
+        self.life_total += taken.total
+        self.touched = start
+        return taken
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A name that Prometheus is shown from the start; `kind` is gauge, counter or summary."""
+
+    name: str
+    kind: str
+    help: str
+
+
 class Registry:
     """Where components put their numbers. Names come without the prefix: `raft.apply`."""
 
@@ -75,102 +132,188 @@ class Registry:
         hostname: str = "",
         prefix_filter: Sequence[str] = (),
         filter_default: bool = True,
+        retention_s: float = 0.0,
+        declared: Sequence[Declared] = (),
+        emit: Emit | None = None,
     ) -> None:
         self.dropped = 0
+        self.retention_s = retention_s
         self._wall_ns = wall_ns
         self._prefix = prefix
         self._hostname = hostname
+        self._declared = declared
+        self._emit = emit
         self._intervals: deque[Interval] = deque(maxlen=INTERVALS_KEPT)
-        self._whole_life = Interval(0)
+        self._series: dict[str, dict[Key, Series]] = {"c": {}, "ms": {}}
+        self._gauges: dict[Key, tuple[float, int]] = {}
+        self._void = Series("c", ("", ()), None)
+        """Takes what is filtered or too much."""
         self._filter_default = filter_default
         self.set_filter(prefix_filter)
+        self._now()
 
     def set_filter(self, prefix_filter: Sequence[str]) -> None:
-        """Replace the `+prefix` and `-prefix` rules (reload). The longest matching prefix decides."""
+        """Replace the `+prefix` and `-prefix` rules (reload). The longest matching prefix decides.
+
+        A `Series` that somebody holds goes on as it was judged when it was asked for; what is shown follows at once.
+        """
         self._rules = sorted(((rule[1:], rule[:1] != "-") for rule in prefix_filter), key=lambda r: -len(r[0]))
+
+    def counter(self, name: str, **labels: str) -> Series:
+        """The counter of that name and labels, to be kept by whoever counts often."""
+        return self._of("c", name, labels)
+
+    def samples(self, name: str, **labels: str) -> Series:
+        """The samples of that name and labels, to be kept by whoever measures often."""
+        return self._of("ms", name, labels)
 
     def gauge(self, name: str, value: float, **labels: str) -> None:
         """Set a gauge. Carries the host name after the prefix, unless the registry was made without one."""
+        if not self._allowed(name):
+            return
         key = self._key(name, labels, host=True)
-        if key is not None:
-            for interval in (self._now(), self._whole_life):
-                if self._has_room(interval.gauges, key):
-                    interval.gauges[key] = value
+        interval = self._now()
+        if key not in self._gauges and len(self._gauges) >= SERIES_MAX:
+            self._forget_gauges(interval.start)
+        if key not in self._gauges and len(self._gauges) >= SERIES_MAX:
+            self.dropped += 1
+            return
+        self._gauges[key] = (value, interval.start)
+        interval.gauges[key] = value
+        if self._emit is not None:
+            self._emit("g", key, value)
 
     def count(self, name: str, value: float = 1.0, **labels: str) -> None:
         """Add to a counter."""
-        key = self._key(name, labels)
-        if key is not None:
-            for interval in (self._now(), self._whole_life):
-                self._add(interval.counters, key, value)
+        self._now()
+        self._of("c", name, labels).add(value)
 
     def sample(self, name: str, value: float, **labels: str) -> None:
         """Take a sample; times are milliseconds."""
-        key = self._key(name, labels)
-        if key is not None:
-            for interval in (self._now(), self._whole_life):
-                self._add(interval.samples, key, value)
+        self._now()
+        self._of("ms", name, labels).add(value)
+
+    def roll(self) -> None:
+        """Begin a new interval if it is time. Somebody calls this at least once in each."""
+        self._now()
 
     def display(self) -> dict[str, Any]:
         """The last complete interval, or the running one while there is no other."""
+        running = self._now()
+        return shown(self._intervals[-2]) if len(self._intervals) > 1 else shown(self._so_far(running))
+
+    def completed(self, after: int) -> list[Interval]:
+        """The complete intervals that are kept and began after second `after`, oldest first."""
         self._now()
-        interval = self._intervals[-2] if len(self._intervals) > 1 else self._intervals[-1]
-        moment = datetime.fromtimestamp(interval.start, UTC)
-        return {
-            "Timestamp": f"{moment:%Y-%m-%d %H:%M:%S} +0000 UTC",
-            "Gauges": [
-                {"Name": name, "Value": value, "Labels": dict(labels)}
-                for (name, labels), value in sorted(interval.gauges.items())
-            ],
-            "Points": [],
-            "Counters": [_displayed(key, value) for key, value in sorted(interval.counters.items(), key=_by_key)],
-            "Samples": [_displayed(key, value) for key, value in sorted(interval.samples.items(), key=_by_key)],
-        }
+        return [interval for interval in list(self._intervals)[:-1] if interval.start > after]
 
     def prometheus(self) -> str:
         """Everything since the start in Prometheus's text format; samples are summaries without quantiles."""
-        life, families = self._whole_life, dict[str, tuple[str, list[str]]]()
+        oldest = self._now().start - (self.retention_s or math.inf)
+        families: dict[str, tuple[str, str, list[str]]] = {}
+        for declared in self._declared:
+            name = _prometheus_name(f"{self._prefix}.{declared.name}")
+            families[name] = (declared.kind, declared.help, [])
 
         def add(key: Key, kind: str, suffixes: Mapping[str, float]) -> None:
-            name = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in key[0])
-            lines = families.setdefault(name, (kind, []))[1]
-            labels = ",".join(f'{label}="{_escaped(text)}"' for label, text in key[1])
-            shown = f"{{{labels}}}" if labels else ""
-            lines += [f"{name}{suffix}{shown} {value:g}" for suffix, value in suffixes.items()]
+            name = _prometheus_name(key[0])
+            lines = families.setdefault(name, (kind, name, []))[2]
+            labels = ",".join(f'{_prometheus_name(label)}="{_escaped(text)}"' for label, text in key[1])
+            braced = f"{{{labels}}}" if labels else ""
+            lines += [f"{name}{suffix}{braced} {value:.15g}" for suffix, value in suffixes.items()]
 
-        for key, value in life.gauges.items():
-            add(key, "gauge", {"": value})
-        for key, total in life.counters.items():
-            add(key, "counter", {"": total.total})
-        for key, total in life.samples.items():
-            add(key, "summary", {"_sum": total.total, "_count": total.count})
-        return "".join(
-            f"# HELP {name} {name}\n# TYPE {name} {kind}\n" + "".join(f"{line}\n" for line in lines)
-            for name, (kind, lines) in sorted(families.items())
-        )
+        for key, (value, touched) in self._gauges.items():
+            if touched >= oldest:
+                add(key, "gauge", {"": value})
+        for kind, rows in self._series.items():
+            for series in rows.values():
+                running = series.current
+                if not running.count and (series.touched < oldest or not series.life_count):
+                    continue
+                total, count = series.life_total + running.total, series.life_count + running.count
+                if kind == "c":
+                    add(series.key, "counter", {"": total})
+                else:
+                    add(series.key, "summary", {"_sum": total, "_count": count})
+        return "".join(_family(name, *parts) for name, parts in sorted(families.items()))
 
     def _now(self) -> Interval:
         start = self._wall_ns() // 1_000_000_000 // INTERVAL_S * INTERVAL_S
-        if not self._intervals or self._intervals[-1].start != start:
+        if not self._intervals:
+            self._intervals.append(Interval(start))
+        elif self._intervals[-1].start != start:
+            self._complete(self._intervals[-1])
             self._intervals.append(Interval(start))
         return self._intervals[-1]
 
-    def _key(self, name: str, labels: Mapping[str, str], *, host: bool = False) -> Key | None:
-        parts = [self._prefix, self._hostname if host else "", name]
-        full = ".".join(part for part in parts if part)
+    def _complete(self, interval: Interval) -> None:
+        for kind, into in (("c", interval.counters), ("ms", interval.samples)):
+            for key, series in self._series[kind].items():
+                taken = series.take(interval.start)
+                if taken is not None:
+                    into[key] = taken
+
+    def _so_far(self, running: Interval) -> Interval:
+        counters, samples = (
+            {key: series.current for key, series in self._series[kind].items() if series.current.count}
+            for kind in ("c", "ms")
+        )
+        return Interval(running.start, running.gauges, counters, samples)
+
+    def _of(self, kind: str, name: str, labels: Mapping[str, str]) -> Series:
+        if not self._allowed(name):
+            return self._void
+        key = self._key(name, labels)
+        rows = self._series[kind]
+        series = rows.get(key)
+        if series is None:
+            if len(rows) >= SERIES_MAX:
+                self.dropped += 1
+                return self._void
+            series = rows[key] = Series(kind, key, self._emit)
+        return series
+
+    def _forget_gauges(self, now: int) -> None:
+        """Room for new gauges: those that nobody has set for as long as intervals are kept go."""
+        oldest = now - max(self.retention_s, INTERVAL_S * INTERVALS_KEPT)
+        self._gauges = {key: entry for key, entry in self._gauges.items() if entry[1] >= oldest}
+
+    def _allowed(self, name: str) -> bool:
+        if not self._rules:
+            return self._filter_default
         plain = f"{self._prefix}.{name}"
-        allowed = next((allow for prefix, allow in self._rules if plain.startswith(prefix)), self._filter_default)
-        return (full, tuple(sorted(labels.items()))) if allowed else None
+        return next((allow for prefix, allow in self._rules if plain.startswith(prefix)), self._filter_default)
 
-    def _has_room(self, series: Mapping[Key, object], key: Key) -> bool:
-        if key in series or len(series) < SERIES_MAX:
-            return True
-        self.dropped += 1
-        return False
+    def _key(self, name: str, labels: Mapping[str, str], *, host: bool = False) -> Key:
+        parts = [self._prefix, self._hostname if host else "", name]
+        return ".".join(part for part in parts if part), tuple(sorted(labels.items()))
 
-    def _add(self, series: dict[Key, Aggregate], key: Key, value: float) -> None:
-        if self._has_room(series, key):
-            series.setdefault(key, Aggregate()).add(value)
+
+def shown(interval: Interval) -> dict[str, Any]:
+    """An interval as `/v1/agent/metrics` shows it."""
+    moment = datetime.fromtimestamp(interval.start, UTC)
+    return {
+        "Timestamp": f"{moment:%Y-%m-%d %H:%M:%S} +0000 UTC",
+        "Gauges": [
+            {"Name": name, "Value": value, "Labels": dict(labels)}
+            for (name, labels), value in sorted(interval.gauges.items())
+        ],
+        "Points": [],
+        "Counters": [_displayed(key, value) for key, value in sorted(interval.counters.items(), key=_by_key)],
+        "Samples": [_displayed(key, value) for key, value in sorted(interval.samples.items(), key=_by_key)],
+    }
+
+
+def _prometheus_name(name: str) -> str:
+    plain = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)
+    return f"_{plain}" if plain[:1].isdigit() else plain
+
+
+def _family(name: str, kind: str, about: str, lines: Sequence[str]) -> str:
+    if not lines:
+        lines = [f"{name}_sum 0", f"{name}_count 0"] if kind == "summary" else [f"{name} 0"]
+    text = about.replace("\\", "\\\\").replace("\n", "\\n")
+    return f"# HELP {name} {text}\n# TYPE {name} {kind}\n" + "".join(f"{line}\n" for line in lines)
 
 
 def _by_key(item: tuple[Key, Aggregate]) -> Key:

@@ -72,7 +72,6 @@ def test_pid_and_log_file_are_written_and_what_has_no_effect_is_said(make, tmp_p
     assert not pid.exists()
     written = (log / "consul.log").read_text()
     for text in (
-        "telemetry.statsd_address is set, but metrics are not sent anywhere yet",
         "watches[0] (type 'key') is not run: watches are not supported yet",
         "cluster leadership acquired",
     ):
@@ -86,8 +85,7 @@ def test_pid_and_log_file_are_written_and_what_has_no_effect_is_said(make, tmp_p
     [
         ('pid_file = "/proc/absent/pid"', "Could not open pid file: open /proc/absent/pid: no such file or directory"),
         ('log_file = "/proc/absent/x.log"', "Failed to setup logging: open /proc/absent/x.log: no such file"),
-        ('check { name = "c" grpc = "127.0.0.1:1" interval = "10s" }', "gRPC checks are not supported"),
-        ('service { name = "w" connect { sidecar_service {} } }', "sidecar services (connect.sidecar_service)"),
+        ('service { name = "w" connect { sidecar_service { id = "x" } } }', "A SidecarService cannot specify an ID"),
         ('serf_lan_allowed_cidrs = ["10.0.0.0"]', "serf_lan_allowed_cidrs: invalid CIDR address: 10.0.0.0"),
     ],
 )

@@ -62,10 +62,11 @@ def test_the_first_result_always_shows_and_then_counts_must_be_reached():
 
 def test_an_alias_has_the_worst_of_its_checks():
     rows = [HealthCheck(name="w", status="warning", output="o"), HealthCheck(name="c", status="critical", output="p")]
-    assert alias_result("s", "n", True, rows).output == 'Aliased check "c" failing: p'
-    assert alias_result("s", "n", True, rows[:1]).status == "warning"
-    assert alias_result("s", "n", True, []).output == "No checks found."
-    assert alias_result("s", "n", False, []).output == "Service s could not be found on node n"
+    assert alias_result("s", True, rows).output == 'Aliased check "c" failing: p'
+    assert alias_result("s", True, rows[:1]).status == "warning"
+    assert alias_result("s", True, []).output == "No checks found."
+    assert alias_result("s", False, []).output == "Service s could not be found on node "
+    assert alias_result("s", False, [], node="n").output == "Service s could not be found on node n"
 
 
 def test_a_silent_ttl_check_turns_critical_once_and_speaking_restarts_it():

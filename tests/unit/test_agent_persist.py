@@ -116,7 +116,7 @@ def registered(folder, scenario, *, log=None, **settings):
 
     async def whole(world):
         state = LocalState(NodeInfo("n", "id", "10.0.0.1", "dc1", {}, {}), changed=lambda: None)
-        tools = Tools(_Clock(), random.Random(1), None, None, None, None)
+        tools = Tools(_Clock(), random.Random(1), *[None] * 6)
         registry = Registry(state, kept(folder, log), CheckSettings(**settings), tools, log or Recorder())
         scenario(registry)
         await registry.stop()
@@ -218,7 +218,7 @@ def test_services_critical_for_too_long_are_removed_unless_only_an_alias_says_so
         clock = _Clock()
         clock.boottime = world.loop.time
         registry = Registry(
-            state, kept(folder), CheckSettings(), Tools(clock, random.Random(1), None, None, None, None), Recorder()
+            state, kept(folder), CheckSettings(), Tools(clock, random.Random(1), *[None] * 6), Recorder()
         )
         soon = {"deregister_critical_service_after": duration(1)}
         registry.add_service(NodeService(id="a", service="a"), [CheckType(ttl=10 * MINUTE, **soon)])

@@ -1,6 +1,5 @@
 """What this version cannot do is refused or said, never taken in silence; files of the process itself."""
 
-import asyncio
 import json
 import os
 import socket
@@ -38,9 +37,7 @@ def options(*, dev=False, **flags):
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        ({"telemetry": {"statsd_address": "x:1"}}, "telemetry.statsd_address is set, but metrics are not sent"),
-        ({"telemetry": {"dogstatsd_addr": "x:1"}}, "telemetry.dogstatsd_addr is set, but metrics are not sent"),
-        ({"telemetry": {"prometheus_retention_time": "1m"}}, "telemetry.prometheus_retention_time is set"),
+        ({"ui_config": {"metrics_provider": "x"}}, "ui_config.metrics_provider is set, but has no effect"),
         ({"connect": {"enabled": True}}, "connect.enabled is set, but this version has no CA"),
     ],
 )
@@ -56,16 +53,13 @@ def test_plain_and_dev_agents_have_nothing_to_say():
 
 # --- definitions ---------------------------------------------------------------------------------------------------
 
-UNSUPPORTED = [
-    ({"GRPC": "127.0.0.1:1", "Interval": "10s"}, "gRPC checks are not supported by this version"),
-    ({"H2PING": "127.0.0.1:1", "Interval": "10s"}, "H2PING checks are not supported by this version"),
-    (
-        {"DockerContainerID": "c", "Args": ["true"], "Interval": "10s"},
-        "Docker checks are not supported by this version",
-    ),
-    ({"AliasNode": "n2"}, "Alias checks of another node (alias_node) are not supported by this version"),
+CHECKS = [
+    {"GRPC": "127.0.0.1:1", "Interval": "10s"},
+    {"H2PING": "127.0.0.1:1", "Interval": "10s"},
+    {"DockerContainerID": "c", "Args": ["true"], "Interval": "10s"},
+    {"AliasNode": "n2"},
+    {"TTL": "10s"},
 ]
-SNAKE = {"GRPC": "grpc", "H2PING": "h2ping", "DockerContainerID": "docker_container_id", "AliasNode": "alias_node"}
 
 
 def run(scenario, **flags):
@@ -94,37 +88,49 @@ def run(scenario, **flags):
         world.run(main())
 
 
-def test_checks_without_a_runner_are_refused_over_http_and_nothing_is_registered():
+def test_every_type_of_check_is_taken_and_a_failed_one_registers_nothing():
     async def scenario(agent, put):
-        for check, text in UNSUPPORTED:
-            assert await put("/v1/agent/check/register", {"Name": "c", **check}) == (500, text)
-            assert await put("/v1/agent/service/register", {"Name": "web", "Check": check}) == (500, text)
-        assert await put("/v1/agent/check/register", {"Name": "c", "TTL": "10s"}) == (200, "")
-        assert (set(agent.state.live_checks()), set(agent.state.live_services())) == ({"c"}, set())
+        for number, check in enumerate(CHECKS):
+            assert await put("/v1/agent/check/register", {"Name": f"c{number}", **check}) == (200, "")
+        text = "Invalid check: TTL must be > 0 for TTL checks"
+        assert await put("/v1/agent/service/register", {"Name": "web", "Check": {"Notes": "x"}}) == (400, text)
+        assert (len(agent.state.live_checks()), set(agent.state.live_services())) == (len(CHECKS), set())
 
     run(scenario, enable_script_checks=True)
 
 
-@pytest.mark.parametrize(("check", "text"), UNSUPPORTED)
-def test_checks_without_a_runner_in_files_keep_the_agent_from_starting(check, text):
-    block = {"name": "c", **{SNAKE.get(key, key.lower()): value for key, value in check.items()}}
-    with pytest.raises(ConfigError, match=text.split("(")[0]):
-        run(lambda agent, put: asyncio.sleep(0), checks=[block], enable_script_checks=True)
-
-
-def test_sidecars_are_refused_over_http_and_in_files():
-    text = "sidecar services (connect.sidecar_service) are not supported by this version"
-
+def test_a_sidecar_is_registered_beside_its_service_and_goes_with_it():
     async def scenario(agent, put):
-        body = {"Name": "web", "Connect": {"SidecarService": {}}}
-        assert await put("/v1/agent/service/register", body) == (400, f"Invalid Connect configuration: {text}")
-        assert agent.state.live_services() == {}
-        assert await put("/v1/agent/service/register", {"Name": "web", "Connect": {"Native": True}}) == (200, "")
-        assert agent.state.service("web").connect.native
+        body = {"Name": "web", "Port": 80, "Connect": {"SidecarService": {}}}
+        assert await put("/v1/agent/service/register", body) == (200, "")
+        services = agent.state.live_services()
+        assert set(services) == {"web", "web-sidecar-proxy"}
+        proxy = services["web-sidecar-proxy"]
+        assert (proxy.kind, proxy.port, proxy.proxy.local_service_port) == ("connect-proxy", 21000, 80)
+        assert services["web"].connect.sidecar_service is None
+        assert await put("/v1/agent/service/register", {**body, "Name": "api"}) == (200, "")
+        assert await put("/v1/agent/service/register", body) == (200, "")
+        services = agent.state.live_services()
+        assert [services[f"{name}-sidecar-proxy"].port for name in ("web", "api")] == [21000, 21001], "kept"
+        assert await put("/v1/agent/service/deregister/web", {}) == (200, "")
+        assert set(agent.state.live_services()) == {"api", "api-sidecar-proxy"}
 
     run(scenario)
-    with pytest.raises(ConfigError, match=r'service "web": sidecar services \(connect'):
-        service_of({"name": "web", "connect": {"sidecar_service": {}}})
+    found = service_of({"name": "web", "connect": {"sidecar_service": {"port": 9}}})
+    assert found.service.connect.sidecar_service.port == 9
+    with pytest.raises(ConfigError, match="cannot specify an ID"):
+        service_of({"name": "web", "connect": {"sidecar_service": {"id": "x"}}})
+
+
+def test_without_a_free_port_for_its_sidecar_a_service_is_not_registered():
+    async def scenario(agent, put):
+        body = {"Name": "web", "Port": 21000, "Connect": {"SidecarService": {}}}
+        assert await put("/v1/agent/service/register", {"Name": "other", "Port": 21000}) == (200, "")
+        status, text = await put("/v1/agent/service/register", body)
+        assert (status, text) == (500, "none left in the configured range [21000, 21000]")
+        assert set(agent.state.live_services()) == {"other"}
+
+    run(scenario, ports={"sidecar_max_port": 21000})
 
 
 def test_blocks_of_hcl_files_are_objects_of_a_definition():

@@ -77,10 +77,44 @@ def test_a_broken_escape_is_no_http():
 
 
 @pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET /v1/echo HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 Bad Request: missing required Host header"),
+        (b"GET /v1/echo HTTP/1.1\r\nHost: x\r\nBad Name : v\r\n\r\n", b"HTTP/1.1 400 Bad Request: invalid header name"),
+        (b"GET /v1/echo HTTP/9.9\r\nHost: x\r\n\r\n",
+         b"HTTP/1.1 505 HTTP Version Not Supported: unsupported protocol version"),
+        (b"GET /v1/echo HTTP/1.0\r\n\r\n", b"HTTP/1.0 200 OK"),
+        (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 200 OK"),
+    ],
+)  # fmt: skip
+def test_the_status_line_says_what_gos_does(data, status):
+    assert status_of(send(data).answer) == status
+
+
+def test_bare_line_ends_are_read_once_and_nothing_behind_them():
+    request = b"PUT /v1/echo HTTP/1.1\nHost: x\nContent-Length: 3\n\nabc"
+    bench = send(request + request)
+    assert status_of(bench.answer) == b"HTTP/1.1 200 OK"
+    assert bench.answer.count(b"HTTP/1.") == 1
+    assert b"Connection: close" in bench.answer
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"PUT /v1/echo HTTP/1.1\r\nHost: x\nContent-Length: 3\r\n\r\nabc",
+        b"PUT /v1/echo HTTP/1.1\nHost: x\nTransfer-Encoding: chunked\nContent-Length: 3\n\nabc",
+        b"GET /v1/echo HTTP/1.1\r\nHost: x\r\n\r\nPUT /v1/echo HTTP/1.1\nHost: x\nContent-Length: 3\n\nabc",
+    ],
+)
+def test_mixed_line_ends_and_bare_ones_behind_another_request_are_refused(data):
+    assert b"400 Bad Request" in send(data).answer
+
+
+@pytest.mark.parametrize(
     "data",
     [
         b"GARBAGE\r\n\r\n",
-        b"GET /v1/echo HTTP/1.1\r\nHost: x\r\nBad Name : v\r\n\r\n",
         b"GET /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
         b"PUT /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
         b"PUT /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",

@@ -55,6 +55,8 @@ TABLE = {key: (kind, default) for key, kind, default in table()}
 # --- values ---------------------------------------------------------------------------------------------------------
 
 VALUES = {
+    **{f"telemetry.{name}": "10.0.0.9:8125" for name in ("statsd_address", "statsite_address", "dogstatsd_addr")},
+    "telemetry.prefix_filter": ["-consul.rpc"],
     "datacenter": "dc9",
     "node_id": "11111111-2222-3333-4444-555555555555",
     "encrypt": "AAECAwQFBgcICQoLDA0ODw==",
@@ -90,6 +92,9 @@ VALUES = {
     **dict.fromkeys(("advertise_addr_ipv6", "advertise_addr_wan_ipv6"), "fd00::9"),
 }
 NEEDS = {
+    "ui_config.content_path": {"ui_config": {"enabled": True}},
+    "telemetry.disable_hostname": {"telemetry": {"statsd_address": "10.0.0.9:8125"}},
+    "telemetry.dogstatsd_tags": {"telemetry": {"dogstatsd_addr": "10.0.0.9:8125"}},
     "bootstrap": {"server": True},
     "bootstrap_expect": {"server": True},
     "auto_encrypt.allow_tls": {"server": True},
@@ -151,6 +156,15 @@ def parts(options):
     )
 
 
+def measured(registry, metrics):
+    """How metrics are named, filtered, kept and sent."""
+    return (
+        registry._prefix, registry._hostname, registry._rules, registry._filter_default, registry.retention_s,
+        metrics.http._old_names, [(outlet._host, outlet._port, outlet._stream) for outlet in metrics._outlets],
+        [outlet._render("c", ("x", ()), 1.0) for outlet in metrics._outlets],
+    )  # fmt: skip
+
+
 def inside(options):
     """What a client agent holds, where it listens, and whom it would join."""
     joins, seen = [], {}
@@ -176,6 +190,9 @@ def inside(options):
                 agent.options.disable_remote_exec, agent._cache._table._limits,
                 sorted((route.pattern, route.body_bytes_max or 0) for route in agent._pipeline._table.routes),
             )  # fmt: skip
+            outside, metrics = agent._pipeline._fallback, agent._metrics
+            seen["shown"] = (outside._ui.enabled, outside._ui.content_path, outside._profiles is None)
+            seen["measured"] = measured(metrics.registry, metrics)
         finally:
             await agent.stop()
 

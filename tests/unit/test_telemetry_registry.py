@@ -53,7 +53,7 @@ def test_series_are_bounded():
     for number in range(SERIES_MAX + 1):
         registry.count("x", id=str(number))
     assert len(registry.display()["Counters"]) == SERIES_MAX
-    assert registry.dropped == 2, "once for the interval, once for the whole life"
+    assert registry.dropped == 1
 
 
 def test_filter_drops_by_longest_prefix():

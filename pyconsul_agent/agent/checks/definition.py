@@ -67,16 +67,6 @@ def validate(check: CheckType) -> str:
     return "" if type_of(check) not in OWN_PROBLEMS else OWN_PROBLEMS[type_of(check)](check)
 
 
-def unsupported(check: CheckType) -> str:
-    """Why this version has no way to run the check, empty if it has. Such a check must not seem to be watched."""
-    if check.ttl > 0 or check.http or check.tcp:
-        return ""  # which is what runs, whatever else the definition says
-    kind = {"grpc": "gRPC", "docker": "Docker", "h2ping": "H2PING"}.get(type_of(check), "")
-    if kind:
-        return f"{kind} checks are not supported by this version"
-    return "Alias checks of another node (alias_node) are not supported by this version" if check.alias_node else ""
-
-
 def is_script(check: CheckType) -> bool:
     """Whether running it executes a command of the definition's author."""
     return bool(check.script_args or check.python)

@@ -215,8 +215,8 @@ class TTLTimer:
                 await self._spoken.wait()
 
 
-def alias_result(service_id: str, node: str, exists: bool, checks: Sequence[HealthCheck]) -> Result:
-    """The status of an alias from the checks of its service and of the node."""
+def alias_result(service_id: str, exists: bool, checks: Sequence[HealthCheck], *, node: str = "") -> Result:
+    """The status of an alias from the checks of its service and of the node; `node` only if it is another one."""
     if service_id and not exists:
         return Result(CRITICAL, f"Service {service_id} could not be found on node {node}")
     worst = None

@@ -11,6 +11,7 @@ from pyconsul_agent.interfaces.http.agent_view import member_json
 from pyconsul_agent.interfaces.http.message import HTTPError, Request, Response, bad_request, json_response
 from pyconsul_agent.interfaces.http.params import Defaults
 from pyconsul_agent.interfaces.http.routes import Route
+from pyconsul_agent.structs.member import MemberStatus
 from pyconsul_agent.version import CONSUL_REVISION, CONSUL_VERSION
 from pyconsul_agent.wire.gojson import Ordered
 
@@ -107,7 +108,9 @@ class AgentEndpoints:
         members = self._delegate.wan_members() if wan else self._delegate.lan_members()
         if wan and not self._delegate.is_server:
             return self._json(None, request)
-        return self._json([member_json(member) for member in members], request)
+        # compat: Consul's order is random. Here those that are not alive come first, then as the pool lists them.
+        ordered = sorted(members, key=lambda member: member.status is MemberStatus.ALIVE)
+        return self._json([member_json(member) for member in ordered], request)
 
     async def join(self, request: Request) -> Response:
         """Join another member's cluster."""

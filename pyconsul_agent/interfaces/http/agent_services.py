@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pyconsul_agent.agent.checks.status import STATUSES
-from pyconsul_agent.agent.definitions import NO_SIDECARS
 from pyconsul_agent.agent.registry import NotTTL, Registry
 from pyconsul_agent.interfaces.http.agent_view import (
     HEALTH_STATUS,
@@ -27,6 +26,7 @@ from pyconsul_agent.interfaces.http.routes import Route
 from pyconsul_agent.structs.base import seconds
 from pyconsul_agent.structs.catalog import CheckType, ConnectProxyConfig, NodeService, ServiceConnect, ServiceDefinition
 from pyconsul_agent.structs.health import HealthCheck
+from pyconsul_agent.structs.proxy_rules import service_problems
 from pyconsul_agent.wire.gojson import Ordered
 from pyconsul_agent.wire.gojson_reader import decode, mismatch, parse
 from pyconsul_agent.wire.gotypes import parse_bool, quote
@@ -155,8 +155,6 @@ class AgentServices:
         for check in checks:
             if check.status and check.status not in STATUSES:
                 raise HTTPError(400, "Status for checks must 'passing', 'warning', 'critical'")
-        if body.connect is not None and body.connect.sidecar_service is not None:
-            raise HTTPError(400, f"Invalid Connect configuration: {NO_SIDECARS}")
         service = NodeService(
             kind=body.kind,
             id=body.id or body.name,
@@ -172,6 +170,8 @@ class AgentServices:
             proxy=body.proxy or ConnectProxyConfig(),
             connect=body.connect or ServiceConnect(),
         )
+        if problem := service_problems(service):
+            raise HTTPError(400, problem)
         return service, checks
 
     async def deregister(self, request: Request) -> Response:

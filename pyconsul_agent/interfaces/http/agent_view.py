@@ -59,10 +59,14 @@ def service_json(service: NodeService, datacenter: str, *, with_hash: bool = Fal
 
 
 def proxy_json(proxy: ConnectProxyConfig) -> Ordered:
-    """A proxy's configuration; unlike the catalog, the agent leaves an empty mode out."""
+    """A proxy's configuration; unlike the catalog, the agent leaves an empty mode and empty datacenters out."""
     shown = gojson.render(proxy)
     if not shown.get("Mode"):
         shown.pop("Mode", None)
+    if upstreams := shown.get("Upstreams"):
+        shown["Upstreams"] = [
+            Ordered((key, value) for key, value in each.items() if key != "Datacenter" or value) for each in upstreams
+        ]
     return Ordered(shown)
 
 

@@ -113,7 +113,9 @@ class Response:
     stream: AsyncIterator[bytes] | None = None
     close: bool = False
     bare: bool = False
-    """Without a Date, as Go answers what is no HTTP."""
+    """Without a Date, as Go answers what is no HTTP; the body is the status line's text too."""
+    http10: bool = False
+    """For a request of HTTP/1.0, which Go answers in kind."""
 
 
 class HTTPError(Exception):

@@ -29,6 +29,9 @@ NOT_REPEATABLE = frozenset({"index", "wait", "consistent", "cached", "max_stale"
 """Parameters that make an answer depend on more than the state: it waits, asks others, or is for one's eyes only."""
 NOT_REPEATABLE_HEADERS = ("cache-control", "x-consul-token", "authorization")
 
+Observe = Callable[[str, str, int, float], None]
+"""observe(pattern of the route, method, status, seconds)"""
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -62,8 +65,14 @@ class Pipeline:
         *,
         fallback: Callable[[Request], Response | None] | None = None,
         stamp: Callable[[str], Hashable | None] = lambda part: None,
+        observe: Observe | None = None,
+        now: Callable[[], float] = lambda: 0.0,
+        again: dict[str, int] | None = None,
     ) -> None:
-        """`stamp` is `Delegate.stamp`."""
+        """`stamp` is `Delegate.stamp`; `again` counts, by pattern, answers that were given again without a handler."""
+        self._observe = observe
+        self.again: dict[str, int] = {} if again is None else again
+        self._now = now
         self._table = table
         self._rules = rules
         self._log = log
@@ -116,6 +125,8 @@ class Pipeline:
 
     def locate(self, raw_target: str, method: str) -> Target | Response:
         """Decode, clean and route a raw target before its body is read; a Response ends the matter."""
+        if raw_target == "*" and method == "OPTIONS":
+            return Response(200)
         raw_path, _, raw_query = raw_target.partition("?")
         if not raw_path.startswith("/") and (
             "://" in raw_path.split("/", 1)[0] + "/" or raw_path.startswith(("http://", "https://"))
@@ -173,7 +184,11 @@ class Pipeline:
             return refusal
         handler = target.route.handler(request.method)
         assert handler is not None, "refused"
-        return self.dressed(await self._handled(handler, request))
+        began = self._now()
+        response = self.dressed(await self._handled(handler, request))
+        if self._observe is not None:
+            self._observe(target.route.pattern, request.method, response.status, self._now() - began)
+        return response
 
     def _v1_headers(self) -> dict[str, str]:
         headers = dict(self._common)

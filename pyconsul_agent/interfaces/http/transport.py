@@ -178,6 +178,7 @@ class _Head:
         "head_size",
         "headers",
         "hosts",
+        "http10",
         "keep_alive",
         "length",
         "method",
@@ -195,6 +196,7 @@ class _Head:
         self.headers: dict[str, str] = {}
         self.head_size = 0
         self.hosts = 0
+        self.http10 = False
         self.body: list[bytes] = []
         self.size = 0
         self.method = ""
@@ -251,6 +253,8 @@ class _Connection(asyncio.Protocol):
         self._waiting: deque[_Head | Response] = deque()
         self._task: asyncio.Task[None] | None = None
         self._refused = False
+        self._last = False
+        """The request in work is the last one, whatever it says."""
         self._dropped = 0
         self._closing = False
         self._paused = False
@@ -339,7 +343,24 @@ class _Connection(asyncio.Protocol):
             self._refuse(self._odd_method(data))
         except httptools.HttpParserError as error:
             self._server.log.debug("Malformed request", from_=self._client, error=str(error)[:200])
-            self._refuse(_BAD_VERSION.response if _OTHER_VERSION.match(data) else _bad().response)
+            if str(error).startswith("Expected CRLF") and self._take_bare_lines(data):
+                return
+            if _OTHER_VERSION.match(data):
+                self._refuse(_BAD_VERSION.response)
+            else:
+                named = "header token" in str(error)
+                self._refuse(_bad("400 Bad Request: invalid header name" if named else "400 Bad Request").response)
+
+    def _take_bare_lines(self, data: bytes) -> bool:
+        """Read a request with bare line ends, as Go does, but as the last one: nothing can be smuggled behind it."""
+        whole = None if self._waiting or self._task is not None or self._last else _with_crlf(data)
+        if whole is None or self._head_bytes != len(data):
+            return False
+        self._last = True
+        self._head_bytes = 0
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(whole)
+        return True
 
     def _learn(self, data: bytes) -> None:
         """One whole request came in one piece; the like of it need not be parsed again."""
@@ -356,6 +377,9 @@ class _Connection(asyncio.Protocol):
             self._queue(head)
             return
         self._transport.write(answer)
+        if isinstance(head.target, Target) and head.target.route is not None:
+            again, pattern = self._server.pipeline.again, head.target.route.pattern
+            again[pattern] = again.get(pattern, 0) + 1
         self._expect(IDLE_TIMEOUT_S)
 
     def _drop(self, size: int) -> None:
@@ -417,8 +441,9 @@ class _Connection(asyncio.Protocol):
         head = self._head
         self._head_bytes = 0
         head.method = self._parser.get_method().decode("ascii")
-        head.keep_alive = self._parser.should_keep_alive()
+        head.keep_alive = self._parser.should_keep_alive() and not self._last
         version = self._parser.get_http_version()
+        head.http10 = version == "1.0"
         if version == "1.1" and head.hosts == 0:
             raise _bad("400 Bad Request: missing required Host header")
         if head.hosts > 1:
@@ -567,6 +592,7 @@ class _Connection(asyncio.Protocol):
             response = target
         else:
             response = await self._server.pipeline.answer(target, self._request(item, target))
+        response.http10 = item.http10
         if item.stream is not None and not item.stream.complete:
             self._refused = response.close = True
             item.stream.discard()
@@ -590,6 +616,7 @@ class _Connection(asyncio.Protocol):
         response, stamp = found
         if response.close or response.stream is not None:
             return False
+        response.http10 = item.http10
         made = self._write(response, keep_alive=True, accepts=item.headers.get("accept-encoding", ""), method="GET")
         if stamp is not None and item.repeatable and made is not None and response.status in REPEATED:
             answer = Answer(stamp, *made)
@@ -729,9 +756,25 @@ class _Connection(asyncio.Protocol):
             self._close()
 
 
+def _status_line(response: Response) -> str:
+    """Version, code and reason. What is no HTTP is told its reason there as well, as Go does."""
+    reason = REASONS.get(response.status, "")
+    if response.bare and response.body.startswith(b"%d " % response.status):
+        reason = response.body[4:].decode("latin-1")
+    return f"HTTP/1.{0 if response.http10 else 1} {response.status} {reason}\r\n"
+
+
+def _with_crlf(data: bytes) -> bytes | None:
+    """A request whose header lines end in bare LF, every one of them, with proper line ends; None if it is not one."""
+    head, end, body = data.partition(b"\n\n")
+    if not end or b"\r" in head:
+        return None
+    return head.replace(b"\n", b"\r\n") + b"\r\n\r\n" + body
+
+
 def _head_of(response: Response) -> bytes:
     """Status line and headers, without those that tell date, length and connection."""
-    lines = [f"HTTP/1.1 {response.status} {REASONS.get(response.status, '')}\r\n"]
+    lines = [_status_line(response)]
     if response.content_type:
         lines.append(f"Content-Type: {response.content_type}\r\n")
     lines += [f"{name}: {value}\r\n" for name, value in response.headers.items()]

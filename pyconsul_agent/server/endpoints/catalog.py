@@ -19,6 +19,7 @@ from pyconsul_agent.structs import methods
 from pyconsul_agent.structs.catalog import Node, NodeService, NodeServiceList, NodeServices, ServiceNode
 from pyconsul_agent.structs.health import HealthCheck
 from pyconsul_agent.structs.methods import Empty
+from pyconsul_agent.structs.proxy_rules import service_problems
 from pyconsul_agent.structs.requests import (
     DatacentersRequest,
     DCSpecificRequest,
@@ -50,6 +51,8 @@ def check_node(name: str, node_id: str) -> None:
 
 def checked_service(service: NodeService) -> NodeService:
     """The service with its ID filled in. Raises RPCError."""
+    if problem := service_problems(service):
+        raise RPCError(problem)
     if service.id and not service.service:
         raise RPCError("Must provide service name with ID")
     if _is_any_address(service.address):

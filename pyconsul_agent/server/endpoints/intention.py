@@ -56,13 +56,14 @@ class Intentions:
         self._connect_enabled = connect_enabled
 
     def endpoints(self) -> list[Endpoint]:
-        """The methods of this service."""
+        """The methods of this service. With connect off every server refuses reads by itself, as there."""
+        reads = Where.FORWARD if self._connect_enabled else Where.LOCAL
         return [
             Endpoint(methods.INTENTION_APPLY, Where.PRIMARY, self.apply, write=True),
-            Endpoint(methods.INTENTION_GET, Where.FORWARD, self.get),
-            Endpoint(methods.INTENTION_LIST, Where.FORWARD, self.list),
-            Endpoint(methods.INTENTION_MATCH, Where.FORWARD, self.match),
-            Endpoint(methods.INTENTION_CHECK, Where.FORWARD, self.check),
+            Endpoint(methods.INTENTION_GET, reads, self.get),
+            Endpoint(methods.INTENTION_LIST, reads, self.list),
+            Endpoint(methods.INTENTION_MATCH, reads, self.match),
+            Endpoint(methods.INTENTION_CHECK, reads, self.check),
         ]
 
     def _refuse_disabled(self) -> None:
