@@ -38,8 +38,12 @@ class Aggregate:
 
     def add(self, value: float) -> None:
         """Take one value in."""
-        self.lowest = value if self.count == 0 else min(self.lowest, value)
-        self.highest = value if self.count == 0 else max(self.highest, value)
+        if self.count == 0:
+            self.lowest = self.highest = value
+        elif value < self.lowest:
+            self.lowest = value
+        elif value > self.highest:
+            self.highest = value
         self.count += 1
         self.total += value
         self.squares += value * value

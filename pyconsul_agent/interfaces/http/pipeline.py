@@ -156,7 +156,7 @@ class Pipeline:
         response = Response(301, headers={**self._common, "Location": location})
         if method == "GET":
             escaped = location.replace("&", "&amp;").replace('"', "&#34;").replace("<", "&lt;").replace(">", "&gt;")
-            response.body = f'<a href="{escaped}">Moved Permanently</a>.\n\n'.encode()
+            response.body = f'<a href="{escaped}">Moved Permanently</a>.\n\n'.encode("utf-8", "surrogateescape")
             response.content_type = "text/html; charset=utf-8"
         return response
 
