@@ -38,6 +38,8 @@ STREAMS_MAX = 4096
 FRAMES_BURST = 4096.0
 FRAMES_PER_S = 200.0
 FRAMES_PER_MESSAGE = 4.0
+CONNECTION_WINDOW_BYTES = 1024 * 1024
+"""What servers may send a client ahead, of all streams together."""
 SEND_TIMEOUT_S = 60.0
 """How long a peer may take to make room for one message."""
 SILENCE_S = 60.0
@@ -87,6 +89,8 @@ class HTTP2Connection:
         """
         try:
             self.h2.initiate_connection()
+            if self.h2.config.client_side:
+                self.h2.increment_flow_control_window(CONNECTION_WINDOW_BYTES)
             await self.flush()
             while data := await self._read(busy):
                 await self._take(data)

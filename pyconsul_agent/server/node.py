@@ -38,6 +38,7 @@ from pyconsul_agent.server.leader.standing import DEFAULTS
 from pyconsul_agent.server.leader.tombstones import TombstoneReaper
 from pyconsul_agent.server.methods import Parts, offered
 from pyconsul_agent.server.pools import PoolWatcher
+from pyconsul_agent.server.streaming import Streaming
 from pyconsul_agent.state import system
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet
@@ -138,9 +139,14 @@ class ServerNode:
             wan=self._wan,
             server_moved=self._server_moved,
         )
+        self._streaming = Streaming(
+            env.net, env.clock, log.named("grpc"), self._store, self._directory,
+            datacenter=config.datacenter, local_host=_source(config.bind),
+        )  # fmt: skip
         self._rpc = RPCServer(
-            env.net, env.clock, log.named("rpc"), self._dispatcher, raft_accept=self._accept_raft, limits=self._limits()
-        )
+            env.net, env.clock, log.named("rpc"), self._dispatcher, raft_accept=self._accept_raft,
+            grpc=self._streaming.serve if config.enable_streaming else None, limits=self._limits(),
+        )  # fmt: skip
 
     # --- parts ------------------------------------------------------------------------------------------------
 
@@ -300,6 +306,7 @@ class ServerNode:
         await self._leader.stop()
         await self._watcher.stop()
         await self._rpc.close()
+        await self._streaming.close()
         await self._raft.stop()
         await self._lan.stop()
         if self._wan is not None:
