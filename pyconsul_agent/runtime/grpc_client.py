@@ -27,16 +27,12 @@ from pyconsul_agent.runtime.http2 import HTTP2Connection, text_headers
 from pyconsul_agent.runtime.rpc_pool import DIAL_TIMEOUT_S, ServerAddress
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.wire import grpc
-from pyconsul_agent.wire.grpc import GRPCError, MessageCutter, Status
+from pyconsul_agent.wire.grpc import GRPCError, MessageCutter, NotOffered, Status
 from pyconsul_agent.wire.netrpc import FirstByte
 
 GREETING_TIMEOUT_S = 10.0
 WAITING_MESSAGES_MAX = 64
 """Replies that nobody has taken yet; with more the server is given no room."""
-
-
-class NotOffered(RPCError):
-    """The server closed the connection instead of speaking HTTP/2: it has no gRPC."""
 
 
 class GRPCPool:
@@ -88,8 +84,6 @@ class GRPCPool:
             connection = self._connections.get(server)
             if connection is None or not connection.usable:
                 connection = await self._dial(server)
-        if not self._connections:
-            self._dials.clear()
         return connection
 
     async def _dial(self, server: ServerAddress) -> _Connection:
@@ -113,6 +107,7 @@ class GRPCPool:
             self.forget(server)
             raise NotOffered(f"{server} does not speak gRPC") from None
         if connection.http.closed:
+            self._connections.pop(server, None)
             raise NotOffered(f"{server} does not offer gRPC")
         return connection
 

@@ -22,7 +22,7 @@ from h2.events import (
     StreamReset,
     WindowUpdated,
 )
-from h2.exceptions import ProtocolError
+from h2.exceptions import FrameTooLargeError, ProtocolError
 from h2.settings import SettingCodes, Settings
 
 from pyconsul_agent.env.base import Clock
@@ -31,6 +31,8 @@ from pyconsul_agent.runtime.mux import close_writer
 
 READ_BYTES = 4096
 """Of one turn: so many small frames take a few milliseconds."""
+PREFACE_BYTES = 24
+FRAME_HEADER_BYTES = 9
 FRAME_BYTES_MAX = 16384
 HEADER_BYTES_MAX = 16 * 1024
 STREAMS_MAX = 4096
@@ -74,9 +76,11 @@ class HTTP2Connection:
         self.h2.decoder.max_header_list_size = HEADER_BYTES_MAX
         self._budget = FRAMES_BURST
         self._budget_at = clock.monotonic()
+        self._lengths = _Lengths(0 if is_client else PREFACE_BYTES)
         self._waiting: dict[int, asyncio.Future[None]] = {}
         self._flushing = asyncio.Lock()
         self.closed = False
+        self._said_why = False
         self.greeted = asyncio.Event()
         """Set by the peer's SETTINGS, and when the connection is over."""
 
@@ -116,6 +120,7 @@ class HTTP2Connection:
 
     async def _take(self, data: bytes) -> None:
         try:
+            self._lengths.feed(data)
             events = self.h2.receive_data(data)
         except ProtocolError as error:
             await self._farewell()
@@ -152,6 +157,7 @@ class HTTP2Connection:
 
     async def _farewell(self) -> None:
         """Send what says why, to a peer that may not read."""
+        self._said_why = True
         try:
             await self.flush()
         except ConnectionLost:
@@ -251,12 +257,9 @@ class HTTP2Connection:
 
     async def close(self) -> None:
         """Say goodbye and close."""
-        if not self._writer.transport.is_closing():
-            try:
-                self.h2.close_connection()
-                self._writer.write(self.h2.data_to_send())
-            except ProtocolError:
-                pass  # it was closed by an error, which has been told
+        if not self._writer.transport.is_closing() and not self._said_why:
+            self.h2.close_connection()
+            self._writer.write(self.h2.data_to_send())
         await close_writer(self._writer)
 
     def _end(self) -> None:
@@ -265,6 +268,32 @@ class HTTP2Connection:
         for waiting in list(self._waiting.values()):
             if not waiting.done():
                 waiting.set_exception(ConnectionLost("connection closed"))
+
+
+class _Lengths:
+    """Refuses frames by their announced length: h2 looks at it only when it has buffered all of them."""
+
+    def __init__(self, skip: int) -> None:
+        self._skip = skip
+        self._head = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Raises FrameTooLargeError."""
+        at = 0
+        while at < len(data):
+            if self._skip:
+                step = min(self._skip, len(data) - at)
+                self._skip -= step
+                at += step
+                continue
+            step = FRAME_HEADER_BYTES - len(self._head)
+            self._head += data[at : at + step]
+            at += step
+            if len(self._head) == FRAME_HEADER_BYTES:
+                self._skip = int.from_bytes(self._head[:3], "big")
+                if self._skip > FRAME_BYTES_MAX:
+                    raise FrameTooLargeError(f"frame of {self._skip} bytes")
+                self._head.clear()
 
 
 def text_headers(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:

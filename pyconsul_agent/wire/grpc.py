@@ -42,6 +42,10 @@ class GRPCError(RPCError):
         self.text = text
 
 
+class NotOffered(RPCError):
+    """No server that could be asked speaks gRPC."""
+
+
 def encode_message(data: bytes) -> bytes:
     """A message with its prefix."""
     return b"\0" + len(data).to_bytes(4, "big") + data
