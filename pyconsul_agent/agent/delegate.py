@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from pyconsul_agent.structs.coordinate import VivaldiCoordinate
 from pyconsul_agent.structs.diagnosis import Diagnosis
 from pyconsul_agent.structs.member import Member
 from pyconsul_agent.structs.methods import Method
+from pyconsul_agent.structs.subscribe import SubscribeRequest
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
@@ -19,6 +20,16 @@ class Caller(Protocol):
 
     async def call(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
         """Call `method`. Raises RPCError with the text that Consul would answer, wrapped as Consul wraps it."""
+
+
+class Subscriber(Protocol):
+    """Follows what servers tell: a client agent."""
+
+    def subscribe(self, request: SubscribeRequest) -> AsyncGenerator[bytes, None]:
+        """Encoded events, for as long as a server tells them.
+
+        Raises NotOffered when no server has subscriptions, else GRPCError with the status that ended this one.
+        """
 
 
 class Delegate(Caller, Protocol):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pyconsul_agent.client.rate import TokenBucket
 from pyconsul_agent.client.router import Router
+from pyconsul_agent.client.streaming import Streams
 from pyconsul_agent.env.base import Env
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import RPCError
@@ -22,6 +23,7 @@ from pyconsul_agent.structs.coordinate import VivaldiCoordinate
 from pyconsul_agent.structs.diagnosis import DiagnosedServer, Diagnosis
 from pyconsul_agent.structs.member import Member, MemberEvent, MemberEventKind, UserEvent
 from pyconsul_agent.structs.methods import Method
+from pyconsul_agent.structs.subscribe import SubscribeRequest
 from pyconsul_agent.swim.config import LAN, SwimConfig
 from pyconsul_agent.swim.keyring import Keyring
 
@@ -106,6 +108,8 @@ class ClientNode:
             hold_timeout_s=config.hold_timeout_s,
         )
 
+        self._streams = Streams(env.net, env.clock, log.named("grpc"), lambda: self._router.servers)
+
     # --- life -------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -122,6 +126,7 @@ class ClientNode:
         await self._tasks.close()
         await self._lan.stop()
         await self._router.close()
+        await self._streams.close()
         await self._pool.close()
 
     async def leave(self) -> None:
@@ -159,6 +164,7 @@ class ClientNode:
         else:
             self._log.event("server_removed", **fields)
             self._router.server_left(info.name)
+            self._streams.forget(ServerAddress(info.name, info.address, info.port, info.datacenter))
 
     def set_call_limit(self, rate: float, burst: int) -> None:
         """Other limits on this agent's calls, from now on (reload)."""
@@ -169,6 +175,10 @@ class ClientNode:
     async def call(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
         """Call a server."""
         return await self._router.call(method, request)
+
+    def subscribe(self, request: SubscribeRequest) -> AsyncGenerator[bytes, None]:
+        """A subscription at a server, for `agent.cache`."""
+        return self._streams.subscribe(request)
 
     def lan_members(self) -> Sequence[Member]:
         return self._lan.members()

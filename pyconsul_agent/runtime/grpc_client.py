@@ -22,7 +22,7 @@ from h2.exceptions import ProtocolError
 
 from pyconsul_agent.env.base import Clock, Net, open_stream
 from pyconsul_agent.env.log import Log
-from pyconsul_agent.errors import ConnectionLost, DecodeError, NetError, RPCError
+from pyconsul_agent.errors import ConnectionLost, DecodeError, NetError
 from pyconsul_agent.runtime.http2 import HTTP2Connection, text_headers
 from pyconsul_agent.runtime.rpc_pool import DIAL_TIMEOUT_S, ServerAddress
 from pyconsul_agent.runtime.tasks import TaskOwner
