@@ -29,7 +29,8 @@ from pyconsul_agent.swim.keyring import Keyring
 
 SERF_GOSSIP, SERF_RPC = ("127.0.0.1", 17946), "127.0.0.1:17373"
 OUR_HOST, OUR_PORT = "127.0.0.2", 17946
-HOLD_S = 40.0
+HOLD_S = 10.0
+"""Longer calm is shown by `gossip_peer`, whose pools live beside each other for a minute."""
 KEY = bytes(range(32))
 
 

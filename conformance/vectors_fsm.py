@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from conformance.case import Case, Skip, data_of, holds, load, same
+from conformance.case import Case, data_of, holds, load, same
 from pyconsul_agent.fsm.machine import StateMachine
-from pyconsul_agent.state import catalog, coordinate, health, kv, prepared_query, session, system
+from pyconsul_agent.state import (
+    catalog,
+    config_entry,
+    connect_ca,
+    coordinate,
+    health,
+    intention,
+    kv,
+    prepared_query,
+    session,
+    system,
+)
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet
 from pyconsul_agent.structs.raft import LogEntry
 from pyconsul_agent.wire.msgpack import plain
-
-NOT_IMPLEMENTED = re.compile(
-    r"table:(acl-|connect-ca|config-entries|gateway-services|mesh-topology|connect-intentions)"
-    r"|q:(ACL|CA|ConfigEntries|Intentions)"
-)
-NOT_IMPLEMENTED_TYPES = frozenset(
-    ["ACL", "ACLBootstrap", "ConnectCA", "ConfigEntry", "Intention", "ACLTokenSet", "ACLTokenDelete"]
-    + [f"ACL{name}{verb}" for name in ("Policy", "Role", "BindingRule", "AuthMethod") for verb in ("Set", "Delete")]
-)
 
 
 def log(folder: Path) -> Iterator[tuple[LogEntry, str | None]]:
@@ -58,11 +59,17 @@ def query(store: Store, name: str) -> str:
         index, node, services = catalog.node_services(store, watch, argument)
         return f"index={index} n={-1 if node is None else len(services)}"
     calls: dict[str, Any] = {
+        **{name: partial(acl_rows, store, table) for name, table in ACL_LISTS.items()},
         "AutopilotConfig": lambda: counted(system.autopilot_config(store, watch)),
+        "CAConfig": lambda: counted(connect_ca.config(store, watch)),
+        "CARoots": lambda: connect_ca.roots(store, watch),
         "CheckServiceNodes": lambda: health.service_nodes(store, watch, argument),
         "ChecksInState": lambda: health.in_state(store, watch, argument),
+        "ConfigEntries": lambda: config_entry.by_kind(store, watch, ""),
+        "ConfigEntriesByKind": lambda: config_entry.by_kind(store, watch, argument),
         "Coordinates": lambda: coordinate.list_all(store, watch),
         "FederationStateList": lambda: (store.index("federation-states"), store.tables.federation_states),
+        "Intentions": lambda: intention.list_all(store, watch),
         "KVSList": lambda: kv.list_prefix(store, watch, argument.encode()),
         "NodeChecks": lambda: health.of_node(store, watch, argument),
         "NodeSessions": lambda: session.of_node(store, watch, argument),
@@ -76,6 +83,20 @@ def query(store: Store, name: str) -> str:
     }
     index, rows = calls[kind]()
     return f"index={index} n={len(rows)}"
+
+
+ACL_LISTS = {
+    "ACLTokenList": "acl-tokens",
+    "ACLPolicyList": "acl-policies",
+    "ACLRoleList": "acl-roles",
+    "ACLBindingRuleList": "acl-binding-rules",
+    "ACLAuthMethodList": "acl-auth-methods",
+}
+
+
+def acl_rows(store: Store, name: str) -> tuple[int, Any]:
+    """A table of ACLs with its index."""
+    return store.index(name), next(table for table in store.tables.all() if table.name == name)
 
 
 def counted(answer: tuple[int, Any]) -> tuple[int, list[Any]]:
@@ -141,19 +162,15 @@ class Replay:
         expectations = {row["index"]: row for row in load(self.folder, "fsm_replay_c1")}
         fsm = machine()
         current: dict[str, Any] = {}
-        for entry, kind in log(self.folder):
+        for entry, _ in log(self.folder):
             result = fsm.apply(entry)
             expected = expectations[entry.index]
             wrong: list[str] = []
-            compared = 0
-            if kind not in NOT_IMPLEMENTED_TYPES:
-                compared += 1
-                if not result_matches(result, expected.get("result")):
-                    wrong.append(f"result {result!r} is not {expected.get('result')!r}")
+            compared = 1
+            if not result_matches(result, expected.get("result")):
+                wrong.append(f"result {result!r} is not {expected.get('result')!r}")
             current.update(expected.get("changed", {}))
             for name, value in current.items():
-                if NOT_IMPLEMENTED.match(name):
-                    continue
                 compared += 1
                 ours = shown(fsm.store, name)
                 if ours != value:
@@ -161,13 +178,8 @@ class Replay:
             self.wrong[entry.index], self.compared[entry.index] = wrong, compared
 
 
-def cases(folder: Path) -> Iterator[Case | Skip]:
+def cases(folder: Path) -> Iterator[Case]:
     """A case for every entry: its result, and all indexes and reads after it."""
     replay = Replay(folder)
-    for entry, kind in log(folder):
+    for entry, _ in log(folder):
         yield Case(f"state after entry {entry.index}", partial(replay.at, entry.index))
-        if kind in NOT_IMPLEMENTED_TYPES:
-            yield Skip(f"result of entry {entry.index}", f"command {kind}")
-    rows = {name for row in load(folder, "fsm_replay_c1") for name in row.get("changed", {})}
-    for name in sorted(filter(NOT_IMPLEMENTED.match, rows)):
-        yield Skip(f"fsm_replay_c1 {name}", f"state {name}")

@@ -51,6 +51,9 @@ class Clock:
 
     boottime = monotonic
 
+    def lag(self, due):
+        return max(self.monotonic() - due, 0.0)
+
     def wall_ns(self):
         return int(self.monotonic() * 1e9)
 

@@ -61,7 +61,7 @@ MUTANTS = (
     Mutant("older_term_committed_by_counting", "raft/replication.py", "if index <= s.commit_index or index < s.term_start:\n        return False\n    assert s.log.term(index) == s.term, (index, s.term)", "if index <= s.commit_index:\n        return False"),
     Mutant("leader_counts_what_it_has_not_stored", "raft/replication.py", "s.log.stable if server.id == s.me.id", "s.log.last if server.id == s.me.id"),
     Mutant("follower_acknowledges_before_fsync", "raft/follower.py", "wait=min(vouched, s.log.last) > s.log.stable)", "wait=False)"),
-    Mutant("previous_entry_not_compared", "raft/follower.py", "    return s.log.term(index) == term\n\n\ndef _proves", "    return index <= s.log.last\n\n\ndef _proves"),
+    Mutant("previous_entry_not_compared", "raft/follower.py", "    return s.log.term(index) == term\n\n\ndef _shares_restored", "    return index <= s.log.last\n\n\ndef _shares_restored"),
     Mutant("old_append_truncates_what_matches", "raft/follower.py", "if entry.index < s.log.first or s.log.term(entry.index) == entry.term:", "if entry.index < s.log.first:"),
     Mutant("conflict_not_truncated", "raft/follower.py", "            s.log.truncate(entry.index)\n            membership.truncated(s, entry.index)\n", "            continue\n"),
     Mutant("commit_index_beyond_what_was_vouched_for", "raft/follower.py", "commit = min(request.leader_commit_index, vouched, s.log.last)", "commit = min(request.leader_commit_index, s.log.last)"),
@@ -78,6 +78,9 @@ MUTANTS = (
     Mutant("two_configuration_changes_at_once", "raft/membership.py", "settled = s.latest_index <= s.commit_index", "settled = True"),
     Mutant("configuration_changed_before_an_own_entry", "raft/membership.py", "return settled and lease.own_entry_committed(s) and", "return settled and"),
     Mutant("removed_leader_leads_on", "raft/membership.py", "    if s.latest_index <= s.commit_index and not is_voter(s.latest, s.me.id):\n        become_follower(s, now)", "    return"),
+    Mutant("restore_forgotten_to_be_uncommitted_by_a_crash", "raft/snapshotting.py", "s.unproven = snapshot.index if initial.unproven else 0", "s.unproven = 0"),
+    Mutant("restored_snapshot_counted_as_committed", "raft/state.py", "return min(self.commit_index, self.unproven - 1) if self.unproven else self.commit_index", "return self.commit_index"),
+    Mutant("restore_taken_back_on_no_evidence", "raft/follower.py", "    if shared is False:\n", "    if shared is not True:\n"),
     Mutant("bootstrap_over_an_existing_log", "raft/membership.py", '    if s.term or s.log.last or s.configurations or s.snapshot:\n        raise ValueError("bootstrap only works on new clusters")\n', ""),
     # --- reads --------------------------------------------------------------------------------------------------
     Mutant("lease_counts_from_the_answer", "raft/replication.py", "lease.acknowledged(peer, sequence, at)", "lease.acknowledged(peer, sequence, now)"),

@@ -49,6 +49,12 @@ class ListMachine:
 
         return switch
 
+    def blank(self):
+        def switch():
+            self.items = []
+
+        return switch
+
 
 class Recorder:
     """A log that keeps errors and warnings."""
@@ -56,7 +62,7 @@ class Recorder:
     def __init__(self):
         self.lines = []
 
-    def event(self, name, **fields):
+    def event(self, name, /, **fields):
         self.lines.append(("event", name, fields))
 
     def trace(self, message, **pairs):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Hashable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from pyconsul_agent.structs.coordinate import VivaldiCoordinate
 from pyconsul_agent.structs.diagnosis import Diagnosis
 from pyconsul_agent.structs.member import Member
 from pyconsul_agent.structs.methods import Method
+from pyconsul_agent.structs.requests import SnapshotRequest
+from pyconsul_agent.structs.snapshot import Archive, SnapshotAnswer
 from pyconsul_agent.structs.subscribe import SubscribeRequest
 
 RequestT = TypeVar("RequestT")
@@ -32,11 +34,25 @@ class Subscriber(Protocol):
         """
 
 
-class Delegate(Caller, Protocol):
+class Snapshotter(Protocol):
+    """Saves and restores the state of the cluster."""
+
+    async def snapshot(self, request: SnapshotRequest, archive: Archive) -> SnapshotAnswer:
+        """`archive` is read for a restore only. Raises ConsulError with the text that Consul would answer."""
+
+
+class Delegate(Caller, Snapshotter, Protocol):
     """A server node or a client node."""
 
     @property
     def is_server(self) -> bool: ...
+
+    def stamp(self, part: str) -> Hashable | None:
+        """A value that stays equal as long as no default read of `part` (kv, catalog, leader) could answer otherwise.
+
+        None: this agent cannot promise that now; a server that does not lead, or no longer provably (promise P3), and
+        a client never can. The promise holds for the turn of the loop in which it was asked.
+        """
 
     def lan_members(self) -> Sequence[Member]:
         """Every member of the LAN pool that is known, self included, also left and failed ones."""
@@ -45,6 +61,10 @@ class Delegate(Caller, Protocol):
         """The WAN pool; empty on a client."""
 
     def local_member(self) -> Member: ...
+
+    @property
+    def gossip_encrypted(self) -> bool:
+        """Whether the LAN pool has keys, be it only from its keyring file."""
 
     @property
     def name_taken_by(self) -> str | None:

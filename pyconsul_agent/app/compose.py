@@ -36,12 +36,16 @@ from pyconsul_agent.config.options import Options
 from pyconsul_agent.env.base import Env
 from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.interfaces.dns.server import DNSServer
+from pyconsul_agent.interfaces.http.acl import ACLs
 from pyconsul_agent.interfaces.http.agent import Actions, AgentEndpoints, Identity
 from pyconsul_agent.interfaces.http.agent_services import AgentServices
 from pyconsul_agent.interfaces.http.catalog import Catalog
+from pyconsul_agent.interfaces.http.config import ConfigEntries
+from pyconsul_agent.interfaces.http.connect import Connect
 from pyconsul_agent.interfaces.http.coordinate import Coordinates
 from pyconsul_agent.interfaces.http.event import EventEndpoints
 from pyconsul_agent.interfaces.http.health import Health
+from pyconsul_agent.interfaces.http.intention import Intentions
 from pyconsul_agent.interfaces.http.keyring import Keyring
 from pyconsul_agent.interfaces.http.kv import KV
 from pyconsul_agent.interfaces.http.message import Request, Response
@@ -50,6 +54,7 @@ from pyconsul_agent.interfaces.http.pipeline import Pipeline
 from pyconsul_agent.interfaces.http.query import PreparedQueries
 from pyconsul_agent.interfaces.http.routes import RouteTable
 from pyconsul_agent.interfaces.http.session import Sessions
+from pyconsul_agent.interfaces.http.snapshot import Snapshot
 from pyconsul_agent.interfaces.http.status import Status
 from pyconsul_agent.interfaces.http.transport import HTTPServer
 from pyconsul_agent.interfaces.http.txn import Transactions
@@ -148,7 +153,11 @@ class Agent:
             else None,
         )
         self._pipeline = Pipeline(
-            RouteTable(self._routes()), http_rules(options), self._log.named("http"), fallback=self._outside_v1
+            RouteTable(self._routes()),
+            http_rules(options),
+            self._log.named("http"),
+            fallback=self._outside_v1,
+            stamp=self.delegate.stamp,
         )
         self._http = HTTPServer(
             env.net,
@@ -165,6 +174,9 @@ class Agent:
             env.random,
             self._log.named("dns"),
             token_bytes=env.token_bytes,
+            # With ACLs answers would hang on tokens and policies too, of whose changes a catalog does not tell.
+            local=self.delegate if isinstance(self.delegate, ServerNode) and not options.acl.enabled else None,
+            cache=self._cache,
         )
         self._ipc = self._make_ipc()
         self._reloader = Reloader(reread, env.blocking, self._registry, self._log, self._take_over)
@@ -222,6 +234,11 @@ class Agent:
             Operator(self.delegate, defaults),
             Keyring(self.delegate, defaults),
             PreparedQueries(self.delegate, defaults, self._cache),
+            Snapshot(self.delegate, defaults),
+            ConfigEntries(self.delegate, defaults),
+            Connect(self.delegate, defaults),
+            Intentions(self.delegate, defaults),
+            ACLs(),
         )
         return [route for family in families for route in family.routes()]
 

@@ -24,6 +24,8 @@ from pyconsul_agent.runtime.raft_storage import RaftStorage, SqliteRaftStorage
 from pyconsul_agent.telemetry.logging import LogStream, parse_level
 
 LEAVE_TIMEOUT_S = 15.0
+GC_THRESHOLDS = (10_000, 20, 20)
+"""Every request makes some hundred objects, and none in a cycle: looking at them after each few requests is waste."""
 
 INTERRUPT, TERMINATED, HANGUP = "interrupt", "terminated", "hangup"
 
@@ -112,12 +114,13 @@ async def _run(options: Options, env: Env, scratch: str, reread: Reread | None) 
         if logs.format == "classic":
             _write(opening(options))
         else:
-            _write(banner(options, node_id=agent.node_id))
+            _write(banner(options, node_id=agent.node_id, encrypted=agent.delegate.gossip_encrypted))
             logs.release()
         if await _start(agent, signals, logs):
             # What start-up made lives as long as the process: keep the collector from walking it again and again.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(*GC_THRESHOLDS)
             opened.enter_context(pid_file(options.pid_file, log))
             log.event("agent_running")
             code = await _until_told(agent, signals, logs)
@@ -181,7 +184,7 @@ async def _start(agent: Agent, signals: asyncio.Queue[str], logs: LogStream) -> 
         logs.logger().event("signal", name=word)
         return False
     if logs.format == "classic":
-        _write(banner(agent.options, node_id=agent.node_id))
+        _write(banner(agent.options, node_id=agent.node_id, encrypted=agent.delegate.gossip_encrypted))
         logs.release()
     return True
 

@@ -109,6 +109,8 @@ def server_config(options: Options, node_id: str) -> ServerConfig:
         rpc_connections_per_client=options.limits.rpc_max_conns_per_client,
         enable_streaming=options.rpc.enable_streaming,
         session_ttl_min_s=options.session_ttl_min or SESSION_TTL_MIN_S,
+        primary_datacenter=options.primary_datacenter,
+        connect_enabled=options.connect.enabled,
         query_default_s=options.default_query_time,
         query_max_s=options.max_query_time,
     )
@@ -131,6 +133,7 @@ def client_config(options: Options, node_id: str) -> ClientConfig:
         verify_outgoing=options.encrypt_verify_outgoing,
         lan=swim(LAN, options.gossip_lan),
         lan_serf=_serf(options, "lan"),
+        reconnect_timeout_s=options.advertise_reconnect_timeout,
         hold_timeout_s=options.performance.rpc_hold_timeout,
         rpc_rate=options.limits.rpc_rate,
         rpc_burst=options.limits.rpc_max_burst,
@@ -163,6 +166,7 @@ def reloaded(old: Options, fresh: Options) -> Options:
         discard_check_output=fresh.discard_check_output,
         dns_config=fresh.dns_config,
         recursors=fresh.recursors,
+        dns_allow_recursion=fresh.dns_allow_recursion,
         limits=replace(
             old.limits,
             http_max_conns_per_client=fresh.limits.http_max_conns_per_client,
@@ -213,6 +217,7 @@ def dns_config(options: Options) -> DNSConfig:
         alt_domain=options.alt_domain,
         token=options.acl.tokens.default,
         recursors=tuple(dict.fromkeys(_recursor(text) for text in options.recursors)),
+        recursion_for=tuple(ipaddress.ip_network(text, strict=False) for text in options.dns_allow_recursion),
         recursor_timeout_s=dns.recursor_timeout,
         allow_stale=dns.allow_stale,
         max_stale_s=dns.max_stale,
@@ -228,6 +233,8 @@ def dns_config(options: Options) -> DNSConfig:
         soa_retry_s=dns.soa.retry,
         soa_expire_s=dns.soa.expire,
         soa_min_ttl_s=dns.soa.min_ttl,
+        use_cache=dns.use_cache,
+        cache_max_age_s=dns.cache_max_age,
         translate_wan_addresses=options.translate_wan_addrs,
     )
 

@@ -20,15 +20,13 @@ METRICS = (
 )
 WITHOUT_EFFECT = (
     "acl.enable_token_persistence",
-    "advertise_reconnect_timeout",
     "config_entries",
     "disable_host_node_id",
-    "dns_config.use_cache",
     "enable_agent_tls_for_checks",
     "http_config.max_header_bytes",
     "unix_sockets",
 )
-SET_BY_DEV = ("connect.enabled", "ports.grpc", "ui_config.enabled")
+SET_BY_DEV = ("ports.grpc", "ui_config.enabled")
 """`-dev` sets these itself; nobody asked for them then."""
 
 
@@ -49,6 +47,8 @@ def without_effect(options: Options) -> list[str]:
     lines = [f"{name} is set, but metrics are not sent anywhere yet" for name in METRICS if _is_set(options, name)]
     names = WITHOUT_EFFECT if options.dev_mode else (*WITHOUT_EFFECT, *SET_BY_DEV)
     lines += [f"{name} is set, but has no effect in this version" for name in names if _is_set(options, name)]
+    if options.connect.enabled and not options.dev_mode:
+        lines.append("connect.enabled is set, but this version has no CA: nothing signs certificates")
     for number, watch in enumerate(options.watches):
         lines.append(f"watches[{number}] (type {watch.get('type', '')!r}) is not run: watches are not supported yet")
     return lines

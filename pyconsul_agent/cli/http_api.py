@@ -13,8 +13,9 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 from urllib.parse import quote, quote_plus
 
 from pyconsul_agent.cli.command import SetupError
@@ -23,6 +24,7 @@ from pyconsul_agent.wire.gotypes import parse_bool
 
 DEFAULT_ADDRESS = "127.0.0.1:8500"
 ERROR_BODY_BYTES_MAX = 64 * 1024
+PIECE_BYTES = 64 * 1024
 PATH_SAFE = "/:@!$&'()*+,;=~-._"
 
 
@@ -56,6 +58,30 @@ class Response:
             text = text or self.body.decode("utf-8", "replace")
             raise APIError(f"Unexpected response code: {self.status} ({text})", self.status)
         return self
+
+
+class Download:
+    """An answer whose body comes in pieces."""
+
+    def __init__(self, answer: http.client.HTTPResponse) -> None:
+        self._answer = answer
+
+    def header(self, name: str) -> str:
+        """A header, empty if absent."""
+        return self._answer.getheader(name) or ""
+
+    def pieces(self) -> Iterator[bytes]:
+        """The body. Raises APIError when it ends early."""
+        try:
+            while piece := self._answer.read(PIECE_BYTES):
+                yield piece
+        except (OSError, http.client.HTTPException):
+            raise APIError("unexpected EOF") from None
+
+
+def _set_sent(connection: http.client.HTTPConnection) -> None:
+    """Make http.client believe that the request is complete, so that the answer can be read."""
+    setattr(connection, "_HTTPConnection__state", "Request-sent")  # noqa: B010 -- the name is mangled
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -125,6 +151,37 @@ class API:
         finally:
             connection.close()
 
+    @contextmanager
+    def download(self, path: str) -> Iterator[Download]:
+        """GET an answer of any size. Raises APIError, also for any status but 200."""
+        connection, answer = self._start("GET", path, None, None)
+        try:
+            if answer.status != 200:
+                Response(answer.status, answer.read(ERROR_BODY_BYTES_MAX)).expect_ok()
+            yield Download(answer)
+        except http.client.HTTPException as error:
+            raise APIError(self._describe("GET", path, None, error)) from None
+        finally:
+            connection.close()
+
+    def upload(self, path: str, file: IO[bytes]) -> Response:
+        """PUT a file of any size; any status. Raises APIError."""
+        connection = self._connection()
+        try:
+            try:
+                connection.request("PUT", self._target(path, None), body=file, headers=dict(self.headers))
+            except (BrokenPipeError, ConnectionResetError):
+                if connection.sock is None:
+                    raise
+                # The server has closed its side before it had all: it has answered, if the answer is still there.
+                _set_sent(connection)
+            answer = connection.getresponse()
+            return Response(answer.status, answer.read(ERROR_BODY_BYTES_MAX))
+        except (OSError, http.client.HTTPException) as error:
+            raise APIError(self._describe("PUT", path, None, error)) from None
+        finally:
+            connection.close()
+
     def _target(self, path: str, query: Mapping[str, str | Sequence[str]] | None) -> str:
         merged: dict[str, str | Sequence[str]] = {**self.shared_query, **(query or {})}
         pairs = [f"{quote_plus(key)}={quote_plus(value)}" for key in sorted(merged) for value in _several(merged[key])]
@@ -134,22 +191,23 @@ class API:
     def _start(
         self, method: str, path: str, query: Mapping[str, str | Sequence[str]] | None, body: bytes | None
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        connection: http.client.HTTPConnection
-        try:
-            if self.unix_path:
-                connection = _UnixConnection(self.unix_path)
-            elif self.scheme == "https":
-                connection = http.client.HTTPSConnection(self.host, context=self.tls)
-            else:
-                connection = http.client.HTTPConnection(self.host)
-        except http.client.InvalidURL as error:
-            raise APIError(f"invalid address {self.host!r}: {error}") from None
+        connection = self._connection()
         try:
             connection.request(method, self._target(path, query), body=body, headers=dict(self.headers))
             return connection, connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise APIError(self._describe(method, path, query, error)) from None
+
+    def _connection(self) -> http.client.HTTPConnection:
+        try:
+            if self.unix_path:
+                return _UnixConnection(self.unix_path)
+            if self.scheme == "https":
+                return http.client.HTTPSConnection(self.host, context=self.tls)
+            return http.client.HTTPConnection(self.host)
+        except http.client.InvalidURL as error:
+            raise APIError(f"invalid address {self.host!r}: {error}") from None
 
     def _describe(
         self, method: str, path: str, query: Mapping[str, str | Sequence[str]] | None, error: Exception

@@ -93,6 +93,14 @@ COMMANDS: dict[str, Entry] = {
     "services": Entry("Interact with services", group_usage=_SUB, help="Services of the local agent."),
     "services deregister": Entry("Deregisters services from the local agent", "services:DEREGISTER"),
     "services register": Entry("Registers services with the local agent", "services:REGISTER"),
+    "snapshot": Entry(
+        "Saves, restores and inspects snapshots of Consul server state",
+        group_usage=_SUB,
+        help="Saves, restores and inspects the state of the servers, for disaster recovery.",
+    ),
+    "snapshot inspect": Entry("Displays information about a Consul snapshot file", "snapshot:INSPECT"),
+    "snapshot restore": Entry("Restores snapshot of Consul server state", "snapshot:RESTORE"),
+    "snapshot save": Entry("Saves snapshot of Consul server state", "snapshot:SAVE"),
     "tls": Entry(
         "Certificates for agents", group_usage="<subcommand> <subcommand> [options]",
         help="Makes an authority and certificates for agents. Needs no agent.",

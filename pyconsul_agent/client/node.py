@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -16,16 +16,21 @@ from pyconsul_agent.runtime.gossip import GossipOptions, GossipPool, PoolEvent
 from pyconsul_agent.runtime.keyring_file import KeyringFile
 from pyconsul_agent.runtime.listeners import NEW_LEADER, USER_EVENT_PREFIX, Listeners
 from pyconsul_agent.runtime.rpc_pool import IDLE_ON_CLIENT_S, IDLE_STREAMS_ON_CLIENT, RPCPool, ServerAddress
+from pyconsul_agent.runtime.snapshot_rpc import call as call_snapshot
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.serf.config import SerfConfig
 from pyconsul_agent.serf.consul import AgentTags, LanRules, client_tags, parse_server
+from pyconsul_agent.structs.base import duration
 from pyconsul_agent.structs.coordinate import VivaldiCoordinate
 from pyconsul_agent.structs.diagnosis import DiagnosedServer, Diagnosis
 from pyconsul_agent.structs.member import Member, MemberEvent, MemberEventKind, UserEvent
 from pyconsul_agent.structs.methods import Method
+from pyconsul_agent.structs.requests import SnapshotRequest
+from pyconsul_agent.structs.snapshot import Archive, SnapshotAnswer
 from pyconsul_agent.structs.subscribe import SubscribeRequest
 from pyconsul_agent.swim.config import LAN, SwimConfig
 from pyconsul_agent.swim.keyring import Keyring
+from pyconsul_agent.wire.gotypes import format_duration
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
@@ -51,6 +56,8 @@ class ClientConfig:
     verify_outgoing: bool = True
     lan: SwimConfig = LAN
     lan_serf: SerfConfig = field(default_factory=SerfConfig)
+    reconnect_timeout_s: float = 0.0
+    """After how long of failure the others shall forget us; 0: as their own configuration says."""
     hold_timeout_s: float = 7.0
     rpc_rate: float = -1.0
     """Calls per second that this agent may make; negative: any number."""
@@ -65,6 +72,7 @@ class ClientNode:
     def __init__(self, config: ClientConfig, env: Env, log: Log, listeners: Listeners) -> None:
         self._config = config
         self._clock = env.clock
+        self._net = env.net
         self._log = log
         self._listeners = listeners
         self._tasks = TaskOwner(log)
@@ -83,7 +91,7 @@ class ClientNode:
             log.named("serf.lan"),
             GossipOptions(
                 name=config.node_name,
-                tags=client_tags(tags),
+                tags=client_tags(tags, reconnect_timeout=_reconnect_text(config.reconnect_timeout_s)),
                 bind_host=config.serf_lan_bind,
                 bind_port=config.lan_port,
                 advertise=(config.advertise, config.lan_port),
@@ -180,6 +188,19 @@ class ClientNode:
         """A subscription at a server, for `agent.cache`."""
         return self._streams.subscribe(request)
 
+    async def snapshot(self, request: SnapshotRequest, archive: Archive) -> SnapshotAnswer:
+        """Ask a server to save or restore the state."""
+        return await self._router.snapshot(
+            request,
+            archive,
+            lambda server, request, archive: call_snapshot(
+                self._net, self._log, server, request, archive, local_host=None
+            ),
+        )
+
+    def stamp(self, part: str) -> Hashable | None:
+        return None
+
     def lan_members(self) -> Sequence[Member]:
         return self._lan.members()
 
@@ -188,6 +209,10 @@ class ClientNode:
 
     def local_member(self) -> Member:
         return self._lan.local_member()
+
+    @property
+    def gossip_encrypted(self) -> bool:
+        return self._lan.is_encrypted
 
     @property
     def name_taken_by(self) -> str | None:
@@ -236,3 +261,8 @@ class ClientNode:
             },
             "serf_lan": self._lan.stats(),
         }
+
+
+def _reconnect_text(seconds: float) -> str:
+    """The text of tag `rc_tm`, empty when there is nothing to say."""
+    return format_duration(duration(seconds)) if seconds else ""

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from pyconsul_agent.client.server_list import REBALANCE_MIN_S, ServerList
 from pyconsul_agent.env.base import Clock
 from pyconsul_agent.env.log import Log
-from pyconsul_agent.errors import NoServers, RPCError, RPCRateExceeded
+from pyconsul_agent.errors import ConsulError, NetError, NoServers, RPCError, RPCRateExceeded
 from pyconsul_agent.runtime.rpc_pool import RPCPool, ServerAddress
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.structs.methods import STATUS_PING, Empty, Method
-from pyconsul_agent.structs.requests import QueryOptions
+from pyconsul_agent.structs.requests import QueryOptions, SnapshotRequest
+from pyconsul_agent.structs.snapshot import Archive, SnapshotAnswer
 from pyconsul_agent.wire import netrpc
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
+
+AskSnapshot = Callable[[ServerAddress, SnapshotRequest, Archive], Awaitable[SnapshotAnswer]]
 
 HOLD_TIMEOUT_S = 7.0
 JITTER_FRACTION = 16
@@ -99,6 +102,21 @@ class Router:
                 if not netrpc.is_retryable(str(error), is_read=is_read) or held >= self._hold_timeout_s:
                     raise
             await asyncio.sleep(self._random.uniform(0.0, self._hold_timeout_s / JITTER_FRACTION))
+
+    async def snapshot(self, request: SnapshotRequest, archive: Archive, ask: AskSnapshot) -> SnapshotAnswer:
+        """Ask one server, once: an archive that was sent cannot be sent again. Raises RPCError."""
+        server = self._list.first
+        if server is None:
+            raise NoServers
+        if not self._admit():
+            raise RPCRateExceeded
+        try:
+            return await ask(server, request, archive)
+        except ConsulError as error:
+            self._list.failed(server)
+            if isinstance(error, NetError):
+                raise RPCError(str(error)) from error
+            raise
 
     # --- rebalance ------------------------------------------------------------------------------------------------
 

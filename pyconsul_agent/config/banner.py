@@ -19,11 +19,11 @@ def opening(options: Options) -> str:
     return "==> Starting Consul agent...\n==> Starting Consul agent RPC...\n"
 
 
-def banner(options: Options, *, node_id: str) -> str:
-    """The screen of a configuration; empty when lines are JSON."""
+def banner(options: Options, *, node_id: str, encrypted: bool) -> str:
+    """The screen of a configuration; empty when lines are JSON. `encrypted`: gossip has keys, perhaps from a file."""
     if options.log_format == "json":
         return ""
-    return _classic(options) if options.log_format == "classic" else _modern(options, node_id)
+    return _classic(options, encrypted) if options.log_format == "classic" else _modern(options, node_id, encrypted)
 
 
 def _go(value: object) -> str:
@@ -38,7 +38,7 @@ def _rows(rows: list[tuple[str, str]], width: int) -> str:
     return "".join(f"{name:>{width}}: {value}\n" for name, value in rows)
 
 
-def _modern(options: Options, node_id: str) -> str:
+def _modern(options: Options, node_id: str, encrypted: bool) -> str:
     ports, tls = options.ports, options.tls
     segment = "<all>" if options.server else ""
     incoming = tls.verify_incoming or tls.verify_incoming_rpc
@@ -57,14 +57,14 @@ def _modern(options: Options, node_id: str) -> str:
         ("Cluster Addr", f"{options.resolved.advertise} (LAN: {ports.serf_lan}, WAN: {_port(ports.serf_wan)})"),
         (
             "Encrypt",
-            f"Gossip: {_go(options.encrypt)}, TLS-Outgoing: {_go(tls.verify_outgoing)}, "
+            f"Gossip: {_go(encrypted)}, TLS-Outgoing: {_go(tls.verify_outgoing)}, "
             f"TLS-Incoming: {_go(incoming)}, Auto-Encrypt-TLS: {_go(auto_encrypt)}",
         ),
     ]
     return "==> Starting Consul agent...\n" + _rows(rows, 18) + _TAIL
 
 
-def _classic(options: Options) -> str:
+def _classic(options: Options, encrypted: bool) -> str:
     ports, tls = options.ports, options.tls
     rows = [
         ("Node name", f"'{options.node_name}'"),
@@ -78,7 +78,7 @@ def _classic(options: Options) -> str:
         ("Cluster Addr", f"{options.resolved.advertise} (LAN: {ports.serf_lan}, WAN: {_port(ports.serf_wan)})"),
         (
             "Gossip encrypt",
-            f"{_go(options.encrypt)}, RPC-TLS: {_go(tls.verify_outgoing)}, TLS-Incoming: {_go(tls.verify_incoming)}",
+            f"{_go(encrypted)}, RPC-TLS: {_go(tls.verify_outgoing)}, TLS-Incoming: {_go(tls.verify_incoming)}",
         ),
         ("Atlas", "<disabled>"),
     ]

@@ -191,6 +191,13 @@ class SOA:
     min_ttl: int = integer(0)
 
 
+NEARBY = (
+    "127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16",
+    "::1/128", "fc00::/7", "fe80::/10",
+)  # fmt: skip
+"""Loopback, private and link-local networks."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DNS:
     """`dns_config`."""
@@ -458,6 +465,8 @@ class Options:
     domain: str = text("consul.")
     alt_domain: str = text()
     recursors: tuple[str, ...] = texts()
+    dns_allow_recursion: tuple[str, ...] = texts(NEARBY)
+    """Ours: for whom `recursors` are asked. Anybody would make the agent an open resolver."""
     dns_config: DNS = section(DNS())
     http_config: HTTP = section(HTTP())
     ui_config: UI = section(UI())

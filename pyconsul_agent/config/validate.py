@@ -292,7 +292,7 @@ def _security(options: Options) -> None:
     tls = options.tls
     if (tls.verify_incoming or tls.verify_incoming_rpc) and not (tls.ca_file or tls.ca_path):
         raise ConfigError("VerifyIncoming set but no CA certificates were provided")
-    for key in ("serf_lan_allowed_cidrs", "serf_wan_allowed_cidrs"):
+    for key in ("serf_lan_allowed_cidrs", "serf_wan_allowed_cidrs", "dns_allow_recursion"):
         for network in getattr(options, key):
             _cidr(key, network)
 

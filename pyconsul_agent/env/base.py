@@ -35,6 +35,12 @@ class Clock(Protocol):
     def monotonic(self) -> float:
         """Seconds, never backwards; the base of `loop.time()`."""
 
+    def lag(self, due: float) -> float:
+        """How late this process is for what was due at `due` (monotonic s), 0.0 when it is not.
+
+        Asked before a peer is judged: a loop that stood still has not read what came meanwhile.
+        """
+
     def boottime(self) -> float:
         """Seconds, never backwards, counting the time that the machine was suspended. For leases and TTLs."""
 
@@ -97,6 +103,19 @@ class Net(Protocol):
 
         `connected=(peer, failed)` hears that peer only, and calls `failed` when the peer's host says that nobody
         listens there.
+        """
+
+    async def questions(
+        self,
+        quick: Callable[[bytes], bytes | None],
+        receive: Callable[[bytes, Address, Callable[[bytes], None]], None],
+        host: str,
+        port: int,
+    ) -> Datagrams:
+        """Bind UDP for a server that answers. Raises NetError when the port cannot be had.
+
+        Each datagram goes to `quick`, and what that returns is sent back at once; None leaves the datagram to
+        `receive(data, from_, reply)`. Either way the answer leaves from the address that the datagram came to.
         """
 
     async def listen_unix(self, factory: Callable[[], asyncio.BaseProtocol], path: str, *, mode: int) -> Listener: ...

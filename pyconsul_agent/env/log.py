@@ -9,6 +9,7 @@ User-visible events are logged by name, once, and the log knows both of their te
     raft_election_won(tally) raft_vote_refused(candidate, leader) raft_duplicate_vote(term)
     leadership_acquired leadership_lost leader_elected(node) raft_pipelining(peer_id, address)
     raft_pipeline_aborted(peer_id, address) raft_peer_removed(peer_id, address, last_index)
+    raft_restore_undone(index, last_index)
     member_alive(name) member_failed(name) member_left(name) member_reaped(name)
     synced_service(id) synced_check(id) synced_node sync_failed(error) deregistered_service(id) deregistered_check(id)
     signal(name) graceful_shutdown graceful_disabled graceful_done exit_code(code)

@@ -39,6 +39,9 @@ class RealClock:
     def monotonic(self) -> float:
         return time.monotonic()
 
+    def lag(self, due: float) -> float:
+        return max(time.monotonic() - due, 0.0)
+
     def boottime(self) -> float:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from pyconsul_agent.env.base import Address, Datagrams, Listener
 from pyconsul_agent.env.failures import dial_failure, endpoint, listen_failure
+from pyconsul_agent.env.real_questions import RealQuestions
 from pyconsul_agent.errors import DialError, NetError
 
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
@@ -207,6 +208,16 @@ class RealNet:
                 raise DialError(f"dial udp {endpoint(*peer)}: invalid port") from error
             raise dial_failure("udp", endpoint(*peer), error, step="connect") from error
         return RealDatagrams(asyncio.get_running_loop(), sock, receive, failed)
+
+    async def questions(
+        self,
+        quick: Callable[[bytes], bytes | None],
+        receive: Callable[[bytes, Address, Callable[[bytes], None]], None],
+        host: str,
+        port: int,
+    ) -> Datagrams:
+        sock = bind_socket(socket.SOCK_DGRAM, "udp", host, port)
+        return RealQuestions(asyncio.get_running_loop(), sock, quick, receive)
 
     async def listen_unix(self, factory: Factory, path: str, *, mode: int) -> Listener:
         """Listen at `path`; a socket file that a crash left there is replaced, any other file is an error."""

@@ -12,12 +12,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyconsul_agent.errors import ConsulError, DecodeError, RPCError
-from pyconsul_agent.state import coordinate, kv, prepared_query, registration, system, tombstone
+from pyconsul_agent.state import (
+    config_entry,
+    coordinate,
+    intention,
+    kv,
+    prepared_query,
+    registration,
+    system,
+    tombstone,
+)
 from pyconsul_agent.state import session as sessions
 from pyconsul_agent.state import txn as transactions
-from pyconsul_agent.state.store import FederationState, SystemMetadata, Txn
+from pyconsul_agent.state.store import Txn
 from pyconsul_agent.structs.base import wire
+from pyconsul_agent.structs.config_kinds import kind_of, name_of
+from pyconsul_agent.structs.config_requests import ConfigEntryRequest
 from pyconsul_agent.structs.coordinate import Coordinate
+from pyconsul_agent.structs.federation import FederationStateRequest
+from pyconsul_agent.structs.intention import Intention
+from pyconsul_agent.structs.intention_requests import IntentionRequest
 from pyconsul_agent.structs.requests import (
     AutopilotSetConfigRequest,
     DeregisterRequest,
@@ -28,6 +42,7 @@ from pyconsul_agent.structs.requests import (
     TxnRequest,
     TxnResponse,
 )
+from pyconsul_agent.structs.system import SystemMetadataRequest, TombstoneRequest
 from pyconsul_agent.wire.msgpack import decode
 
 REGISTER = 0
@@ -48,43 +63,17 @@ LOG_VERIFIER = 41
 IGNORE_UNKNOWN = 0x80
 """Bit of the type byte: skip the command if its type is unknown."""
 
-NO_OPERATION = frozenset({4, 10, 11, 13, 14, *range(17, 21), *range(22, 29), *range(32, 44)})
-"""Known types that this server does not implement: ACLs (4, 11, 17-20, 23-28), enterprise areas (10), Connect's CA (13,
-14), config entries (22) and what Consul after 1.10 added (32-43). They consume their index and change nothing."""
+ACL_KINDS = frozenset({4, 11, *range(17, 21), *range(23, 29)})
+CONNECT_CA = 13
+CONFIG_ENTRY = 22
+
+NO_OPERATION = frozenset({10, 14, *range(32, 44)})
+"""Known types that this server does not implement: enterprise areas (10) and what Consul after 1.10 added (32-43). They
+consume their index and change nothing."""
 
 
 class UnknownCommand(ConsulError):
     """A command of a type that this version cannot know. The server must stop rather than diverge."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TombstoneRequest:
-    """Consul's `TombstoneRequest`."""
-
-    datacenter: str = wire("Datacenter", "")
-    op: str = wire("Op", "")
-    reap_index: int = wire("ReapIndex", 0)
-    token: str = wire("Token", "")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FederationStateRequest:
-    """Consul's `FederationStateRequest`."""
-
-    datacenter: str = wire("Datacenter", "")
-    op: str = wire("Op", "")
-    state: FederationState | None = wire("State", None)
-    token: str = wire("Token", "")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SystemMetadataRequest:
-    """Consul's `SystemMetadataRequest`."""
-
-    datacenter: str = wire("Datacenter", "")
-    op: str = wire("Op", "")
-    entry: SystemMetadata | None = wire("Entry", None)
-    token: str = wire("Token", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,12 +165,54 @@ def _autopilot(txn: Txn, body: bytes) -> bool | None:
     return done if request.cas else None
 
 
+def _config_entry(txn: Txn, body: bytes) -> bool | None:
+    request = decode(ConfigEntryRequest, body)
+    entry = request.entry
+    if entry is None:
+        raise DecodeError("a config entry command without an entry")
+    if request.op == "upsert":
+        config_entry.put(txn, entry)
+        return True
+    if request.op == "upsert-cas":
+        return config_entry.compare_and_set(txn, entry.modify_index, entry)
+    if request.op == "delete":
+        config_entry.delete(txn, kind_of(entry), name_of(entry))
+        return None
+    raise RPCError(f"invalid config entry operation type: {request.op}")
+
+
 def _intention(txn: Txn, body: bytes) -> None:
-    """Only the migration that every new leader writes; intentions themselves are not implemented."""
-    if decode(OperationOnly, body).op == "delete-all":
-        for name in ("connect-intentions", "config-entries"):
-            txn.set_index(name)
-        system.set_metadata(txn, SystemMetadata(key="intention-format", value="config-entry"))
+    request = decode(IntentionRequest, body)
+    if request.mutation is not None:
+        intention.mutate(txn, request.op, request.mutation)
+        return
+    row = request.intention or Intention()
+    match request.op:
+        case "create" | "update":
+            intention.refuse_if_moved(txn)
+            intention.put_row(txn, row)
+        case "delete":
+            intention.refuse_if_moved(txn)
+            intention.delete_row(txn, row.id)
+        case "delete-all":
+            intention.delete_all_rows(txn)
+        case _:
+            raise RPCError(f"Invalid Intention operation '{request.op}'")
+
+
+def _acl(kind: int) -> Handler:
+    def handler(txn: Txn, body: bytes) -> Any:
+        from pyconsul_agent.fsm import apply_acl  # read by those only who meet such a command
+
+        return apply_acl.HANDLERS[kind](txn, body)
+
+    return handler
+
+
+def _connect_ca(txn: Txn, body: bytes) -> Any:
+    from pyconsul_agent.fsm import apply_connect_ca
+
+    return apply_connect_ca.apply(txn, body)
 
 
 def _leaf(txn: Txn, body: bytes) -> int:
@@ -223,10 +254,12 @@ HANDLERS: dict[int, Handler] = {
     TXN: _txn,
     AUTOPILOT: _autopilot,
     INTENTION: _intention,
+    CONNECT_CA: _connect_ca,
+    CONFIG_ENTRY: _config_entry,
     CONNECT_CA_LEAF: _leaf,
     FEDERATION_STATE: _federation_state,
     SYSTEM_METADATA: _system_metadata,
-}
+} | {kind: _acl(kind) for kind in sorted(ACL_KINDS)}
 
 
 def find(kind: int) -> Handler | None:

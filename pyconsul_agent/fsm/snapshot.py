@@ -1,7 +1,8 @@
 """The state as a stream of typed records, and back: what raft snapshots and `consul snapshot save` carry.
 
 The stream is a msgpack map {"LastIndex": n}, then until its end records of one type byte and one msgpack value. Kinds
-that this server does not implement (ACL rows, Connect, config entries) are carried through unread.
+that Consul after 1.10 added are carried through unread. What stands behind which gateway is in no record: it follows
+from the others, and is worked out when all have been read.
 """
 
 from __future__ import annotations
@@ -14,15 +15,14 @@ import msgpack
 
 from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.fsm.chunking import Assembler
+from pyconsul_agent.state import config_entry, gateway
 from pyconsul_agent.state.store import (
     INDEX_TABLE,
     SINGLETON,
-    FederationState,
     Image,
     OpaqueRecord,
     ServiceRow,
     Store,
-    SystemMetadata,
     Tombstone,
     check_key,
     row_id,
@@ -31,13 +31,18 @@ from pyconsul_agent.state.store import (
 from pyconsul_agent.state.table import fold, join
 from pyconsul_agent.structs.base import wire
 from pyconsul_agent.structs.catalog import Node, NodeService
+from pyconsul_agent.structs.config_kinds import ConfigEntry
+from pyconsul_agent.structs.config_requests import ConfigEntryRequest
 from pyconsul_agent.structs.coordinate import Coordinate
+from pyconsul_agent.structs.federation import FederationState, FederationStateRequest
 from pyconsul_agent.structs.health import HealthCheck
+from pyconsul_agent.structs.intention import Intention
 from pyconsul_agent.structs.kv import DirEntry
 from pyconsul_agent.structs.operator import AutopilotConfig
 from pyconsul_agent.structs.prepared_query import PreparedQuery
 from pyconsul_agent.structs.requests import RegisterRequest
 from pyconsul_agent.structs.session import Session
+from pyconsul_agent.structs.system import SystemMetadataEntry
 from pyconsul_agent.wire.msgpack import build, encode, pack
 
 RowT = TypeVar("RowT", Node, NodeService, HealthCheck)
@@ -48,11 +53,19 @@ FEED_BYTES = 64 * 1024
 REGISTER, KVS, SESSION, TOMBSTONE, COORDINATES, QUERY, AUTOPILOT = 0, 2, 3, 5, 6, 7, 9
 BOOTSTRAP, INDEX, CHUNKS, FEDERATION, SYSTEM = 11, 16, 29, 30, 31
 
+ACL_TOKEN, ACL_POLICY, ACL_ROLE, ACL_BINDING_RULE, ACL_AUTH_METHOD = 17, 19, 23, 25, 27
+INTENTION, CA_ROOT, CA_PROVIDER, CA_CONFIG, CONFIG_ENTRY = 12, 13, 14, 15, 22
+OLD_TOKEN = 4
+"""A token of before 1.4; read, never written."""
+
 OPAQUE_FIRST = (32, 33, 34)
-OPAQUE_ACL = (4, 17, 19, 23, 25, 27)
-OPAQUE_CONNECT = (12, 13, 14, 15, 22)
 OPAQUE_LAST = tuple(range(35, 43))
-OPAQUE = frozenset(OPAQUE_FIRST + OPAQUE_ACL + OPAQUE_CONNECT + OPAQUE_LAST)
+OPAQUE = frozenset(OPAQUE_FIRST + OPAQUE_LAST)
+
+RARE = frozenset(
+    [ACL_TOKEN, ACL_POLICY, ACL_ROLE, ACL_BINDING_RULE, ACL_AUTH_METHOD, OLD_TOKEN, CA_ROOT, CA_PROVIDER, CA_CONFIG]
+)
+"""Rows that few clusters have; what reads them is imported when the first one comes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,16 +74,6 @@ class IndexEntry:
 
     key: str = wire("Key", "")
     value: int = wire("Value", 0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FederationRecord:
-    """A federation state, wrapped."""
-
-    datacenter: str = wire("Datacenter", "")
-    op: str = wire("Op", "")
-    state: FederationState = wire("State", FederationState())
-    token: str = wire("Token", "")
 
 
 # --- writing --------------------------------------------------------------------------------------------------
@@ -91,7 +94,9 @@ def _records(image: Image, chunks: dict[str, Any]) -> Iterator[tuple[int, bytes]
         yield COORDINATES, encode([row])
     for row in _sorted(image, "sessions"):
         yield SESSION, encode(row)
-    yield from _opaque(image, OPAQUE_ACL)
+    for kind, table in ACL_TABLES:
+        for row in _sorted(image, table):
+            yield kind, encode(row)
     for row in _sorted(image, "kvs"):
         yield KVS, encode(row)
     for row in _sorted(image, "tombstones"):
@@ -100,15 +105,34 @@ def _records(image: Image, chunks: dict[str, Any]) -> Iterator[tuple[int, bytes]
         yield QUERY, encode(row)
     for row in _sorted(image, "autopilot-config"):
         yield AUTOPILOT, encode(row)
-    yield from _opaque(image, OPAQUE_CONNECT)
+    for kind, table in CONNECT_TABLES:
+        for row in _sorted(image, table):
+            yield kind, encode(row)
+    for row in _sorted(image, "config-entries"):
+        yield CONFIG_ENTRY, encode(ConfigEntryRequest(entry=row))
     for row in _sorted(image, "federation-states"):
-        yield FEDERATION, encode(FederationRecord(op="upsert", state=row))
+        yield FEDERATION, encode(FederationStateRequest(op="upsert", state=row))
     for row in _sorted(image, "system-metadata"):
         yield SYSTEM, encode(row)
     yield from _opaque(image, OPAQUE_LAST)
     for key, value in sorted(image.rows[INDEX_TABLE].items()):
         yield INDEX, pack({"Key": key, "Value": value})
     yield CHUNKS, pack(chunks)
+
+
+ACL_TABLES = (
+    (ACL_TOKEN, "acl-tokens"),
+    (ACL_POLICY, "acl-policies"),
+    (ACL_ROLE, "acl-roles"),
+    (ACL_BINDING_RULE, "acl-binding-rules"),
+    (ACL_AUTH_METHOD, "acl-auth-methods"),
+)
+CONNECT_TABLES = (
+    (INTENTION, "connect-intentions"),
+    (CA_ROOT, "connect-ca-roots"),
+    (CA_PROVIDER, "connect-ca-builtin"),
+    (CA_CONFIG, "connect-ca-config"),
+)
 
 
 def _sorted(image: Image, table: str) -> Iterator[Any]:
@@ -199,6 +223,7 @@ class _Loader:
         self.assembler = Assembler()
         self.last_index = last_index
         self._opaque_count = 0
+        self._entries: list[ConfigEntry] = []
 
     def take(self, kind: int, value: Any) -> None:
         """Add one record."""
@@ -227,18 +252,29 @@ class _Loader:
 
     def _take_small(self, kind: int, value: Any) -> None:
         if kind == INDEX:
-            entry = build(IndexEntry, value)
-            self._set_index(entry.key, entry.value)
+            index = build(IndexEntry, value)
+            self._set_index(index.key, index.value)
         elif kind == BOOTSTRAP:
-            self._set_index("acl-token-bootstrap", build(SystemMetadata, value).modify_index)
+            self._set_index("acl-token-bootstrap", build(SystemMetadataEntry, value).modify_index)
         elif kind == CHUNKS:
             self.assembler.restore(value)
         elif kind == FEDERATION:
-            state = build(FederationRecord, value).state
-            self.tables.federation_states.put(state.datacenter.encode("utf-8", "surrogateescape"), state)
+            state = build(FederationStateRequest, value).state or FederationState()
+            self.tables.federation_states.put(fold(state.datacenter), state)
         elif kind == SYSTEM:
-            pair = build(SystemMetadata, value)
-            self.tables.system_metadata.put(pair.key.encode("utf-8", "surrogateescape"), pair)
+            pair = build(SystemMetadataEntry, value)
+            self.tables.system_metadata.put(fold(pair.key), pair)
+        elif kind == INTENTION:
+            row = build(Intention, value)
+            self.tables.intentions.put(row_id(row.id), row)
+        elif kind == CONFIG_ENTRY:
+            entry = build(ConfigEntryRequest, value).entry
+            if entry is not None:
+                self._entries.append(entry)
+        elif kind in RARE:
+            from pyconsul_agent.fsm import snapshot_rows
+
+            snapshot_rows.take(self.tables, kind, value)
         elif kind in OPAQUE:
             self._opaque_count += 1
             self.tables.opaque.put(b"%010d" % self._opaque_count, OpaqueRecord(kind, pack(value)))
@@ -278,6 +314,26 @@ class _Loader:
         return replace(row, create_index=self.last_index, modify_index=self.last_index)
 
     def finish(self) -> None:
+        """What can be done only when every record is there."""
+        self._respell()
+        self._derive()
+
+    def _derive(self) -> None:
+        """Gateways' services and the links between services, as if all had been written in this order.
+
+        The index table is afterwards what the records said.
+        """
+        recorded = dict(self.tables.index.rows)
+        with self.store.begin(self.last_index) as txn:
+            for row in self.tables.services.scan():
+                gateway.service_registered(txn, row.node, row.service, None)
+        for entry in self._entries:
+            with self.store.begin(entry.modify_index) as txn:
+                config_entry.insert(txn, entry)
+        for name, value in recorded.items():
+            self.tables.index.put(name, value)
+
+    def _respell(self) -> None:
         """Use the node's own spelling in services and checks.
 
         compat: 1.10 writes, and then refuses to read, snapshots where the letter case differs.

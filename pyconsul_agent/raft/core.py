@@ -52,17 +52,11 @@ class Raft:
         # term would be older than our own last entry's.
         s.term = max(hard.term, s.log.last_term)
         s.vote_term, s.voted_for = hard.vote_term, hard.voted_for
-        s.snapshot = initial.snapshot
-        if initial.snapshot is not None:
-            s.configurations.append((initial.snapshot.configuration_index, initial.snapshot.configuration))
-            s.commit_index = s.handed = initial.snapshot.index
-        for index, configuration in initial.configurations:
-            if index > s.latest_index and index <= s.log.last:
-                s.configurations.append((index, configuration))
-        membership.committed(s)
+        snapshotting.load(s, initial)
         s.timer_at = now + s.random_timeout(config.heartbeat_timeout_s)
         if s.term:
             s.bound_until = now + config.read_lease_s  # whom we followed before the restart is forgotten
+        election.started(s, now)
         s.event("raft_follower", address=me.address, leader="")
         self._s = s
 
@@ -217,24 +211,36 @@ class Raft:
         if s.storing:
             return self._emit(Ready(before_sync=tuple(s.before)))
         log = s.log
-        entries, install = log.unstable(), None
-        if s.installing and not (entries or log.truncate_from or log.compact_to):
-            s.installing.given = True
-            install = s.installing.effect
+        entries, install, revert = log.unstable(), None, False
+        if not (entries or log.truncate_from or log.compact_to or s.settle):
+            if s.installing:
+                s.installing.given = True
+                install = s.installing.effect
+            elif s.reverting:
+                revert = s.revert_given = True
+        hard = HardState(s.term, s.vote_term, s.voted_for) if s.hard_dirty else None
+        trims = log.truncate_from is not None or log.compact_to is not None or s.settle
+        stores = bool(entries) or hard is not None or install is not None or revert or trims
+        committed = () if install or revert else self._committed()
+        if not stores:
+            return self._emit(Ready(before_sync=(*s.before, *s.after), committed=committed), flushed=True)
         made = Ready(
-            hard_state=HardState(s.term, s.vote_term, s.voted_for) if s.hard_dirty else None,
+            before_sync=tuple(s.before),
+            hard_state=hard,
             truncate_from=log.truncate_from,
             entries=entries,
             install=install,
             compact_to=log.compact_to,
-            committed=() if install else self._committed(),
+            settle=s.settle,
+            revert=revert,
+            after_sync=tuple(s.after),
+            committed=committed,
         )
-        if not made.must_sync:
-            return self._emit(replace(made, before_sync=(*s.before, *s.after)), flushed=True)
         log.storing()
         log.truncate_from = log.compact_to = None
+        s.settle = False
         s.storing, s.hard_storing, s.hard_dirty = True, s.hard_dirty, False
-        return self._emit(replace(made, before_sync=tuple(s.before), after_sync=tuple(s.after)), flushed=True)
+        return self._emit(made, flushed=True)
 
     def advance(self, done: Done, now: float) -> None:
         """The Ready with `must_sync` has been stored. Call it once for each of those and never for others."""
@@ -244,6 +250,9 @@ class Raft:
         s.log.stored(done.stable_index)
         if s.installing is not None and s.installing.given:
             follower.installed(s, done, now)
+        elif s.revert_given:
+            assert done.reverted is not None
+            snapshotting.reverted(s, done.reverted)
         election.count_own_vote(s, now)
 
     def _lead(self, now: float) -> None:
@@ -382,6 +391,11 @@ class Raft:
     def snapshot(self) -> SnapshotMeta | None:
         """The newest snapshot known."""
         return self._s.snapshot
+
+    @property
+    def unproven(self) -> int:
+        """Index of a user's restored snapshot that may yet be taken back, 0 if there is none."""
+        return self._s.unproven
 
     def last_contact(self, now: float) -> float | None:
         """Seconds since the leader was heard (0 for the leader itself), None: never."""

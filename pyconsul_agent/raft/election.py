@@ -63,7 +63,7 @@ def expire(s: State, due: float) -> None:
 
 def may_stand(s: State) -> bool:
     """A voter whose log is not being replaced right now."""
-    return (is_voter(s.latest, s.me.id) or _leaves_undecided(s)) and s.installing is None and not s.stopped
+    return (is_voter(s.latest, s.me.id) or _leaves_undecided(s)) and not (s.installing or s.reverting or s.stopped)
 
 
 def _leaves_undecided(s: State) -> bool:
@@ -250,6 +250,12 @@ def refused(s: State, server_id: str, now: float) -> None:
     if safe <= now:
         s.trusted_contact = None
         clear_leader(s)
+
+
+def started(s: State, now: float) -> None:
+    """The only voter has nobody to hear from: it stands once no lease can rest on what it promised before."""
+    if s.config.fast_bootstrap and [server.id for server in voters(s.latest)] == [s.me.id]:
+        s.timer_at = max(now, s.bound_until)
 
 
 def bootstrapped(s: State, now: float) -> None:

@@ -25,6 +25,7 @@ from pyconsul_agent.structs.raft import (
 from pyconsul_agent.wire import msgpack
 
 SNAPSHOT_VERSION_MAX = 1
+UNPROVEN = "a restored snapshot here was never replicated"
 
 
 def append_entries(s: State, token: int, request: AppendEntriesRequest, now: float) -> None:
@@ -37,7 +38,7 @@ def append_entries(s: State, token: int, request: AppendEntriesRequest, now: flo
         heard_leader(s, now)
         s.reply(token, _response(s, last, success=True))
         return
-    if s.installing is not None:
+    if s.installing is not None or s.reverting:
         s.reply(token, _response(s, last, success=False))  # our log is about to be replaced: come again
         return
     entries = request.entries or ()
@@ -45,18 +46,25 @@ def append_entries(s: State, token: int, request: AppendEntriesRequest, now: flo
     if problem:
         s.reply(token, _response(s, last, success=False), problem)
         return
+    shared = _shares_restored(s, request, entries) if s.unproven else True
+    if shared is False:
+        _revert(s, now)
+        s.reply(token, _response(s, last, success=False, no_retry_backoff=True))
+        return
     if not _has(s, request.prev_log_entry, request.prev_log_term):
         s.reply(token, _response(s, last, success=False, no_retry_backoff=True))
         return
-    if s.unproven and not _proves(s, request.prev_log_entry, entries):
-        # Our log before the snapshot is gone and the leader's differs: to say yes would count entries we do not have.
-        s.reply(token, _response(s, last, success=False), "a restored snapshot here was never replicated")
+    if shared is None:
+        # What we hold below the snapshot may differ from the leader's: to say yes would count entries we do not have.
+        s.reply(token, _response(s, last, success=False), UNPROVEN)
         return
     if not _store(s, entries, configurations):
         s.reply(token, _response(s, last, success=False), "entry conflicts with a committed one")
         return
     vouched = request.prev_log_entry + len(entries)
     commit = min(request.leader_commit_index, vouched, s.log.last)
+    if s.unproven and commit >= s.unproven:
+        s.unproven, s.settle = 0, True
     if commit > s.commit_index:
         s.commit_index = commit
         membership.committed(s)
@@ -107,13 +115,30 @@ def _has(s: State, index: int, term: int) -> bool:
     return s.log.term(index) == term
 
 
-def _proves(s: State, previous: int, entries: tuple[LogEntry, ...]) -> bool:
-    """Whether the leader has the end of our restored snapshot, so that this was committed after all."""
-    at = s.unproven - previous - 1
-    if at >= len(entries) or (at >= 0 and entries[at].term != s.log.snapshot_term):
+def _shares_restored(s: State, request: AppendEntriesRequest, entries: tuple[LogEntry, ...]) -> bool | None:
+    """Whether the leader's log has the end of our restored snapshot; None when this request does not tell.
+
+    Terms in a log never sink: one above the snapshot's, at or before its index, means that it is not there.
+    """
+    index, term = s.unproven, s.log.snapshot_term
+    if request.prev_log_entry > index:
+        return True if _has(s, request.prev_log_entry, request.prev_log_term) else None
+    if request.prev_log_entry == index:
+        return request.prev_log_term == term
+    if request.prev_log_term > term:
         return False
-    s.unproven = 0
-    return True
+    for entry in entries:
+        if entry.index == index:
+            return entry.term == term
+        if entry.term > term:
+            return False
+    return None
+
+
+def _revert(s: State, now: float) -> None:
+    """Take back a restored snapshot that was never committed: this leader was elected without it."""
+    s.reverting = True
+    heard_leader(s, now)
 
 
 def _store(s: State, entries: tuple[LogEntry, ...], configurations: dict[int, Configuration]) -> bool:
@@ -159,12 +184,14 @@ def install_snapshot(s: State, token: int, request: InstallSnapshotRequest, now:
         refuse_snapshot(s, token, f"failed to decode configuration: {error}")
         return
     index, term = request.last_log_index, request.last_log_term
-    if s.installing is not None or index == 0 or term > request.term:
+    if s.installing is not None or s.reverting or index == 0 or term > request.term:
         refuse_snapshot(s, token)
         return
     heard_leader(s, now)
     if s.unproven and (index < s.unproven or (index == s.unproven and term != s.log.snapshot_term)):
-        refuse_snapshot(s, token, "a restored snapshot here was never replicated")
+        if request.term > s.log.snapshot_term:
+            _revert(s, now)  # a leader that had ours would send it, or a later one
+        refuse_snapshot(s, token, UNPROVEN)
         return
     if index <= s.commit_index or s.log.term(index) == term:
         # By log matching we hold all of it; that it is in a snapshot says that it is committed.
@@ -180,7 +207,7 @@ def install_snapshot(s: State, token: int, request: InstallSnapshotRequest, now:
         configuration_index=configuration_index,
         size=request.size,
     )
-    s.installing = Installing(InstallSnapshot(token, meta), request)
+    s.installing = Installing(InstallSnapshot(token, meta, request.unproven), request)
 
 
 def _configuration_of(request: InstallSnapshotRequest) -> tuple[Configuration, int]:
@@ -192,7 +219,7 @@ def _configuration_of(request: InstallSnapshotRequest) -> tuple[Configuration, i
 def installed(s: State, done: Done, now: float) -> None:
     """The driver replaced log and state machine, or could not."""
     assert s.installing is not None
-    token, meta = s.installing.effect.token, s.installing.effect.meta
+    token, meta, unproven = s.installing.effect.token, s.installing.effect.meta, s.installing.effect.unproven
     s.installing = None
     if not done.installed:
         refuse_snapshot(s, token, done.install_error or f"failed to restore snapshot {done.snapshot_id}")
@@ -202,7 +229,7 @@ def installed(s: State, done: Done, now: float) -> None:
     s.log.reset(meta.index, meta.term)
     s.configurations = [(meta.configuration_index, meta.configuration)]
     s.commit_index = s.handed = meta.index
-    s.unproven = 0
+    s.unproven, s.settle = meta.index if unproven else 0, False
     for waiting in s.tickets:
         s.answer(waiting.ticket, waiting.index, LeadershipLost())
     s.tickets.clear()

@@ -7,7 +7,7 @@ before t + read_lease_s. A TimeoutNow breaks that promise for the rest of its te
 
 from __future__ import annotations
 
-from pyconsul_agent.raft.quorum import quorum_value, voters
+from pyconsul_agent.raft.quorum import quorum_value
 from pyconsul_agent.raft.state import Peer, State
 from pyconsul_agent.raft.types import Role
 
@@ -19,16 +19,20 @@ def acknowledged(peer: Peer, sequence: int, sent_at: float) -> None:
 
 
 def own_entry_committed(s: State) -> bool:
-    """Before that our commit index may be older than what an earlier leader acknowledged."""
-    return s.role is Role.LEADER and s.commit_index >= s.term_start
+    """Before that our commit index may be older than what an earlier leader acknowledged.
+
+    While a restored snapshot is unproven, it is not known either: what is below it may be lost, or it.
+    """
+    return s.role is Role.LEADER and s.commit_index >= s.term_start and not s.unproven
 
 
 def valid(s: State, now: float) -> bool:
     """Whether nobody else can have been elected yet."""
     if not own_entry_committed(s) or s.lease_void or s.transfer is not None or s.stopped:
         return False
-    voting = voters(s.latest)
-    since = quorum_value([now if server.id == s.me.id else s.peers[server.id].leased_at for server in voting])
+    if _alone(s):
+        return True
+    since = quorum_value([now if server.id == s.me.id else s.peers[server.id].leased_at for server in s.voting()])
     return now < since + min(s.config.read_lease_s, s.config.heartbeat_timeout_s)
 
 
@@ -37,14 +41,12 @@ def step(s: State) -> None:
     if not s.verifies or not own_entry_committed(s):
         return
     top = s.sequence
-    proved = quorum_value(
-        [top if server.id == s.me.id else s.peers[server.id].acknowledged for server in voters(s.latest)]
-    )
+    proved = quorum_value([top if server.id == s.me.id else s.peers[server.id].acknowledged for server in s.voting()])
     while s.verifies and (s.verifies[0][1] < proved or _alone(s)):
         ticket, _ = s.verifies.popleft()
         s.answer(ticket, s.commit_index)
 
 
 def _alone(s: State) -> bool:
-    voting = voters(s.latest)
+    voting = s.voting()
     return len(voting) == 1 and voting[0].id == s.me.id

@@ -21,7 +21,7 @@ class Log:
 
     def __init__(self, config: RaftConfig, initial: InitialState, reader: LogReader) -> None:
         self._config = config
-        self._reader = reader
+        self.reader = reader
         snapshot = initial.snapshot
         self.snapshot_index = snapshot.index if snapshot else 0
         self.snapshot_term = snapshot.term if snapshot else 0
@@ -55,13 +55,13 @@ class Log:
             return self.snapshot_term
         if index < self.first:
             return None
-        return self._reader.term(index)
+        return self.reader.term(index)
 
     def entries(self, low: int, high: int, bytes_max: int) -> list[LogEntry]:
         """Entries low..high (both must exist), at least one, cut after `bytes_max` bytes."""
         assert self.first <= low <= high <= self.last, (self.first, low, high, self.last)
         if low < self.offset:
-            return self._reader.entries(low, min(high, self.offset - 1), bytes_max)
+            return self.reader.entries(low, min(high, self.offset - 1), bytes_max)
         chunk = self._entries[low - self.offset : high + 1 - self.offset]
         total = 0
         for count, entry in enumerate(chunk):

@@ -53,7 +53,7 @@ def append(s: State, previous: int, previous_term: int, entries: Sequence[LogEnt
         prev_log_entry=previous,
         prev_log_term=previous_term,
         entries=tuple(entries),
-        leader_commit_index=s.commit_index,
+        leader_commit_index=s.committed,
     )
 
 
@@ -69,6 +69,7 @@ def install_snapshot(s: State, meta: SnapshotMeta) -> InstallSnapshotRequest:
         configuration=msgpack.encode(meta.configuration),
         configuration_index=meta.configuration_index,
         size=meta.size,
+        unproven=bool(s.unproven) and meta.index == s.unproven,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pyconsul_agent.raft import lease, messages
 from pyconsul_agent.raft.log import size_of
-from pyconsul_agent.raft.quorum import is_voter, quorum_value, servers_of, voters
+from pyconsul_agent.raft.quorum import is_voter, quorum_value, servers_of
 from pyconsul_agent.raft.roles import become_follower
 from pyconsul_agent.raft.state import HEARTBEATS_IN_FLIGHT_MAX, Peer, Sent, State
 from pyconsul_agent.raft.types import Role
@@ -22,7 +22,6 @@ from pyconsul_agent.structs.raft import (
     LogEntry,
     RaftRequest,
     RaftResponse,
-    Server,
 )
 
 HEARTBEAT_S = 0.05
@@ -80,12 +79,14 @@ def sync_peers(s: State, now: float, appended: int = 0) -> None:
 
 def advance_commit(s: State) -> bool:
     """Commit what a quorum of voters holds durably, if it reaches into our own term. Whether that was news."""
-    voting = voters(s.latest)
+    voting = s.voting()
     if not voting:
         return False
     index = quorum_value([s.log.stable if server.id == s.me.id else s.peers[server.id].match for server in voting])
-    if index >= s.unproven:
-        s.unproven = 0
+    if s.unproven and index >= max(s.unproven, s.term_start):
+        s.unproven, s.settle = 0, True
+        s.commit_index = max(s.commit_index, index)
+        return True
     if index <= s.commit_index or index < s.term_start:
         return False
     assert s.log.term(index) == s.term, (index, s.term)
@@ -137,7 +138,7 @@ def _flush_entries(s: State, peer: Peer, now: float) -> None:
 
 
 def _commit_is_due(s: State, peer: Peer, now: float) -> bool:
-    if max(peer.commit_known, peer.commit_sent) >= min(s.commit_index, s.log.last):
+    if max(peer.commit_known, peer.commit_sent) >= min(s.committed, s.log.last):
         peer.commit_at = None
         return False
     if peer.commit_at is None:
@@ -158,7 +159,7 @@ def _send_entries(s: State, peer: Peer, now: float) -> bool:
         entries = log.entries(peer.next, high, config.append_bytes_max)
         assert entries, f"stored entry {peer.next} is missing"
     sequence = s.request(peer.server, messages.append(s, previous, previous_term, entries))
-    sent = Sent(previous, previous + len(entries), s.commit_index, now, sum(size_of(entry) for entry in entries))
+    sent = Sent(previous, previous + len(entries), s.committed, now, sum(size_of(entry) for entry in entries))
     peer.appends[sequence] = sent
     peer.appends_bytes += sent.size
     peer.commit_sent, peer.commit_at = max(peer.commit_sent, min(sent.commit, sent.last)), None
@@ -330,7 +331,7 @@ def deadline(s: State) -> float:
 
 def quorum_contact(s: State, now: float) -> float:
     """The time at which a quorum of voters (we count as now) was last heard."""
-    voting: list[Server] = voters(s.latest)
+    voting = s.voting()
     if not voting:
         return now
     return quorum_value([now if server.id == s.me.id else s.peers[server.id].contact for server in voting])

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pyconsul_agent.errors import RaftError
 from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.raft.log import Log
+from pyconsul_agent.raft.quorum import voters
 from pyconsul_agent.raft.types import Answer, Change, Event, InstallSnapshot, Outgoing, Refusal, Reply, Request, Role
 from pyconsul_agent.structs.raft import (
     Configuration,
@@ -159,7 +160,13 @@ class State:
     """A TimeoutNow of ours is about, so stickiness protects no lease for the rest of this term."""
     restoring: bool = False
     unproven: int = 0
-    """Index of a user's restored snapshot that no quorum has yet: nothing up to there may be taken for committed."""
+    """Index of a user's restored snapshot that no quorum is known to have: nothing up to there may be taken for
+    committed."""
+    settle: bool = False
+    """The restored snapshot is committed now; storage is to be told."""
+    reverting: bool = False
+    """A leader without the restored snapshot was elected: we go back to what was before it."""
+    revert_given: bool = False
     # out
     sequence: int = 0
     ticket: int = 0
@@ -167,6 +174,7 @@ class State:
     after: list[Outgoing] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    _voting: tuple[Configuration, list[Server]] | None = None
 
     # -- views --------------------------------------------------------------------------------------------------
     @property
@@ -183,6 +191,18 @@ class State:
     def address_bytes(self) -> bytes:
         """Our address as it stands in messages."""
         return self.me.address.encode()
+
+    @property
+    def committed(self) -> int:
+        """What others may be told to be committed."""
+        return min(self.commit_index, self.unproven - 1) if self.unproven else self.commit_index
+
+    def voting(self) -> list[Server]:
+        """The voters of the latest configuration, worked out once for each; not to be changed."""
+        latest = self.latest
+        if self._voting is None or self._voting[0] is not latest:
+            self._voting = (latest, voters(latest))
+        return self._voting[1]
 
     def random_timeout(self, base: float) -> float:
         """Uniform in [base, 2 base)."""

@@ -14,6 +14,7 @@ The core (`raft.core.Raft`) is a state machine without clock, disk or network:
     raft.verify(now) -> ticket                 a round of heartbeats that proves leadership
     raft.snapshot_taken(meta, now)             the driver stored a snapshot; the log may be cut
     raft.begin_restore(now) / restored(meta, now)   a user's snapshot replaces the state machine
+                                                    (raft.snapshotting tells how that survives crashes)
     ready = raft.ready(now)                    what to do now (None: nothing)
     raft.advance(done, now)                    what has been done
 
@@ -25,7 +26,7 @@ That split is the promise that nothing is acknowledged before it is durable, in 
 `ready` may be called while the disk works: such a Ready has only `before_sync`, `answers`, `events`, `deadline`, so
 that a heartbeat never waits for a disk. What comes in meanwhile becomes one transaction afterwards (group commit).
 A ticket is answered in the Ready that hands out its entry (or a later one): apply `committed`, then do `answers`.
-A Ready with `install` stores nothing else but perhaps `hard_state`.
+A Ready with `install` or `revert` stores nothing else but perhaps `hard_state`.
 """
 
 from __future__ import annotations
@@ -108,6 +109,8 @@ class InstallSnapshot:
 
     token: int
     meta: SnapshotMeta
+    unproven: bool = False
+    """Keep what is replaced (the snapshot before it, entries before its index) until `settle` or `revert`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,10 @@ class Ready:
     install: InstallSnapshot | None = None
     compact_to: int | None = None
     """Delete stored entries with index <= this."""
+    settle: bool = False
+    """The newest snapshot is committed: what was kept from before it may go."""
+    revert: bool = False
+    """Throw the newest snapshot and the entries after it away, and go on from what was kept from before it."""
     after_sync: tuple[Outgoing, ...] = ()
     committed: tuple[LogEntry, ...] = ()
     """Newly committed entries in order, to be applied; each is given exactly once per process."""
@@ -139,6 +146,8 @@ class Ready:
             or self.truncate_from is not None
             or self.install is not None
             or self.compact_to is not None
+            or self.settle
+            or self.revert
         )
 
 
@@ -152,6 +161,8 @@ class Done:
     """The error text for the sender, `failed to restore snapshot <id>: <cause>`."""
     snapshot_id: str = ""
     """Under which name the installed snapshot is kept."""
+    reverted: InitialState | None = None
+    """What is there after a `revert`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +197,8 @@ class InitialState:
     last_term: int = 0
     configurations: tuple[tuple[int, Configuration], ...] = ()
     """(index, configuration) of every configuration entry still in the log, in order."""
+    unproven: bool = False
+    """Nobody knows that the snapshot is committed (a user's restore); what it replaced is kept beside it."""
 
 
 class LogReader(Protocol):

@@ -7,7 +7,8 @@ next deadline. After `stop` no task, timer or socket of the pool is left.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from pyconsul_agent.errors import ConsulError, DecodeError, DialRefused, NetErro
 from pyconsul_agent.runtime.gossip_address import JoinTarget, endpoint, errors_text, parse_join_address
 from pyconsul_agent.runtime.gossip_cipher import GossipSeal
 from pyconsul_agent.runtime.gossip_events import PoolEvent, Subscription
+from pyconsul_agent.runtime.gossip_rejoin import rejoin
 from pyconsul_agent.runtime.gossip_streams import GossipStreams
 from pyconsul_agent.runtime.serf_snapshot_file import SnapshotFile
 from pyconsul_agent.serf import keys
@@ -26,6 +28,7 @@ from pyconsul_agent.serf.effects import (
     AppendSnapshot,
     IntentSent,
     KeyringChanged,
+    NameLost,
     QueryAnswered,
     QueryFinished,
     QueryReceived,
@@ -107,6 +110,7 @@ class GossipPool:
         self._answers: dict[int, asyncio.Queue[tuple[str, bytes] | None]] = {}
         self._packets: list[tuple[bytes, Address]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._lag_told = 0.0  # of the timer that is set now
         self._timer_due = 0.0  # uvloop gives a handle without `when()` for a time that has come
         self._tasks: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup | None = None
@@ -276,29 +280,23 @@ class GossipPool:
         return ["i/o timeout" if future in late else future.result() for future in futures]
 
     async def _rejoin(self, alive: Mapping[str, str]) -> None:
-        """Try what the snapshot knows until one answers, or until we are not alone for another reason."""
-        known = sorted((name, address) for name, address in alive.items() if name != self._options.name)
-        while known and not await self._rejoin_one_of(known):
-            self._log.warn("Failed to re-join any previously known node")
-            await asyncio.sleep(self._options.serf.reconnect_interval_s)
-            if len(self._serf.members()) > 1:
-                return
+        """Find those whom the snapshot knows."""
+        serf = self._options.serf
+        await rejoin(
+            alive,
+            self._contact,
+            lambda: len(self._serf.members()) > 1,
+            self._env.random,
+            self._log,
+            pool=serf.pool,
+            own_name=self._options.name,
+            interval_s=serf.reconnect_interval_s,
+        )
 
-    async def _rejoin_one_of(self, known: list[tuple[str, str]]) -> bool:
-        """One attempt at each, in random order; whether one answered."""
-        self._env.random.shuffle(known)
-        for name, address in known:
-            try:
-                targets = await self._resolve(parse_join_address(address, self.local_address[1]))
-            except NetError as error:
-                self._log.warn("Snapshot has an unusable address", node=name, address=address, error=str(error))
-                continue
-            self._log.event("rejoin_attempt", pool=self._options.serf.pool, name=name, address=address)
-            errors = await self._push_pull([(name, to) for _, to in targets])
-            if None in errors:
-                self._log.event("rejoined", pool=self._options.serf.pool, name=name, address=address)
-                return True
-        return False
+    async def _contact(self, name: str, address: str) -> bool:
+        """Whether a member answers at an address. Raises NetError when that is none."""
+        targets = await self._resolve(parse_join_address(address, self.local_address[1]))
+        return None in await self._push_pull([(name, to) for _, to in targets])
 
     async def _reconnect(self, order: Reconnect) -> None:
         where = endpoint(*order.to)
@@ -368,24 +366,31 @@ class GossipPool:
         The outcome carries the errors of members. Raises ValueError when the query cannot be sent.
         """
         assert keys.KEY_PREFIX + operation in keys.KEY_QUERIES, operation
-        alive = self._swim.alive_count()
-        outcome = KeyOutcome(alive)
-        now = self._now()
+        outcome = KeyOutcome(self._swim.alive_count())
         payload = encode(KeyRequest(key=key))
-        timeout_s = self._serf.query_timeout_s(alive)
-        number = self._serf.ask(
-            keys.KEY_PREFIX + operation, payload, now, timeout_s=timeout_s, relay_factor=relay_factor
-        )
-        answers: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue()
-        self._answers[number] = answers
+        async with aclosing(self.ask(keys.KEY_PREFIX + operation, payload, relay_factor=relay_factor)) as answers:
+            async for node, answer in answers:
+                outcome.count(node, answer)
+                if outcome.is_complete:
+                    break
+        return outcome
+
+    async def ask(self, name: str, payload: bytes, *, relay_factor: int = 0) -> AsyncGenerator[tuple[str, bytes], None]:
+        """Ask every member; (node, payload) of the answers as they come, until the time for them is over.
+
+        Raises ValueError, at the first step, when the query cannot be sent.
+        """
+        now = self._now()
+        timeout_s = self._serf.query_timeout_s(self._swim.alive_count())
+        number = self._serf.ask(name, payload, now, timeout_s=timeout_s, relay_factor=relay_factor)
+        answers = self._answers[number] = asyncio.Queue()
         self._perform(now)
         try:
-            while not outcome.is_complete and (answer := await answers.get()) is not None:
-                outcome.count(*answer)
+            while (answer := await answers.get()) is not None:
+                yield answer
         finally:
             del self._answers[number]
             self._serf.end_query(number)
-        return outcome
 
     async def _intent_sent(self, ticket: int) -> bool:
         return await self._outcome(self._intents, ticket)
@@ -406,6 +411,11 @@ class GossipPool:
         """Where the pool is bound."""
         assert self._listener is not None
         return self._listener.local
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether the pool has keys, from the configuration or from its file."""
+        return self._seal.is_on
 
     @property
     def keyring(self) -> Keyring | None:
@@ -442,7 +452,7 @@ class GossipPool:
     def stats(self) -> dict[str, str]:
         """The section `serf_lan` or `serf_wan` of `consul info`."""
         values = {name: str(value) for name, value in self._serf.stats().items()}
-        values["encrypted"] = "true" if self._seal.is_on else "false"
+        values["encrypted"] = "true" if self.is_encrypted else "false"
         values["health_score"] = str(self._swim.health_score)
         return dict(sorted(values.items()))
 
@@ -473,6 +483,7 @@ class GossipPool:
                 self._log.debug("packet ignored", from_=endpoint(*source), error=error.reason)
         now = self._now()
         try:
+            self._note_lag(now, self._timer_due)
             self._swim.receive(opened, now)
             self._perform(now)
         except Exception as error:  # the edge: whatever peers send must not end the pool
@@ -498,16 +509,26 @@ class GossipPool:
         self._perform(now)
 
     def _on_timer(self, due: float) -> None:
-        self._timer = None
         now = self._now()
+        self._note_lag(now, due)
+        self._timer = None
+        self._flush_packets()  # what was read before this timer ran is older than the deadlines it checks
         try:
-            self._swim.note_lag(max(now - due, 0.0), now)
             self._swim.tick(now)
             self._serf.tick(now)
             self._perform(now)
         except Exception as error:  # the edge: a pool that stops gossiping in silence would be declared dead
             self._log.error("gossip: the timer caused an error", error=repr(error))
             self._arm(now + AFTER_ERROR_S)
+
+    def _note_lag(self, now: float, due: float) -> None:
+        """Tell Swim when this loop stood still, before it judges others by what it has not read yet."""
+        if self._timer is None:
+            return
+        fresh = self._env.clock.lag(due) - self._lag_told
+        if fresh > 0 and self._swim.note_lag(fresh, now):
+            self._lag_told += fresh
+            self._log.debug("gossip: the event loop stood still", seconds=round(fresh, 3))
 
     # --- effects --------------------------------------------------------------------------------------------------
 
@@ -570,6 +591,10 @@ class GossipPool:
                 self._seal.set_keyring(keyring)
                 if self._options.on_keyring is not None:
                     self._options.on_keyring(keyring)
+            case NameLost(answers, agreed):
+                text = "minority in name conflict resolution, quitting"
+                self._log.error(text, answers=answers, agreed=agreed)
+                self._stopping.set()
             case IntentSent(ticket, timed_out):
                 _settle(self._intents.get(ticket), timed_out)
             case LogLine():
@@ -606,6 +631,7 @@ class GossipPool:
                 return
             self._timer.cancel()
         self._timer_due = due
+        self._lag_told = 0.0
         self._timer = asyncio.get_running_loop().call_at(due, self._on_timer, due)
 
 

@@ -26,7 +26,7 @@ from pyconsul_agent.raft.types import Change, Done, Event, Outgoing, Ready, Refu
 from pyconsul_agent.runtime.raft_apply import Applier, Outcome, StateMachine
 from pyconsul_agent.runtime.raft_incoming import Incoming
 from pyconsul_agent.runtime.raft_peers import Dial, Peers, close_writer
-from pyconsul_agent.runtime.raft_proposals import Admission, pieces_of
+from pyconsul_agent.runtime.raft_proposals import Admission, in_pieces, pieces_of
 from pyconsul_agent.runtime.raft_snapshots import SnapshotSink, SnapshotSource
 from pyconsul_agent.runtime.raft_stats import raft_stats
 from pyconsul_agent.runtime.raft_storage import RaftStorage
@@ -221,6 +221,11 @@ class RaftNode:
         return self._raft.last_contact(self._clock.boottime())
 
     @property
+    def settled(self) -> bool:
+        """False while the state here is that of a restore which may yet be taken back."""
+        return not self._running or not self._raft.unproven
+
+    @property
     def lease_valid(self) -> bool:
         """Whether a default read may be answered now (promise P3); ask again just before answering."""
         return self._running and self._raft.lease_valid(self._clock.boottime())
@@ -290,8 +295,9 @@ class RaftNode:
         committed they are neighbors of one term and the last one's result is the command's.
         """
         data = bytes((kind,)) + body
-        pieces = pieces_of(kind, data, self._random.getrandbits(64))
-        async with self._admission.admitted(len(pieces), len(data)):
+        pieces = pieces_of(kind, data, self._random.getrandbits(64) if in_pieces(kind, data) else 0)
+        await self._admission.admit(len(pieces), len(data))
+        try:
             self._check_running()
             now, at = self._clock.boottime(), self._now()
             futures = [
@@ -303,6 +309,8 @@ class RaftNode:
             ]
             self._kick()
             outcomes = [await future for future in futures]
+        finally:
+            self._admission.release(len(pieces), len(data))
         for outcome in outcomes:
             _index(outcome)
         return outcomes[-1][1]
@@ -373,11 +381,16 @@ class RaftNode:
             newest = self._raft.snapshot
             if index == 0:
                 raise RaftError("nothing new to snapshot")
+            if self._raft.unproven:
+                raise RaftError("cannot take snapshot now, a restored one is not committed yet")
             if newest is not None and newest.index >= index:
                 return newest
             configuration_index, configuration = self._raft.committed_configuration
             if configuration_index > index:
-                raise RaftError(f"cannot take snapshot now, configuration {configuration_index} is not applied yet")
+                raise RaftError(
+                    f"cannot take snapshot now, wait until the configuration entry at {configuration_index} has been "
+                    f"applied (have applied {index})"
+                )
             meta = SnapshotMeta(
                 index=index, term=term, configuration=configuration, configuration_index=configuration_index
             )
@@ -392,6 +405,10 @@ class RaftNode:
     async def open_snapshot(self) -> SnapshotSource:
         """Take a fresh snapshot and open it; the caller closes it. Raises RaftError."""
         return await self._storage.open_snapshot((await self.take_snapshot()).id)
+
+    def scratch(self) -> SnapshotSink:
+        """A place for a state that is not believed yet; write, finish, read its chunks, abort."""
+        return self._storage.receive_snapshot(SnapshotMeta())
 
     async def restore(self, chunks: Iterable[bytes], saved: SnapshotMeta) -> None:
         """Replace the state machine by a user's snapshot (leader only). Raises RaftError, NotLeader, DecodeError.
@@ -411,6 +428,8 @@ class RaftNode:
                 meta = replace(meta, index=max(meta.index, saved.index + 1))
                 await self._applier.drained(self._applier.put_count)
                 await self._replace_state(meta, chunks)
+            # Committed, it shows that a quorum has the restored state.
+            await self._answered(self._raft.propose(EntryType.NOOP, None, self._clock.boottime(), None, self._now()))
 
     async def _replace_state(self, meta: SnapshotMeta, chunks: Iterable[bytes]) -> None:
         sink = self._storage.receive_snapshot(meta)
@@ -421,8 +440,10 @@ class RaftNode:
                 await sink.write(piece)
             stored = await sink.finish()
             switch = await self._blocking(lambda: self._machine.restore(sink.chunks()))
+            await self._publish_restored(sink)
             swapped = self._running and self._raft.restored(stored, self._clock.boottime())
             if not swapped:
+                await self._storage.revert()
                 raise LeadershipLost
         finally:
             if not swapped:
@@ -434,9 +455,14 @@ class RaftNode:
             switch()
         self._applier.jump(stored.index, stored.term)
         self._stable_index = stored.index
+
+    async def _publish_restored(self, sink: SnapshotSink) -> None:
+        """From here on a crash leaves a server that holds the restored state, and can still go back before it.
+
+        The lock of the disk keeps the log as it is until the core knows.
+        """
         try:
-            # Only now: a snapshot of a leader that was deposed meanwhile must never be found at a start. Until it has
-            # its name peers cannot get it, and the lock keeps the log from being cut.
+            await self._storage.commit(restored=sink.meta)
             await sink.publish()
         except StorageError as error:
             self._stop_for(error)
@@ -499,12 +525,17 @@ class RaftNode:
         while True:
             ready, position = await self._to_store.get()
             async with self._disk:
-                done = await (self._commit(ready) if ready.install is None else self._install(ready, position))
+                done = await self._store(ready, position)
             self._send(ready.after_sync)
             self._unstored -= 1
             self._stored.set()
             self._raft.advance(done, self._clock.boottime())
             self._kick()
+
+    async def _store(self, ready: Ready, position: int) -> Done:
+        if ready.install is not None:
+            return await self._install(ready, position)
+        return await (self._revert(ready, position) if ready.revert else self._commit(ready))
 
     async def _commit(self, ready: Ready) -> Done:
         await self._storage.commit(
@@ -512,6 +543,7 @@ class RaftNode:
             truncate_from=ready.truncate_from,
             entries=ready.entries,
             compact_to=ready.compact_to,
+            settled=ready.settle,
         )
         if ready.truncate_from is not None:
             self._stable_index = min(self._stable_index, ready.truncate_from - 1)
@@ -535,14 +567,33 @@ class RaftNode:
             reason = f"failed to restore snapshot {name}: {error}"
             self._log.error("raft snapshot refused", error=reason)
             return Done(stable_index=self._stable_index, installed=False, install_error=reason)
-        await sink.publish()
-        await self._storage.commit(hard_state=ready.hard_state, clear_log=True)
+        if ready.install.unproven:
+            await self._storage.commit(hard_state=ready.hard_state, restored=sink.meta)
+            await sink.publish()
+        else:
+            await sink.publish()
+            await self._storage.commit(hard_state=ready.hard_state, clear_log=True)
         if switch is not None:
             switch()
         self._applier.jump(meta.index, meta.term)
         self._stable_index = meta.index
         self._log.info("raft snapshot installed", id=name, index=meta.index, bytes=sink.meta.size)
         return Done(stable_index=meta.index, installed=True, snapshot_id=name)
+
+    async def _revert(self, ready: Ready, position: int) -> Done:
+        """A restore that never was committed is undone; see raft.snapshotting."""
+        await self._applier.drained(position)
+        if ready.hard_state is not None:
+            await self._storage.commit(hard_state=ready.hard_state)
+        before = await self._storage.revert()
+        index, term = (before.snapshot.index, before.snapshot.term) if before.snapshot else (0, 0)
+        if before.snapshot is not None:
+            await self._restore_stored(before.snapshot)
+        elif (switch := self._machine.blank()) is not None:
+            switch()
+        self._applier.jump(index, term)
+        self._stable_index = max(before.last_index, index)
+        return Done(stable_index=self._stable_index, reverted=before)
 
     def _send(self, messages: Iterable[Outgoing]) -> None:
         for message in messages:

@@ -38,6 +38,9 @@ class StateMachine(Protocol):
         place in one step and wakes who watches. (A machine without readers may replace its state at once, return None.)
         """
 
+    def blank(self) -> Callable[[], None] | None:
+        """The same for the state of a virgin server."""
+
 
 Outcome = tuple[Answer, object]
 """How a ticket ended, and what the state machine returned if it was a proposal's."""

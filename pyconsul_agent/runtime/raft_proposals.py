@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from pyconsul_agent.errors import EnqueueTimeout
 from pyconsul_agent.wire.raft import ChunkInfo, encode_chunk_info
@@ -26,29 +24,37 @@ class Admission:
         self._bytes = 0
         self._released = asyncio.Event()
 
-    @asynccontextmanager
-    async def admitted(self, count: int, size: int) -> AsyncIterator[None]:
-        """Hold a place for `count` entries of `size` bytes together. Raises EnqueueTimeout."""
-        try:
-            async with asyncio.timeout(ENQUEUE_TIMEOUT_S):
-                while self._count and (self._count + count > PROPOSALS_MAX or self._bytes + size > PROPOSAL_BYTES_MAX):
-                    self._released.clear()
-                    await self._released.wait()
-        except TimeoutError as error:
-            raise EnqueueTimeout from error
+    async def admit(self, count: int, size: int) -> None:
+        """Take a place for `count` entries of `size` bytes together, to be released. Raises EnqueueTimeout."""
+        if self._full(count, size):
+            try:
+                async with asyncio.timeout(ENQUEUE_TIMEOUT_S):
+                    while self._full(count, size):
+                        self._released.clear()
+                        await self._released.wait()
+            except TimeoutError as error:
+                raise EnqueueTimeout from error
         self._count += count
         self._bytes += size
-        try:
-            yield
-        finally:
-            self._count -= count
-            self._bytes -= size
-            self._released.set()
+
+    def release(self, count: int, size: int) -> None:
+        """Give the place back."""
+        self._count -= count
+        self._bytes -= size
+        self._released.set()
+
+    def _full(self, count: int, size: int) -> bool:
+        return self._count > 0 and (self._count + count > PROPOSALS_MAX or self._bytes + size > PROPOSAL_BYTES_MAX)
+
+
+def in_pieces(kind: int, data: bytes) -> bool:
+    """Whether a command travels in more than one entry."""
+    return kind == KIND_KVS and len(data) > CHUNK_BYTES
 
 
 def pieces_of(kind: int, data: bytes, op_num: int) -> list[tuple[bytes, bytes | None]]:
     """(data, extensions) of the entries that carry a command; `data` begins with its kind."""
-    if kind != KIND_KVS or len(data) <= CHUNK_BYTES:
+    if not in_pieces(kind, data):
         return [(data, None)]
     count = -(-len(data) // CHUNK_BYTES)
     return [

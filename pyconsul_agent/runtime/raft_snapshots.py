@@ -86,6 +86,8 @@ class SnapshotFiles:
         self._log = log
         self._retain = retain
         self._last_ms = 0
+        self.damaged: dict[str, int] = {}
+        """Name and index of those that `newest` could not read and that are newer than the one it gave."""
 
     def newest(self) -> SnapshotMeta | None:
         """The newest whole snapshot; leftovers of interrupted writes are removed. Blocks."""
@@ -94,11 +96,13 @@ class SnapshotFiles:
             for name in os.listdir(self._directory):
                 if name.endswith(".tmp"):
                     shutil.rmtree(os.path.join(self._directory, name))
+            self.damaged.clear()
             for name in self._names():
                 try:
                     return self._check(name)
                 except StorageError as error:
                     self._log.error("skipping an unreadable raft snapshot", id=name, error=str(error))
+                    self.damaged[name] = int(name.split("-")[1])
         return None
 
     async def create(self, meta: SnapshotMeta, chunks: Callable[[], Iterable[bytes]]) -> SnapshotMeta:
@@ -107,7 +111,7 @@ class SnapshotFiles:
 
         def work() -> SnapshotMeta:
             try:
-                for chunk in chunks():
+                for chunk in _joined(chunks()):
                     sink.write_now(chunk)
                 stored = sink.finish_now()
                 sink.publish_now()
@@ -139,6 +143,16 @@ class SnapshotFiles:
                 raise StorageError("raft snapshots: there is none")
 
         return await self._blocking(work)
+
+    def remove(self, snapshot_id: str) -> None:
+        """Remove one, durably; nothing if it is not there. Blocks."""
+        path = os.path.join(self._directory, snapshot_id)
+        with _storage_errors(f"remove {snapshot_id}"):
+            if os.path.isdir(path):
+                # Renamed first: a half removed one must not be found.
+                os.rename(path, f"{path}.tmp")
+                sync_directory(self._directory)
+                shutil.rmtree(f"{path}.tmp")
 
     def _names(self) -> list[str]:
         """Newest first: by term, index, name."""
@@ -298,6 +312,21 @@ class FileSource:
     async def close(self) -> None:
         """See SnapshotSource."""
         self._file.close()
+
+
+def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in larger pieces: a record of a state is small, and a write costs as much as it does."""
+    held: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= CHUNK_BYTES:
+            yield b"".join(held)
+            held.clear()
+            size = 0
+    if held:
+        yield b"".join(held)
 
 
 def _file_chunks(path: str) -> Iterator[bytes]:

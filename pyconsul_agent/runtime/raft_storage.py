@@ -33,6 +33,8 @@ T = TypeVar("T")
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 5.0
 LOG_FILE = "log.sqlite"
+ROWS_PER_STATEMENT = 64
+"""Entries in one INSERT; more take several in one transaction. SQLite bounds a statement's parameters."""
 
 
 class RaftStorage(Protocol):
@@ -53,8 +55,17 @@ class RaftStorage(Protocol):
         entries: Sequence[LogEntry] = (),
         compact_to: int | None = None,
         clear_log: bool = False,
+        restored: SnapshotMeta | None = None,
+        settled: bool = False,
     ) -> None:
-        """One transaction, durable on return: delete (all, or >= truncate_from), append, delete <= compact_to."""
+        """One transaction, durable on return: delete (all, or >= truncate_from), append, delete <= compact_to.
+
+        `restored`: the snapshot of that name, published next, may yet be taken back; entries before its index are kept
+        until `settled` (or `clear_log`), which lets them go, or `revert`.
+        """
+
+    async def revert(self) -> InitialState:
+        """Throw the restored snapshot and what came after it away; what was before it, durable on return."""
 
     async def create_snapshot(self, meta: SnapshotMeta, chunks: Callable[[], Iterable[bytes]]) -> SnapshotMeta:
         """Store a snapshot, durable on return; `chunks` runs on the worker. Gives `meta` with its id and size."""
@@ -78,6 +89,12 @@ CREATE TABLE hard_state (
     one INTEGER PRIMARY KEY CHECK (one = 1), term INTEGER NOT NULL, vote_term INTEGER NOT NULL, voted_for BLOB NOT NULL
 );
 """
+_RESTORED = """
+CREATE TABLE IF NOT EXISTS restored (
+    one INTEGER PRIMARY KEY CHECK (one = 1), idx INTEGER NOT NULL, snapshot TEXT NOT NULL
+)
+"""
+"""A snapshot that may yet be taken back; log entries before `idx` are kept for that (raft.snapshotting)."""
 _COLUMNS = "idx, term, type, data, extensions, appended, crc"
 _CONFIGURATION_TYPES = (EntryType.CONFIGURATION, EntryType.ADD_PEER_DEPRECATED, EntryType.REMOVE_PEER_DEPRECATED)
 
@@ -144,24 +161,56 @@ class SqliteRaftStorage:
         entries: Sequence[LogEntry] = (),
         compact_to: int | None = None,
         clear_log: bool = False,
+        restored: SnapshotMeta | None = None,
+        settled: bool = False,
     ) -> None:
         """See RaftStorage."""
         writer = self._connection()
+        other_work = (hard_state, truncate_from, compact_to, restored) != (None,) * 4 or clear_log or settled
 
         def work() -> None:
+            if not other_work and len(entries) <= ROWS_PER_STATEMENT:
+                # A statement alone is a transaction. The interpreter's lock is given up and fought for once, not once
+                # for every row: that is what a busy loop made expensive.
+                with _storage_errors("commit"):
+                    _insert(writer, entries)
+                return
             with _storage_errors("commit"), _transaction(writer):
                 if hard_state is not None:
                     row = (hard_state.term, hard_state.vote_term, hard_state.voted_for)
                     writer.execute("INSERT OR REPLACE INTO hard_state VALUES (1, ?, ?, ?)", row)
+                if restored is not None:
+                    writer.execute("INSERT OR REPLACE INTO restored VALUES (1, ?, ?)", (restored.index, restored.id))
+                    writer.execute("DELETE FROM log WHERE idx >= ?", (restored.index,))
+                if settled:
+                    writer.execute("DELETE FROM log WHERE idx <= (SELECT idx FROM restored)")
+                if settled or clear_log:
+                    writer.execute("DELETE FROM restored")
                 if clear_log:
                     writer.execute("DELETE FROM log")
                 elif truncate_from is not None:
                     writer.execute("DELETE FROM log WHERE idx >= ?", (truncate_from,))
-                writer.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?)", map(_row, entries))
+                for at in range(0, len(entries), ROWS_PER_STATEMENT):
+                    _insert(writer, entries[at : at + ROWS_PER_STATEMENT])
                 if compact_to is not None:
                     writer.execute("DELETE FROM log WHERE idx <= ?", (compact_to,))
 
         await self._exclusively(work)
+
+    async def revert(self) -> InitialState:
+        """See RaftStorage."""
+        writer = self._connection()
+
+        def work() -> InitialState:
+            with _storage_errors("revert"):
+                row = writer.execute("SELECT snapshot FROM restored").fetchone()
+                if row is not None:
+                    # First the snapshot: without it the mark says at the next start that the rest has to go too.
+                    self._snapshots.remove(row[0])
+                return self._state(writer, self._snapshots.newest())
+
+        async with self._order:
+            return await self._blocking(work)
 
     async def create_snapshot(self, meta: SnapshotMeta, chunks: Callable[[], Iterable[bytes]]) -> SnapshotMeta:
         """See RaftStorage."""
@@ -203,7 +252,9 @@ class SqliteRaftStorage:
 
     def _open(self) -> InitialState:
         with _storage_errors(f"open {self._path}"):
-            os.makedirs(self._directory, mode=0o700, exist_ok=True)
+            if not os.path.isdir(self._directory):
+                os.makedirs(self._directory, mode=0o700, exist_ok=True)
+                sync_directory(os.path.dirname(os.path.abspath(self._directory)))
             fresh = not os.path.exists(self._path)
             if fresh:
                 os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
@@ -232,13 +283,21 @@ class SqliteRaftStorage:
                 for statement in _SCHEMA.split(";"):
                     writer.execute(statement)
                 writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        writer.execute(_RESTORED)
 
     def _state(self, writer: sqlite3.Connection, snapshot: SnapshotMeta | None) -> InitialState:
         row = writer.execute("SELECT term, vote_term, voted_for FROM hard_state").fetchone()
-        self._drop_superseded(writer, snapshot)
-        count, first, last = writer.execute("SELECT count(*), min(idx), max(idx) FROM log").fetchone()
+        self._refuse_amnesia(writer)
+        unproven = self._is_unproven(writer, snapshot)
+        if not unproven:
+            self._drop_superseded(writer, snapshot)
+        low = snapshot.index if unproven and snapshot else 0
+        count, first, last = writer.execute(
+            "SELECT count(*), min(idx), max(idx) FROM log WHERE idx > ?", (low,)
+        ).fetchone()
         if not count:
-            return InitialState(hard_state=HardState(*row) if row else HardState(), snapshot=snapshot)
+            hard_state = HardState(*row) if row else HardState()
+            return InitialState(hard_state=hard_state, snapshot=snapshot, unproven=unproven)
         if last - first + 1 != count:
             raise StorageError(f"raft storage: {self._path} lacks entries between {first} and {last}")
         if first > (snapshot.index if snapshot else 0) + 1:
@@ -246,8 +305,8 @@ class SqliteRaftStorage:
         last_term = writer.execute("SELECT term FROM log WHERE idx = ?", (last,)).fetchone()[0]
         marks = ",".join("?" * len(_CONFIGURATION_TYPES))
         rows = writer.execute(
-            f"SELECT {_COLUMNS} FROM log WHERE type IN ({marks}) ORDER BY idx",  # noqa: S608 -- constants only
-            _CONFIGURATION_TYPES,
+            f"SELECT {_COLUMNS} FROM log WHERE type IN ({marks}) AND idx >= ? ORDER BY idx",  # noqa: S608 -- constants
+            (*_CONFIGURATION_TYPES, first),
         )
         return InitialState(
             hard_state=HardState(*row) if row else HardState(),
@@ -256,7 +315,43 @@ class SqliteRaftStorage:
             last_index=last,
             last_term=last_term,
             configurations=tuple((entry.index, _configuration(entry)) for entry in map(_entry, rows)),
+            unproven=unproven,
         )
+
+    def _is_unproven(self, writer: sqlite3.Connection, snapshot: SnapshotMeta | None) -> bool:
+        """Whether the newest snapshot is the one that the mark is about; a mark without its snapshot is resolved."""
+        row = writer.execute("SELECT idx, snapshot FROM restored").fetchone()
+        if row is None:
+            return False
+        index, name = row
+        if snapshot is not None and snapshot.id == name:
+            return True
+        with _transaction(writer):
+            if snapshot is not None and snapshot.index > index:
+                writer.execute("DELETE FROM log")  # a leader's snapshot was installed over it
+            else:
+                self._log.warn("raft snapshot of a restore is not there, going back before it", id=name, index=index)
+                writer.execute("DELETE FROM log WHERE idx >= ?", (index,))
+            writer.execute("DELETE FROM restored")
+        return False
+
+    def _refuse_amnesia(self, writer: sqlite3.Connection) -> None:
+        """A newer snapshot is damaged: without it we may start only if the log has all that it stood for.
+
+        compat: 1.10 starts with the older one, and may then vote for a leader without entries that it had
+        acknowledged. No crash leaves a damaged snapshot; who wants to go on without it removes its directory.
+        """
+        if not self._snapshots.damaged:
+            return
+        (last,) = writer.execute("SELECT max(idx) FROM log").fetchone()
+        row = writer.execute("SELECT snapshot FROM restored").fetchone()
+        for name, index in self._snapshots.damaged.items():
+            if (last or 0) < index or (row is not None and row[0] == name):
+                raise StorageError(
+                    f"raft storage: snapshot {name} is damaged and the log does not cover it: this server has lost "
+                    f"what it had acknowledged. Remove {self._directory} to let it join as a new one, or only the "
+                    "snapshot to go on with what is left"
+                )
 
     def _drop_superseded(self, writer: sqlite3.Connection, snapshot: SnapshotMeta | None) -> None:
         """A crash between publishing a received snapshot and emptying the log leaves entries the snapshot replaces."""
@@ -309,7 +404,13 @@ class SqliteLogReader:
 
 def _connect(path: str) -> sqlite3.Connection:
     # Used by one thread at a time: the lock of the storage sees to that, not SQLite's thread check.
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(
+        path,
+        timeout=BUSY_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=2 * ROWS_PER_STATEMENT,
+    )
     try:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
@@ -333,6 +434,16 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
         connection.rollback()
         raise
     connection.execute("COMMIT")
+
+
+_ROW_MARKS = "(" + ", ".join("?" * len(_COLUMNS.split(","))) + ")"
+_INSERTS = ["INSERT INTO log VALUES " + ", ".join([_ROW_MARKS] * count) for count in range(ROWS_PER_STATEMENT + 1)]  # noqa: S608 -- constants only
+
+
+def _insert(connection: sqlite3.Connection, entries: Sequence[LogEntry]) -> None:
+    """At most ROWS_PER_STATEMENT entries, in one statement."""
+    if entries:
+        connection.execute(_INSERTS[len(entries)], [value for entry in entries for value in _row(entry)])
 
 
 _KEYS = struct.Struct(">QQB")

@@ -31,6 +31,9 @@ class SerfConfig:
     leave_propagate_delay_s: float = 3.0
     reap_interval_s: float = 15.0
     reconnect_interval_s: float = 30.0
+    reconnect_soon_interval_s: float = 5.0
+    reconnect_soon_s: float = 600.0
+    """Members that failed not longer ago are tried this much oftener: after a cut all are to agree soon."""
     reconnect_timeout_s: float = 72 * 3600.0
     tombstone_timeout_s: float = 24 * 3600.0
     recent_intent_s: float = 300.0
@@ -40,5 +43,12 @@ class SerfConfig:
     snapshot_interval_s: float = 0.5
     snapshot_bytes_min: int = 128 * 1024
     rejoin_after_leave: bool = False
+    coalesce_period_s: float = 0.0
+    quiescent_period_s: float = 0.0
+    user_coalesce_period_s: float = 0.0
+    user_quiescent_period_s: float = 0.0
+    """Gathering of member events and of user events; 0, as in Consul: each is told at once."""
+    resolve_name_conflicts: bool = False
+    """Ask the pool who owns our name when another claims it, and give up if most say the other. Off in Consul."""
     allowed_networks: tuple[str, ...] | None = None
     """CIDRs that members may be in; None: any address."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections import deque
+from array import array
 from collections.abc import Sequence
 
 from pyconsul_agent.structs.coordinate import VivaldiCoordinate
@@ -23,6 +23,8 @@ HEIGHT_MIN = 10.0e-6
 LATENCY_FILTER_SIZE = 3
 GRAVITY_RHO = 150.0
 RTT_MAX_S = 10.0
+DISTANCE_NS_MAX = (1 << 63) - 1
+"""A peer may claim to be so far away that squares overflow."""
 ZERO = 1.0e-6
 """Below this a distance, round-trip time or error counts as nothing to divide by."""
 
@@ -50,7 +52,8 @@ def distance_ns(a: VivaldiCoordinate, b: VivaldiCoordinate) -> int:
         raise CoordinateError("dimensions aren't compatible")
     raw = _raw_distance(a, b)
     adjusted = raw + a.adjustment + b.adjustment
-    return int((adjusted if adjusted > 0.0 else raw) * 1e9)
+    nanoseconds = (adjusted if adjusted > 0.0 else raw) * 1e9
+    return int(nanoseconds) if abs(nanoseconds) < DISTANCE_NS_MAX else DISTANCE_NS_MAX  # also when it is no number
 
 
 def is_valid(coordinate: VivaldiCoordinate) -> bool:
@@ -83,8 +86,8 @@ class CoordinateClient:
         self._origin = new_coordinate()
         self._samples = [0.0] * ADJUSTMENT_WINDOW
         self._sample_index = 0
-        self._latencies: dict[str, deque[float]] = {}
-        self._cache: dict[str, VivaldiCoordinate] = {}
+        self._latencies: dict[str, tuple[float, ...]] = {}
+        self._cache: dict[str, array[float]] = {}  # as bare doubles: a third of the size
         self.resets = 0
 
     @property
@@ -94,13 +97,17 @@ class CoordinateClient:
 
     def cached(self, node: str) -> VivaldiCoordinate | None:
         """What `node` said last of itself."""
-        return self._cache.get(node)
+        numbers = self._cache.get(node)
+        if numbers is None:
+            return None
+        error, adjustment, height, *vec = numbers
+        return VivaldiCoordinate(vec=tuple(vec), error=error, adjustment=adjustment, height=height)
 
     def observe(self, node: str, other: VivaldiCoordinate, rtt_s: float) -> VivaldiCoordinate:
         """Update from a ping of `node`, and remember its coordinate. Raises CoordinateError, changing nothing."""
         if len(other.vec or ()) != len(self._me.vec or ()):
             raise CoordinateError("dimensions aren't compatible")
-        if not is_valid(other):
+        if not is_valid(other) or not math.isfinite(_raw_distance(self._me, other)):
             raise CoordinateError("coordinate is invalid")
         if not 0.0 <= rtt_s <= RTT_MAX_S:
             raise CoordinateError(f"round trip time not in valid range, duration {rtt_s}s is not a positive value "
@@ -114,7 +121,7 @@ class CoordinateClient:
         if not is_valid(self._me):
             self.resets += 1
             self._me = new_coordinate()
-        self._cache[node] = other
+        self._cache[node] = array("d", (other.error, other.adjustment, other.height, *(other.vec or ())))
         return self._me
 
     def forget(self, node: str) -> None:
@@ -123,8 +130,7 @@ class CoordinateClient:
         self._cache.pop(node, None)
 
     def _filtered(self, node: str, rtt_s: float) -> float:
-        samples = self._latencies.setdefault(node, deque(maxlen=LATENCY_FILTER_SIZE))
-        samples.append(rtt_s)
+        samples = self._latencies[node] = (*self._latencies.get(node, ()), rtt_s)[-LATENCY_FILTER_SIZE:]
         return sorted(samples)[len(samples) // 2]
 
     def _vivaldi(self, other: VivaldiCoordinate, rtt_s: float) -> None:

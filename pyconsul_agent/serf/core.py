@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 
 from pyconsul_agent.errors import DecodeError
+from pyconsul_agent.serf.coalesce import Coalescer
 from pyconsul_agent.serf.config import SerfConfig
+from pyconsul_agent.serf.conflict import NameVote
 from pyconsul_agent.serf.coordinate import CoordinateClient, CoordinateError
-from pyconsul_agent.serf.effects import IntentSent, Reconnect, SerfEffect
+from pyconsul_agent.serf.effects import IntentSent, NameLost, QueryAnswered, QueryFinished, Reconnect, SerfEffect
 from pyconsul_agent.serf.events import UserEvents
-from pyconsul_agent.serf.queries import QueryDesk
-from pyconsul_agent.serf.snapshot import SnapshotRecorder
-from pyconsul_agent.serf.table import LeaveOutcome, MemberTable, member_of
+from pyconsul_agent.serf.queries import CONFLICT_QUERY, QueryDesk
+from pyconsul_agent.serf.snapshot import SnapshotRecorder, known_addresses
+from pyconsul_agent.serf.table import LeaveOutcome, MemberTable, member_of, tags_of
 from pyconsul_agent.structs.coordinate import VivaldiCoordinate
 from pyconsul_agent.structs.member import Member, MemberEventKind, MemberStatus, UserEvent
 from pyconsul_agent.swim.broadcast import TransmitLimitedQueue
@@ -38,9 +41,11 @@ from pyconsul_agent.swim.effects import (
 )
 from pyconsul_agent.swim.keyring import Keyring
 from pyconsul_agent.swim.timing import retransmit_limit
-from pyconsul_agent.wire.gossip import NodeState
+from pyconsul_agent.wire.gossip import Address, NodeState
+from pyconsul_agent.wire.msgpack import TEXT_ERRORS
 from pyconsul_agent.wire.serf import (
     META_BYTES_MAX,
+    Filter,
     JoinIntent,
     LeaveIntent,
     PushPullState,
@@ -51,7 +56,6 @@ from pyconsul_agent.wire.serf import (
     decode,
     decode_as,
     decode_coordinate,
-    decode_tags,
     encode,
     encode_coordinate,
     encode_tags,
@@ -109,7 +113,15 @@ class Serf:
         mult = config.retransmit_mult
         self._intents, self._query_queue, self._event_queue = (TransmitLimitedQueue(mult) for _ in range(3))
         self._effects: list[SerfEffect] = []
-        self._queries = QueryDesk(name, self._table, rng, self._effects.append)
+        self._queries = QueryDesk(name, self._table, rng, self._told)
+        self._coalescer = Coalescer(
+            config.coalesce_period_s,
+            config.quiescent_period_s,
+            config.user_coalesce_period_s,
+            config.user_quiescent_period_s,
+        )
+        self._vote: NameVote | None = None
+        self._now = 0.0
         self._tickets: dict[int, float] = {}
         self._ticket_count = 0
         self._joins_ignoring_old = 0
@@ -117,8 +129,12 @@ class Serf:
         """`address:port` of another node that goes by our name, as the last join heard; None if it heard of none."""
         self._recorder: SnapshotRecorder | None = None
         self._next: dict[str, float] = {}
+        self._started_at = 0.0
+        self._next_due: float | None = None
+        """The first of `_next`."""
         if snapshot is not None:
             self._recorder = SnapshotRecorder(config, snapshot, snapshot_bytes)
+            self._table.lost = {node: to for node, to in known_addresses(snapshot).items() if node != name}
             self._table.clock.witness(snapshot.clock)
             self._events.clock.witness(snapshot.event_clock)
             self._queries.clock.witness(snapshot.query_clock)
@@ -129,36 +145,58 @@ class Serf:
 
     def start(self, now: float) -> None:
         """Begin to count time. The local member appears with Swim's first notification."""
+        self._started_at = now
         self._next = {
             "reap": now + self.config.reap_interval_s,
             "reconnect": now + self.config.reconnect_interval_s,
+            "reconnect soon": now + self.config.reconnect_soon_interval_s,
             "leavers": now + LEAVERS_INTERVAL_S,
             "queues": now + self.config.queue_check_interval_s,
         }
         if self._recorder is not None:
             self._next["snapshot"] = now + self.config.snapshot_interval_s
+        self._next_due = min(self._next.values())
 
     def take(self) -> list[SerfEffect]:
         """Effects since the last call, in order."""
         self._collect()
+        if self._coalescer.is_on:
+            self._effects[:] = self._coalescer.apply(self._effects, self._now)
+        if not self._effects:
+            return []
         effects = self._effects.copy()
         self._effects.clear()
         return effects
 
     def next_deadline(self) -> float | None:
         """When `tick` wants to be called; None before `start`."""
-        due = [*self._next.values(), *self._tickets.values(), *self._table.pending_prunes.values()]
+        due = self._next_due
+        waiting = self._coalescer.next_deadline() if self._coalescer.is_on else None
+        if waiting is not None:
+            due = waiting if due is None else min(due, waiting)
         asked = self._queries.next_deadline()
-        return min(due if asked is None else [*due, asked], default=None)
+        for times in (self._tickets, self._table.pending_prunes):
+            if times:
+                first = min(times.values())
+                due = first if due is None else min(due, first)
+        return due if asked is None or (due is not None and due <= asked) else asked
 
     def tick(self, now: float) -> None:
         """Do what is due: reap, reconnect, prune, time out, flush the snapshot."""
+        self._now = now
+        due = self.next_deadline()
+        if due is None or now < due:
+            return
         self._table.prune_due(now)
         self._queries.expire(now)
         if self._is_due("reap", now, self.config.reap_interval_s):
             self._table.reap(now)
+            if now - self._started_at > self.config.reconnect_timeout_s:
+                self._table.lost.clear()
         if self._is_due("reconnect", now, self.config.reconnect_interval_s):
-            self._reconnect()
+            self._reconnect(self._table.missing(-math.inf))
+        if self._is_due("reconnect soon", now, self.config.reconnect_soon_interval_s):
+            self._reconnect(self._table.missing(now - self.config.reconnect_soon_s))
         if self._is_due("leavers", now, LEAVERS_INTERVAL_S):
             self._ask_leavers()
         if self._is_due("queues", now, self.config.queue_check_interval_s):
@@ -168,19 +206,22 @@ class Serf:
             self._effects.append(IntentSent(ticket, timed_out=True))
         if self._is_due("snapshot", now, self.config.snapshot_interval_s):
             self.flush_snapshot()
+        self._next_due = min(self._next.values(), default=None)
 
     def handle(self, effect: Effect, now: float) -> None:
         """Take one notification of Swim; other effects are the driver's and pass unnoticed."""
+        self._now = now
         match effect:
             case NotifyJoin(node):
                 self._table.joined(node, now)
             case NotifyLeave(node):
                 if not self._table.gone(node, now):
                     self._log(LogLevel.WARN, "Bad state when leave", node=node.name)
+                self._stop_waiting_for_nobody()
             case NotifyUpdate(node):
                 self._table.updated(node)
             case NotifyConflict(existing, other):
-                self._conflict(existing, other)
+                self._conflict(existing, other, now)
             case Deliver(data):
                 self.receive(data, now)
             case MergeRemoteState(data, join):
@@ -302,15 +343,32 @@ class Serf:
         return self._queries.respond(ltime, id, payload, now)
 
     def ask(
-        self, name: str, payload: bytes, now: float, *, timeout_s: float, ack: bool = False, relay_factor: int = 0
+        self,
+        name: str,
+        payload: bytes,
+        now: float,
+        *,
+        timeout_s: float,
+        ack: bool = False,
+        relay_factor: int = 0,
+        filters: Sequence[Filter] = (),
     ) -> int:
-        """Ask all members, this one too; `QueryAnswered` with the id returned follow until `QueryFinished`.
+        """Ask all members that pass every filter, this one too.
+
+        `QueryAnswered` with the id returned follow until `QueryFinished`.
 
         Raises ValueError when the query is too long or too many are running.
         """
         asker = self._table.records[self.name].member
         query, data = self._queries.ask(
-            name, payload, asker, now, timeout_s=timeout_s, ack=ack, relay_factor=relay_factor
+            name,
+            payload,
+            asker,
+            now,
+            timeout_s=timeout_s,
+            ack=ack,
+            relay_factor=relay_factor,
+            filters=filters,
         )
         if self._queries.receive(query, self._tags, now):
             self._query_queue.queue(data)
@@ -400,6 +458,12 @@ class Serf:
             raise ValueError(f"Encoded length of tags exceeds limit of {META_BYTES_MAX} bytes")
         self._tags, self._meta = dict(tags), meta
 
+    def forget_broadcasts(self) -> None:
+        """Nothing need be told to anybody; for simulations that begin in the middle of a pool's life."""
+        for queue in (self._intents, self._query_queue, self._event_queue):
+            queue.prune(0)
+        self._collect()
+
     def flush_snapshot(self) -> None:
         """Hand out what the snapshot file lacks."""
         if self._recorder is None:
@@ -413,16 +477,13 @@ class Serf:
 
     # --- timers -------------------------------------------------------------------------------------------------
 
-    def _reconnect(self) -> None:
-        """Now and then try a failed member: on average the whole pool makes one attempt per round."""
-        failed = self._table.failed
-        if not failed or self.state is not SerfState.ALIVE:
+    def _reconnect(self, missing: Sequence[tuple[str, Address]]) -> None:
+        """Now and then try one of these: on average the whole pool makes one attempt per round and missing member."""
+        if not missing or self.state is not SerfState.ALIVE:
             return
-        living = len(self._table.records) - len(failed) - len(self._table.left)
-        if self._rng.random() > len(failed) / max(living, 1):
-            return
-        member = self._table.records[self._rng.choice(failed)].member
-        self._effects.append(Reconnect(member.name, (member.address, member.port)))
+        living = len(self._table.records) - len(self._table.failed) - len(self._table.left)
+        if self._rng.random() <= len(missing) / max(living, 1):
+            self._effects.append(Reconnect(*self._rng.choice(missing)))
 
     def _check_queues(self) -> None:
         retain = max(self.config.queue_depth_min, 2 * len(self._table.records))
@@ -435,12 +496,39 @@ class Serf:
                 queue.prune(retain)
                 self._log(LogLevel.WARN, "broadcast queue was pruned", queue=name, dropped=dropped)
 
-    def _conflict(self, existing: Node, other: Node) -> None:
+    def _told(self, effect: SerfEffect) -> None:
+        """What the query desk says, but for the answers that only we want."""
+        vote = self._vote
+        if vote is None or not isinstance(effect, QueryAnswered | QueryFinished) or effect.id != vote.id:
+            self._effects.append(effect)
+        elif isinstance(effect, QueryAnswered):
+            vote.count(effect.payload or b"")
+        else:
+            self._vote = None
+            if vote.is_lost:
+                self._effects.append(NameLost(vote.answers, vote.agreed))
+            else:
+                text = "majority in name conflict resolution"
+                self._log(LogLevel.INFO, text, answers=vote.answers, agreed=vote.agreed)
+
+    def _ask_for_our_name(self, me: Node, now: float) -> None:
+        if not self.config.resolve_name_conflicts or self._vote is not None:
+            return
+        timeout_s = self.query_timeout_s(len(self._table.records))
+        try:
+            number = self.ask(CONFLICT_QUERY, me.name.encode("utf-8", TEXT_ERRORS), now, timeout_s=timeout_s)
+        except ValueError as error:
+            self._log(LogLevel.ERROR, "failed to ask who owns our name", error=str(error))
+            return
+        self._vote = NameVote(number, me.endpoint)
+
+    def _conflict(self, existing: Node, other: Node, now: float) -> None:
         if existing.name == self.name:
             text = "Node name conflicts with another node. Names must be unique!"
             self._log(LogLevel.ERROR, text, node=other.name, address=f"{other.address}:{other.port}")
             if not self.same_identity(existing.meta, other.meta):  # else it is us, at an address we have left
                 self.name_taken_by = f"{other.address}:{other.port}"
+            self._ask_for_our_name(existing, now)
         else:
             pairs = {"existing": f"{existing.address}:{existing.port}", "other": f"{other.address}:{other.port}"}
             self._log(LogLevel.WARN, "Name conflict, both claim it", node=other.name, **pairs)
@@ -460,10 +548,16 @@ class Serf:
         assert len(self._meta) <= limit
         return self._meta
 
+    def may_have_broadcasts(self) -> bool:
+        """Whether anything is queued."""
+        return len(self._intents) + len(self._query_queue) + len(self._event_queue) > 0
+
     def get_broadcasts(self, overhead: int, limit: int) -> Sequence[bytes]:
         """Messages to piggyback: intents before queries before user events."""
         taken: list[bytes] = []
         for queue in (self._intents, self._query_queue, self._event_queue):
+            if not len(queue):
+                continue
             messages = queue.get(overhead, limit, len(self._table.records))
             limit -= sum(overhead + len(message) for message in messages)
             taken += messages
@@ -510,13 +604,18 @@ class Serf:
 
     def same_identity(self, old_meta: bytes | None, new_meta: bytes | None) -> bool:
         """Whether both carry the same node id."""
-        try:
-            old, new = decode_tags(old_meta or b"").get("id", ""), decode_tags(new_meta or b"").get("id", "")
-        except DecodeError:
-            return False
-        return bool(old) and old == new
+        old = tags_of(old_meta or b"").get("id", "")
+        return bool(old) and old == tags_of(new_meta or b"").get("id", "")
 
     # --- views --------------------------------------------------------------------------------------------------
+
+    def _stop_waiting_for_nobody(self) -> None:
+        """What is still to be sent has nobody to go to: two that leave at once need not wait out their time."""
+        here = (MemberStatus.ALIVE, MemberStatus.LEAVING)
+        others = (record.status for name, record in self._table.records.items() if name != self.name)
+        if self._tickets and not any(status in here for status in others):
+            self._effects += [IntentSent(ticket, timed_out=False) for ticket in self._tickets]
+            self._tickets.clear()
 
     def _has_alive_others(self) -> bool:
         return any(
@@ -526,6 +625,19 @@ class Serf:
     def members(self) -> list[Member]:
         """All members known, failed and left ones too, by name."""
         return [record.member for _, record in sorted(self._table.records.items())]
+
+    def buffered_intents(self) -> int:
+        """Intents of names that are no members yet."""
+        return len(self._table.intents)
+
+    def known_addresses(self) -> set[Address]:
+        """Where members are that have not left, or were when they were last seen."""
+        there = {
+            (record.member.address, record.member.port)
+            for record in self._table.records.values()
+            if record.status is not MemberStatus.LEFT
+        }
+        return there | set(self._table.lost.values())
 
     def member(self, name: str) -> Member | None:
         """One member."""

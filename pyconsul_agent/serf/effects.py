@@ -77,6 +77,14 @@ class QueryFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class NameLost:
+    """Most who answered hold another node for the owner of our name (`agreed` of `answers` are for us): stop."""
+
+    answers: int
+    agreed: int
+
+
+@dataclass(frozen=True, slots=True)
 class KeyringChanged:
     """Encrypt with this ring from now on, and keep its file."""
 
@@ -89,6 +97,7 @@ SerfEffect = (
     | QueryReceived
     | QueryAnswered
     | QueryFinished
+    | NameLost
     | KeyringChanged
     | SendUser
     | Reconnect

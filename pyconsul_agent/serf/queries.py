@@ -7,7 +7,7 @@ answers to what we ask.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pyconsul_agent.errors import DecodeError
@@ -38,6 +38,7 @@ from pyconsul_agent.wire.serf import (
     QUERY_FLAG_ACK,
     QUERY_FLAG_NO_BROADCAST,
     ConflictResponse,
+    Filter,
     NodeFilter,
     Query,
     QueryResponse,
@@ -47,6 +48,7 @@ from pyconsul_agent.wire.serf import (
     decode_filter,
     encode,
     encode_conflict,
+    encode_filter,
 )
 
 RELAY_PROTOCOL_MIN = 5
@@ -231,7 +233,16 @@ class QueryDesk:
     # --- asking -------------------------------------------------------------------------------------------------
 
     def ask(
-        self, name: str, payload: bytes, asker: Member, now: float, *, timeout_s: float, ack: bool, relay_factor: int
+        self,
+        name: str,
+        payload: bytes,
+        asker: Member,
+        now: float,
+        *,
+        timeout_s: float,
+        ack: bool,
+        relay_factor: int,
+        filters: Sequence[Filter] = (),
     ) -> tuple[Query, bytes]:
         """A query of our own and its bytes, to be received here too and broadcast. Raises ValueError."""
         if len(self._asked) >= PENDING_QUERIES_MAX:
@@ -242,6 +253,7 @@ class QueryDesk:
             address=address_bytes(asker.address),
             port=asker.port,
             source_node=self._name,
+            filters=tuple(map(encode_filter, filters)) or None,
             flags=QUERY_FLAG_ACK if ack else 0,
             relay_factor=relay_factor,
             timeout=round(timeout_s * 1e9),
@@ -269,6 +281,8 @@ class QueryDesk:
 
     def next_deadline(self) -> float | None:
         """When the first query of ours is over."""
+        if not self._asked:
+            return None
         return min((asked.deadline for asked in self._asked.values()), default=None)
 
     def expire(self, now: float) -> None:

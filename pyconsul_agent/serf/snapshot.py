@@ -9,6 +9,7 @@ from __future__ import annotations
 from pyconsul_agent.serf.config import SerfConfig
 from pyconsul_agent.serf.effects import AppendSnapshot, ReplaceSnapshot
 from pyconsul_agent.structs.member import Member, MemberEvent, MemberEventKind
+from pyconsul_agent.wire.gossip import Address
 from pyconsul_agent.wire.serf_snapshot import (
     LEAVE_LINE,
     SnapshotState,
@@ -20,6 +21,7 @@ from pyconsul_agent.wire.serf_snapshot import (
     render,
 )
 
+PORT_MAX = 65_535
 SNAPSHOT_BYTES_PER_NODE = 128
 SNAPSHOT_COMPACTION_FACTOR = 2
 
@@ -27,6 +29,16 @@ SNAPSHOT_COMPACTION_FACTOR = 2
 def endpoint_text(address: str, port: int) -> str:
     """`ip:port`, IPv6 in brackets."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def known_addresses(state: SnapshotState) -> dict[str, Address]:
+    """Where the members of the snapshot were; what is no `ip:port` is passed over."""
+    found = {}
+    for name, text in state.alive.items():
+        host, _, port = text.rpartition(":")
+        if host and port.isascii() and port.isdigit() and 0 < int(port[:6]) <= PORT_MAX:
+            found[name] = (host.removeprefix("[").removesuffix("]"), int(port))
+    return found
 
 
 class SnapshotRecorder:

@@ -8,8 +8,9 @@ queues and no time-outs but its own; what changed is collected in `changes`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.serf.clock import LamportClock
@@ -17,23 +18,32 @@ from pyconsul_agent.serf.config import INTENTS_MAX, SerfConfig
 from pyconsul_agent.serf.duration import go_duration_s
 from pyconsul_agent.structs.member import Member, MemberEvent, MemberEventKind, MemberStatus
 from pyconsul_agent.swim.effects import Node
+from pyconsul_agent.wire.gossip import Address
 from pyconsul_agent.wire.serf import JoinIntent, LeaveIntent, decode_tags
 
 RECONNECT_TIMEOUT_TAG = "rc_tm"
 
 
+TAGS_REMEMBERED = 2048
+
+
+@lru_cache(maxsize=TAGS_REMEMBERED)
+def tags_of(meta: bytes) -> Mapping[str, str]:
+    """The tags in a node's meta; none if they cannot be read. One meta is asked for often: do not change the result."""
+    try:
+        return decode_tags(meta)
+    except DecodeError:
+        return {}
+
+
 def member_of(node: Node, status: MemberStatus) -> Member:
     """The node record as serf shows it. Tags that cannot be read are no tags."""
-    try:
-        tags = decode_tags(node.meta or b"")
-    except DecodeError:
-        tags = {}
     versions = node.versions if len(node.versions) >= 6 else bytes(6)
     return Member(
         name=node.name,
         address=node.address,
         port=node.port,
-        tags=tags,
+        tags=tags_of(node.meta or b""),
         status=status,
         protocol_min=versions[0],
         protocol_max=versions[1],
@@ -94,6 +104,8 @@ class MemberTable:
     left: list[str] = field(default_factory=list)
     changes: list[MemberEvent] = field(default_factory=list)
     pending_prunes: dict[str, float] = field(default_factory=dict)
+    lost: dict[str, Address] = field(default_factory=dict)
+    """Members of an earlier life of this node (its snapshot) that were not seen in this one."""
 
     # --- memberlist's word ------------------------------------------------------------------------------------
 
@@ -101,6 +113,7 @@ class MemberTable:
         """Memberlist found `node` alive."""
         record = self.records.get(node.name)
         status = MemberStatus.ALIVE
+        self.lost.pop(node.name, None)
         if record is None:
             record = self.records[node.name] = Record(member_of(node, status))
             intent = self.intents.get(node.name)
@@ -235,6 +248,12 @@ class MemberTable:
         limit = now - self.config.recent_intent_s
         for name in [name for name, intent in self.intents.items() if intent.seen_at < limit]:
             del self.intents[name]
+
+    def missing(self, since: float) -> list[tuple[str, Address]]:
+        """Where to look for members that failed at `since` (s) or later, or were not found again after a restart."""
+        failed = [self.records[name] for name in self.failed if self.records[name].gone_at >= since]
+        found = [(record.member.name, (record.member.address, record.member.port)) for record in failed]
+        return [*found, *self.lost.items()]
 
     def _older(self, names: Iterable[str], now: float, timeout_s: float) -> list[str]:
         found = []

@@ -15,7 +15,7 @@ from pyconsul_agent.errors import RaftError, RPCError
 from pyconsul_agent.server.seams import Leadership
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet
-from pyconsul_agent.structs.base import duration, seconds
+from pyconsul_agent.structs.base import Duration, duration, seconds
 from pyconsul_agent.structs.requests import QueryMeta, QueryOptions
 
 JITTER_FRACTION = 16
@@ -155,10 +155,11 @@ class Blocking:
 
     def finish(self, reply: ReplyT) -> ReplyT:
         """The reply with its index at least 1 and what is known of the leader."""
-        contact = self._leadership.last_contact_s
+        if self._leadership.is_leader:
+            return replace(reply, index=max(1, reply.index), last_contact=Duration(0), known_leader=True)
         return replace(
             reply,
             index=max(1, reply.index),
-            last_contact=duration(0.0 if self._leadership.is_leader or contact is None else contact),
-            known_leader=self._leadership.is_leader or bool(self._leadership.leader_address),
+            last_contact=duration(self._leadership.last_contact_s or 0.0),
+            known_leader=bool(self._leadership.leader_address),
         )

@@ -56,6 +56,9 @@ class ServerConfig:
     enable_streaming: bool = True
     """Whether byte 8 of the server port is served."""
     session_ttl_min_s: float = 10.0
+    primary_datacenter: str = ""
+    """Where config entries are written; empty: here."""
+    connect_enabled: bool = False
     query_default_s: float = 300.0
     query_max_s: float = 600.0
     """How long blocking queries wait that do not say, and at most."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -34,6 +34,11 @@ JITTER_FRACTION = 16
 
 LEADER_ONLY = frozenset({"Operator.AutopilotState", "Operator.ServerHealth"})
 """Always answered by the leader, verified, whatever the caller allows."""
+
+RESTORING = "a snapshot is being restored"
+"""Ours; the reference shows a restored state before anybody else has it."""
+LEADER = "leader"
+"""The part of `stamp` that is who leads."""
 
 WITHOUT_LEADER_META = frozenset({"Session.Renew"})
 """compat: its reply says nothing of the leader (1.10.11, recorded)."""
@@ -60,7 +65,8 @@ class Dispatcher:
     """Routes calls to endpoints of this server or to other servers.
 
     `is_leaving` says that this server is on its way out: calls that need the leader then fail at once, so that
-    clients turn to another server. `consistent_ready` says that the leader has finished its start-up barrier.
+    clients turn to another server. `consistent_ready` says that the leader has finished its start-up barrier; `settled`
+    is False while the state here is a restored one that may yet be taken back: not even stale reads see it (P4).
     """
 
     def __init__(
@@ -72,20 +78,26 @@ class Dispatcher:
         datacenter: str,
         clock: Clock,
         random: random.Random,
+        primary_datacenter: str = "",
         hold_timeout_s: float = HOLD_TIMEOUT_S,
         is_leaving: Callable[[], bool] = lambda: False,
         consistent_ready: Callable[[], bool] = lambda: True,
+        settled: Callable[[], bool] = lambda: True,
+        version: Callable[[str], int] = lambda part: 0,
     ) -> None:
         self._endpoints = {endpoint.method.name: endpoint for endpoint in endpoints}
         self._services = frozenset(name.rpartition(".")[0] for name in self._endpoints)
         self._leadership = leadership
         self._forwarder = forwarder
         self._datacenter = datacenter
+        self._primary = primary_datacenter or datacenter
         self._clock = clock
         self._random = random
         self._hold_timeout_s = hold_timeout_s
         self._is_leaving = is_leaving
         self._consistent_ready = consistent_ready
+        self._settled = settled
+        self._version = version
 
     async def call(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
         """Answer a call of this very agent, without encoding it if it is answered here. Raises RPCError."""
@@ -111,6 +123,16 @@ class Dispatcher:
         outcome = await self._answer(endpoint, request, body)
         return outcome.body if isinstance(outcome, _Remote) else msgpack.encode(outcome)
 
+    def stamp(self, part: str) -> Hashable | None:
+        """See `agent.delegate.Delegate.stamp`."""
+        if part == LEADER:
+            return self._leadership.leader_address
+        if self._is_leaving() or not self._leadership.is_leader or not self._consistent_ready():
+            return None
+        if not self._leadership.lease_valid:
+            return None
+        return self._version(part)
+
     # --- routing --------------------------------------------------------------------------------------------------
 
     def _endpoint(self, name: str) -> Endpoint:
@@ -124,12 +146,16 @@ class Dispatcher:
         name = endpoint.method.name
         if name in LEADER_ONLY:
             request, body = replace(request, allow_stale=False, require_consistent=True), None
+        if endpoint.where is Where.PRIMARY and request.datacenter != self._primary:
+            request, body = replace(request, datacenter=self._primary), None
         datacenter = getattr(request, "datacenter", "")
         if endpoint.where is not Where.LOCAL and datacenter and datacenter != self._datacenter:
             return _Remote(await self._forwarder.to_datacenter(datacenter, name, _encoded(request, body)))
-        if endpoint.where is not Where.FORWARD:
+        if endpoint.where not in (Where.FORWARD, Where.PRIMARY):
             return self._with_meta(name, await endpoint.run(request))
         if self._may_be_stale(endpoint, request):
+            if not self._settled():
+                raise RPCError(RESTORING)
             await self._prepare_read(request)
             return self._with_meta(name, await endpoint.run(request))
         return await self._at_leader(endpoint, request, body)
@@ -190,8 +216,11 @@ class Dispatcher:
 
     async def _prepare_read(self, request: Any) -> None:
         """What a consistent read needs first. Raises RPCError or RaftError."""
-        if not isinstance(request, QueryOptions) or not request.require_consistent:
-            return
+        if isinstance(request, QueryOptions) and request.require_consistent:
+            await self.consistent()
+
+    async def consistent(self) -> None:
+        """Prove that this server leads and has caught up. Raises RPCError or RaftError."""
         await self._leadership.verify()
         deadline = self._clock.monotonic() + self._hold_timeout_s
         while not self._consistent_ready():
@@ -212,6 +241,8 @@ class Dispatcher:
         if name in WITHOUT_LEADER_META:
             return replace(reply, index=index)
         if self._leadership.is_leader:
+            if reply.index == index and reply.known_leader and not reply.last_contact:
+                return reply
             return replace(reply, index=index, known_leader=True, last_contact=Duration(0))
         since = self._leadership.last_contact_s
         known = bool(self._leadership.leader_address)

@@ -10,8 +10,12 @@ from pyconsul_agent.env.base import Clock
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.server.blocking import Blocking, Waits
 from pyconsul_agent.server.endpoints.catalog import Catalog
+from pyconsul_agent.server.endpoints.config_entry import ConfigEntries
+from pyconsul_agent.server.endpoints.connect import ConnectCA, DiscoveryChains
 from pyconsul_agent.server.endpoints.coordinate import Coordinates
+from pyconsul_agent.server.endpoints.federation import FederationStates
 from pyconsul_agent.server.endpoints.health import Health
+from pyconsul_agent.server.endpoints.intention import Intentions
 from pyconsul_agent.server.endpoints.internal import Internal
 from pyconsul_agent.server.endpoints.keyring import KeyPool, Keyrings
 from pyconsul_agent.server.endpoints.kvs import KeyValues
@@ -53,6 +57,7 @@ class Parts:
     standings: Callable[[], Mapping[str, Standing]]
     """How autopilot judges the servers, by id."""
     session_ttl_min_s: float
+    connect_enabled: bool
     datacenter: str
     log: Log
     waits: Waits
@@ -114,5 +119,17 @@ def offered(parts: Parts) -> Offered:
             log=parts.log,
         ),
         RaftOperator(parts.leadership, parts.membership, parts.members),
+        ConfigEntries(parts.store, parts.proposer, blocking, connect_enabled=parts.connect_enabled),
+        DiscoveryChains(parts.store, blocking, datacenter=parts.datacenter, connect_enabled=parts.connect_enabled),
+        ConnectCA(parts.store, blocking, connect_enabled=parts.connect_enabled),
+        FederationStates(parts.store, parts.proposer, blocking),
+        Intentions(
+            parts.store,
+            parts.proposer,
+            blocking,
+            uuid=parts.uuid,
+            wall_ns=parts.clock.wall_ns,
+            connect_enabled=parts.connect_enabled,
+        ),
     )
     return Offered([endpoint for family in families for endpoint in family.endpoints()], coordinates)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -20,6 +20,8 @@ from pyconsul_agent.runtime.raft import RaftNode, SnapshotPolicy
 from pyconsul_agent.runtime.raft_storage import RaftStorage
 from pyconsul_agent.runtime.rpc_pool import RPCPool, ServerAddress
 from pyconsul_agent.runtime.rpc_server import RPCLimits, RPCServer
+from pyconsul_agent.runtime.snapshot_rpc import SnapshotPort
+from pyconsul_agent.runtime.snapshot_rpc import call as call_snapshot
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.serf.consul import LanRules, ServerInfo, ServerTags, server_tags, wan_name, wan_rules
 from pyconsul_agent.server.blocking import Waits
@@ -31,6 +33,7 @@ from pyconsul_agent.server.dispatch import Dispatcher
 from pyconsul_agent.server.endpoints.status import contact_text
 from pyconsul_agent.server.forward import Forwarder
 from pyconsul_agent.server.leader.autopilot import Autopilot
+from pyconsul_agent.server.leader.intentions import establish_intentions
 from pyconsul_agent.server.leader.loop import LeaderLoop
 from pyconsul_agent.server.leader.reconcile import Reconciler
 from pyconsul_agent.server.leader.session_ttl import SessionExpiry, SessionTimers
@@ -38,8 +41,10 @@ from pyconsul_agent.server.leader.standing import DEFAULTS
 from pyconsul_agent.server.leader.tombstones import TombstoneReaper
 from pyconsul_agent.server.methods import Parts, offered
 from pyconsul_agent.server.pools import PoolWatcher
+from pyconsul_agent.server.snapshots import Snapshots
 from pyconsul_agent.server.streaming import Streaming
 from pyconsul_agent.state import system
+from pyconsul_agent.state.catalog import CHECKS, NODES, SERVICES
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet
 from pyconsul_agent.structs.coordinate import Coordinate, DatacenterMap, VivaldiCoordinate
@@ -48,7 +53,8 @@ from pyconsul_agent.structs.member import Member, MemberStatus
 from pyconsul_agent.structs.methods import Method
 from pyconsul_agent.structs.operator import AutopilotConfig, RaftStats
 from pyconsul_agent.structs.raft import Configuration, Server, Suffrage
-from pyconsul_agent.structs.requests import AutopilotSetConfigRequest
+from pyconsul_agent.structs.requests import AutopilotSetConfigRequest, SnapshotRequest
+from pyconsul_agent.structs.snapshot import Archive, SnapshotAnswer
 from pyconsul_agent.wire import msgpack
 
 RequestT = TypeVar("RequestT")
@@ -102,7 +108,7 @@ class ServerNode:
             log,
             members=self._lan.members,
             announce=lambda: self._lan.user_event(NEW_LEADER, config.node_name.encode()),
-            establish=(self._establish_autopilot,),
+            establish=(self._establish_autopilot, self._establish_intentions),
             duties=(
                 ("autopilot", self._autopilot.run),
                 ("session timers", SessionExpiry(
@@ -119,11 +125,14 @@ class ServerNode:
             self._raft,
             forwarder,
             datacenter=config.datacenter,
+            primary_datacenter=config.primary_datacenter,
             clock=env.clock,
             random=env.random,
             hold_timeout_s=config.hold_timeout_s,
             is_leaving=lambda: self._leaving,
             consistent_ready=lambda: self._leader.ready,
+            settled=lambda: self._raft.settled,
+            version=self._store.version,
         )
         self._bootstrapper = Bootstrapper(
             self._raft, self._pool, log,
@@ -143,9 +152,13 @@ class ServerNode:
             env.net, env.clock, log.named("grpc"), self._store, self._directory,
             datacenter=config.datacenter, local_host=_source(config.bind),
         )  # fmt: skip
+        self._snapshots = self._make_snapshots()
         self._rpc = RPCServer(
-            env.net, env.clock, log.named("rpc"), self._dispatcher, raft_accept=self._accept_raft,
-            grpc=self._streaming.serve if config.enable_streaming else None, limits=self._limits(),
+            env.net, env.clock, log.named("rpc"), self._dispatcher,
+            raft_accept=self._accept_raft,
+            snapshot=SnapshotPort(self._snapshots.answer, log.named("snapshot")).serve,
+            grpc=self._streaming.serve if config.enable_streaming else None,
+            limits=self._limits(),
         )  # fmt: skip
 
     # --- parts ------------------------------------------------------------------------------------------------
@@ -229,6 +242,17 @@ class ServerNode:
             members=self._lan.members, force_leave=self._lan.force_leave, config=self._autopilot_config,
         )  # fmt: skip
 
+    def _make_snapshots(self) -> Snapshots:
+        env, log, local_host = self._env, self._log.named("snapshot"), _source(self._config.bind)
+        return Snapshots(
+            self._raft, self._raft, self._directory,
+            lambda server, request, archive: call_snapshot(
+                env.net, log, server, request, archive, local_host=local_host
+            ),
+            datacenter=self._config.datacenter, worker=env.blocking.worker("snapshot archives"),
+            wall_ns=env.clock.wall_ns, consistent=self._dispatcher.consistent, reassert=self._leader.reassert, log=log,
+        )  # fmt: skip
+
     def _parts(self, forwarder: Forwarder) -> Parts:
         return Parts(
             store=self._store, proposer=self._raft, leadership=self._raft, membership=self._raft, members=self._lan,
@@ -238,6 +262,7 @@ class ServerNode:
             other_datacenters=self._other_datacenters,
             remote=lambda method, request: self._dispatcher.call(method, request),
             session_ttl_min_s=self._config.session_ttl_min_s,
+            connect_enabled=self._config.connect_enabled,
             user_event=lambda name, payload: self._lan.user_event(name, payload),
             ready=lambda: self._leader.ready, standings=lambda: self._autopilot.standings,
             datacenter=self._config.datacenter, log=self._log,
@@ -361,6 +386,13 @@ class ServerNode:
         """Answer or forward a call of this agent."""
         return await self._dispatcher.call(method, request)
 
+    async def snapshot(self, request: SnapshotRequest, archive: Archive) -> SnapshotAnswer:
+        """Save or restore the state for this agent."""
+        return await self._snapshots.answer(request, archive)
+
+    def stamp(self, part: str) -> Hashable | None:
+        return self._dispatcher.stamp(part)
+
     def lan_members(self) -> Sequence[Member]:
         return self._lan.members()
 
@@ -369,6 +401,10 @@ class ServerNode:
 
     def local_member(self) -> Member:
         return self._lan.local_member()
+
+    @property
+    def gossip_encrypted(self) -> bool:
+        return self._lan.is_encrypted
 
     @property
     def name_taken_by(self) -> str | None:
@@ -434,6 +470,19 @@ class ServerNode:
             dial_errors=raft.dial_errors,
         )
 
+    # --- the catalog, for DNS ---------------------------------------------------------------------------------
+
+    def catalog_age_s(self) -> float | None:
+        """How long ago this server's state was surely current; None when it cannot answer even stale reads."""
+        return 0.0 if self._raft.is_leader else self._raft.last_contact_s
+
+    def watch_catalog(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever nodes, services or checks have changed, or the whole state was replaced."""
+        watch = WatchSet()
+        for table in (NODES, SERVICES, CHECKS):
+            watch.table(table)
+        self._store.watchers.register(watch, changed)
+
     # --- callbacks --------------------------------------------------------------------------------------------
 
     def _leadership(self, is_leader: bool, term: int) -> None:
@@ -452,6 +501,10 @@ class ServerNode:
     def _raft_stats(self) -> RaftStats:
         contact = contact_text(self._raft.last_contact_s, self._raft.is_leader)
         return RaftStats(last_contact=contact, last_term=self._raft.last_term, last_index=self._raft.last_index)
+
+    async def _establish_intentions(self) -> None:
+        if self._config.connect_enabled:
+            await establish_intentions(self._store, self._raft, self._log)
 
     def _autopilot_config(self) -> AutopilotConfig:
         _, config = system.autopilot_config(self._store, WatchSet())

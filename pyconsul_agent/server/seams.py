@@ -17,6 +17,8 @@ class Where(enum.Enum):
 
     FORWARD = "F"
     """This one if it leads or the caller allows stale reads, else the leader; other datacenters by WAN."""
+    PRIMARY = "P"
+    """As FORWARD, but in the primary datacenter whatever the request names."""
     LOCAL = "L"
     """Whichever server gets the call."""
     DATACENTER = "D"

@@ -38,6 +38,9 @@ class SimClock:
     def monotonic(self) -> float:
         return self._loop.time()
 
+    def lag(self, due: float) -> float:
+        return max(self._loop.time() - due, 0.0)
+
     def boottime(self) -> float:
         return self._loop.time() + BOOTTIME_AHEAD_S
 

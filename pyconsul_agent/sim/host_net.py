@@ -93,6 +93,23 @@ class SimNet:
         self._host.datagrams[local] = socket
         return socket
 
+    async def questions(
+        self,
+        quick: Callable[[bytes], bytes | None],
+        receive: Callable[[bytes, Address, Callable[[bytes], None]], None],
+        host: str,
+        port: int,
+    ) -> Datagrams:
+        def arrived(data: bytes, from_: Address) -> None:
+            answer = quick(data)
+            if answer is None:
+                receive(data, from_, lambda reply: socket.send(reply, from_))
+            else:
+                socket.send(answer, from_)
+
+        socket = await self.datagrams(arrived, host, port)
+        return socket
+
     async def listen_unix(self, factory: Factory, path: str, *, mode: int) -> Listener:
         refuse_the_dead()
         if path in self._host.unix:

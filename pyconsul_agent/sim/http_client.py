@@ -52,7 +52,7 @@ async def request(
 
 
 def parse(data: bytes) -> Answer:
-    """A whole response with Content-Length. Raises ValueError when it was cut off."""
+    """A whole response, with Content-Length or in chunks. Raises ValueError when it was cut off."""
     head, separator, body = data.partition(b"\r\n\r\n")
     if not separator:
         raise ValueError("response cut off in its head")
@@ -62,6 +62,21 @@ def parse(data: bytes) -> Answer:
     for line in lines[1:]:
         name, _, value = line.partition(":")
         headers[name.lower()] = value.strip()
-    if len(body) != int(headers.get("content-length", "0")):
+    if headers.get("transfer-encoding") == "chunked":
+        body = _unchunked(body)
+    elif len(body) != int(headers.get("content-length", "0")):
         raise ValueError("response cut off in its body")
     return Answer(status, headers, body)
+
+
+def _unchunked(data: bytes) -> bytes:
+    body = b""
+    while True:
+        size, separator, data = data.partition(b"\r\n")
+        count = int(size, 16) if separator else -1
+        if count < 0 or data[count : count + 2] != b"\r\n":
+            raise ValueError("response cut off in its body")
+        if not count:
+            return body
+        body += data[:count]
+        data = data[count + 2 :]

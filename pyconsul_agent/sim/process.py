@@ -129,6 +129,17 @@ class SimProcess:
             self._owner.state = State.RUNNING
             self._world.loop.release(self._owner)
 
+    def stall(self, seconds: float) -> None:
+        """The event loop stands still for so long, as under long computation: a pause that ends by itself."""
+        life = self._owner
+        self.pause()
+
+        def wake() -> None:
+            if self._owner is life:
+                self.resume()
+
+        self._world.loop.call_later(seconds, wake)
+
     def restart(self) -> None:
         """Kill if needed, and start again on the same disk."""
         self.kill()

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from pyconsul_agent.errors import NotLeader, RestoredWhileCommitting
 from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.raft.types import (
     Answer,
@@ -47,6 +48,7 @@ class Weather:
     changes: float = 0.4
     transfers: float = 0.3
     snapshots: float = 0.5
+    restores: float = 0.0
     suspicions: float = 0.5
     """Evidence of death, also wrong one."""
     reads: float = 3.0
@@ -87,6 +89,7 @@ class Simulation:
         self.counter = 0
         self.steps = 0
         self.acknowledged_writes = 0
+        self.restores = 0
         self.arrivals: dict[tuple[str, str, bool], float] = {}
         self.calm = False
         configuration = Configuration(servers=tuple(node.server for node in self.nodes[:voters]))
@@ -165,7 +168,13 @@ class Simulation:
         node.storing = None
         done = Done(stable_index=ready.entries[-1].index if ready.entries else 0)
         received = node.streams.pop(ready.install.token) if ready.install else None
+        restored = node.disk.snapshot, node.disk.state
         node.disk.store(ready, received)
+        if ready.settle and restored[0] is not None:
+            self.judge.settled(node, restored[0], restored[1])
+        if ready.revert:
+            node.machine, node.seen = node.disk.state.copy(), (0, 0)
+            done = Done(reverted=node.disk.initial())
         self.judge.stored(ready.entries)
         if received is not None:
             require(received.index > node.machine.index, "state machine goes back", node.id, received.index)
@@ -305,6 +314,8 @@ class Simulation:
             ):
                 if self.rng.random() < rate * step:
                     fate()
+            if self.weather.restores and self.rng.random() < self.weather.restores * step:
+                self._fate_restore()
 
     def running(self) -> list[Node]:
         """Servers that are up."""
@@ -348,7 +359,7 @@ class Simulation:
     def _fate_snapshot(self) -> None:
         node = self.rng.choice(self.nodes)
         raft = node.raft
-        if raft is None or node.storing is not None or node.machine.index == 0:
+        if raft is None or raft.unproven or node.storing is not None or node.machine.index == 0:
             return
         index, configuration = raft.committed_configuration
         term = raft.term_at(node.machine.index)
@@ -365,6 +376,35 @@ class Simulation:
         node.disk.snapshot, node.disk.state = meta, node.machine.copy()
         raft.snapshot_taken(meta, self.now)
         self.pump(node)
+
+    def _fate_restore(self) -> None:
+        """A user restores something; its leader may crash at any step of it."""
+        node = self.leader()
+        if node is None or node.raft is None or node.storing is not None:
+            return
+        try:
+            place = node.raft.begin_restore(self.now)
+        except (NotLeader, RestoredWhileCommitting):
+            return
+        self.counter += 1
+        index = place.index + self.rng.choice([0, 0, 0, 7])
+        meta, state = replace(place, index=index, id=f"s{index}"), Machine(index, self.counter)
+        step = self.rng.randrange(8)
+        if step == 0:
+            self.crash(node)
+            return
+        node.disk.restored(meta, state.copy())
+        if step == 1:
+            self.crash(node)
+            return
+        require(node.raft.restored(meta, self.now), "restore refused", node.id)
+        node.machine = state
+        node.raft.propose(EntryType.NOOP, None, self.now)
+        self.pump(node)
+        self.restores += 1
+        if step < 5:
+            life = node.life
+            self.at(self.rng.random() * 0.3, lambda: self.crash(node) if node.life == life and not self.calm else None)
 
     def _fate_suspicion(self) -> None:
         node, suspect = self.rng.choice(self.nodes), self.rng.choice(self.nodes)

@@ -74,6 +74,23 @@ class Disk:
     snapshot: SnapshotMeta | None = None
     state: Machine = field(default_factory=Machine)
     votes: dict[int, bytes] = field(default_factory=dict)
+    kept: Disk | None = None
+    """What a restored snapshot replaced, until that is committed."""
+
+    def restored(self, meta: SnapshotMeta, state: Machine) -> None:
+        """Publish a snapshot that may yet be taken back; what it replaces is kept."""
+        log = {index: entry for index, entry in self.log.items() if index < meta.index}
+        self.kept = Disk(
+            log=log, first=min(log, default=0), last=max(log, default=0), snapshot=self.snapshot, state=self.state
+        )
+        self.log, self.first, self.last = {}, 0, 0
+        self.snapshot, self.state = meta, state
+
+    def _revert(self) -> None:
+        kept = self.kept
+        assert kept is not None
+        self.log, self.first, self.last = kept.log, kept.first, kept.last
+        self.snapshot, self.state, self.kept = kept.snapshot, kept.state, None
 
     def term(self, index: int) -> int | None:
         """LogReader."""
@@ -110,10 +127,18 @@ class Disk:
             for index in range(self.first, min(ready.compact_to, self.last) + 1):
                 del self.log[index]
             self.first = ready.compact_to + 1
+        if ready.settle:
+            self.kept = None
+        if ready.revert:
+            self._revert()
         if ready.install is not None:
             assert received is not None
-            self.log.clear()
-            self.snapshot, self.state = replace(ready.install.meta, id=f"s{received.index}"), received.copy()
+            meta = replace(ready.install.meta, id=f"s{received.index}")
+            if ready.install.unproven:
+                self.restored(meta, received.copy())
+            else:
+                self.log, self.kept = {}, None
+                self.snapshot, self.state = meta, received.copy()
         if not self.log:
             self.first = self.last = 0
 
@@ -125,7 +150,8 @@ class Disk:
             if configuration is not None:
                 found.append((index, configuration))
         last_term = self.log[self.last].term if self.log else 0
-        return InitialState(self.hard, self.snapshot, self.first, self.last, last_term, tuple(found))
+        unproven = self.kept is not None
+        return InitialState(self.hard, self.snapshot, self.first, self.last, last_term, tuple(found), unproven)
 
 
 @dataclass(slots=True)
@@ -189,6 +215,12 @@ class Judge:
         require(digest == node.machine.digest, "I4 state machines differ", node.id, node.machine.index)
         require(self.terms.setdefault(entry.index, entry.term) == entry.term, "I4 term differs", node.id, entry.index)
         self.committed = max(self.committed, entry.index)
+
+    def settled(self, node: Node, meta: SnapshotMeta, state: Machine) -> None:
+        """I3 and I4 for a restored snapshot that is committed."""
+        require(self.digests.setdefault(meta.index, state.digest) == state.digest, "I4 restored states differ", node.id)
+        require(self.terms.setdefault(meta.index, meta.term) == meta.term, "I4 restored over a commit", node.id, meta)
+        self.committed = max(self.committed, meta.index)
 
     def looked(self, node: Node, now: float) -> None:
         """I1, I3, I5, I8 and the lease, for one server as it is now."""

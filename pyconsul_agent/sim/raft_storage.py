@@ -27,6 +27,8 @@ class RaftDisk:
     log: dict[int, LogEntry] = field(default_factory=dict)
     snapshots: dict[str, tuple[SnapshotMeta, bytes]] = field(default_factory=dict)
     """By name, oldest first."""
+    restored: tuple[int, str] | None = None
+    """(index, name) of a snapshot that may yet be taken back."""
     commits: int = 0
     fail_in: int | None = None
     """How many operations from now the medium fails; from then on every operation does, until `repair`."""
@@ -68,6 +70,8 @@ class SimRaftStorage:
         entries: Sequence[LogEntry] = (),
         compact_to: int | None = None,
         clear_log: bool = False,
+        restored: SnapshotMeta | None = None,
+        settled: bool = False,
     ) -> None:
         """See RaftStorage."""
 
@@ -77,6 +81,15 @@ class SimRaftStorage:
             disk = self._disk
             disk.touch()
             log = {} if clear_log else dict(disk.log)
+            mark = disk.restored
+            if restored is not None:
+                mark = (restored.index, restored.id)
+                log = {index: entry for index, entry in log.items() if index < restored.index}
+            if settled and mark is not None:
+                low = mark[0]
+                log = {index: entry for index, entry in log.items() if index > low}
+            if settled or clear_log:
+                mark = None
             if truncate_from is not None:
                 log = {index: entry for index, entry in log.items() if index < truncate_from}
             for entry in entries:
@@ -85,11 +98,23 @@ class SimRaftStorage:
                 log[entry.index] = entry
             if compact_to is not None:
                 log = {index: entry for index, entry in log.items() if index > compact_to}
-            disk.log = log
+            disk.log, disk.restored = log, mark
             disk.hard_state = hard_state or disk.hard_state
             disk.commits += 1
 
         await self._blocking(work)
+
+    async def revert(self) -> InitialState:
+        """See RaftStorage."""
+
+        def work() -> InitialState:
+            disk = self._disk
+            if disk.restored is not None:
+                disk.touch()
+                disk.snapshots = {name: kept for name, kept in disk.snapshots.items() if name != disk.restored[1]}
+            return self._load()
+
+        return await self._blocking(work)
 
     async def create_snapshot(self, meta: SnapshotMeta, chunks: Callable[[], Iterable[bytes]]) -> SnapshotMeta:
         """See RaftStorage."""
@@ -124,15 +149,18 @@ class SimRaftStorage:
         disk = self._disk
         disk.touch()
         snapshot = max((meta for meta, _ in disk.snapshots.values()), key=lambda m: (m.term, m.index), default=None)
-        last = max(disk.log, default=0)
-        if snapshot is not None and disk.log:
+        unproven = self._is_unproven(snapshot)
+        log = {i: entry for i, entry in disk.log.items() if not unproven or (snapshot and i > snapshot.index)}
+        last = max(log, default=0)
+        if snapshot is not None and disk.log and not unproven:
             here = disk.log.get(snapshot.index)
             if last < snapshot.index or (here is not None and here.term != snapshot.term):
-                disk.log, last = {}, 0
-        if not disk.log:
-            return InitialState(hard_state=disk.hard_state, snapshot=snapshot)
-        first = min(disk.log)
-        if len(disk.log) != last - first + 1 or first > (snapshot.index if snapshot else 0) + 1:
+                disk.log = log = {}
+                last = 0
+        if not log:
+            return InitialState(hard_state=disk.hard_state, snapshot=snapshot, unproven=unproven)
+        first = min(log)
+        if len(log) != last - first + 1 or first > (snapshot.index if snapshot else 0) + 1:
             raise StorageError("raft storage: the log has a hole")
         return InitialState(
             hard_state=disk.hard_state,
@@ -142,11 +170,26 @@ class SimRaftStorage:
             last_term=disk.log[last].term,
             configurations=tuple(
                 (index, _configuration(disk.log[index]))
-                for index in sorted(disk.log)
+                for index in sorted(log)
                 if disk.log[index].type
                 in (EntryType.CONFIGURATION, EntryType.ADD_PEER_DEPRECATED, EntryType.REMOVE_PEER_DEPRECATED)
             ),
+            unproven=unproven,
         )
+
+    def _is_unproven(self, snapshot: SnapshotMeta | None) -> bool:
+        disk = self._disk
+        if disk.restored is None:
+            return False
+        index, name = disk.restored
+        if snapshot is not None and snapshot.id == name:
+            return True
+        if snapshot is not None and snapshot.index > index:
+            disk.log = {}
+        else:
+            disk.log = {i: entry for i, entry in disk.log.items() if i < index}
+        disk.restored = None
+        return False
 
 
 @dataclass(frozen=True, slots=True)

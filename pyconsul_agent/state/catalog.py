@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from pyconsul_agent.state.config_entry import CONFIG_ENTRIES, protocol_of
+from pyconsul_agent.state.gateway import GATEWAY_SERVICES, gateway_prefix
 from pyconsul_agent.state.store import ServiceRow, Store, node_prefix
 from pyconsul_agent.state.table import fold
 from pyconsul_agent.state.watch import WatchSet
-from pyconsul_agent.structs.catalog import Node, NodeService, ServiceName, ServiceNode, Weights
+from pyconsul_agent.structs.catalog import GatewayService, Node, NodeService, ServiceName, ServiceNode, Weights
+from pyconsul_agent.structs.config_kinds import INGRESS_GATEWAY, TERMINATING_GATEWAY, WILDCARD
 
 NODES = "nodes"
 SERVICES = "services"
@@ -96,6 +99,10 @@ def instances(
     tables `missing`. Letter case does not count.
     """
     rows = store.tables.services.lookup("connect" if connect else "name", fold(name))
+    floor = 0
+    if connect:
+        floor, gateways = behind_gateways(store, watch, name, TERMINATING_GATEWAY)
+        rows = rows + gateways
     if not rows:
         if connect:
             watch.table(SERVICES)
@@ -107,12 +114,50 @@ def instances(
         watch.row(INDEX, _key(entry))
     if connect:
         watch.table(SERVICES)
-    return store.index(*indexes), rows
+    return max(floor, store.index(*indexes)), rows
 
 
 def _service_indexes(rows: Iterable[ServiceRow]) -> list[str]:
     """The index entries of services, as they spell their names."""
     return sorted({f"service.{row.service.service}" for row in rows})
+
+
+def behind_gateways(store: Store, watch: WatchSet, name: str, kind: str) -> tuple[int, list[ServiceRow]]:
+    """Instances of the gateways of a kind that lead to a service.
+
+    The index is the highest of the mappings and of the gateways' own; it does not fall when a gateway goes.
+    """
+    watch.table(GATEWAY_SERVICES)
+    index, found = 0, []
+    for mapping in store.tables.gateway_services.lookup("service", fold(name)):
+        if mapping.gateway_kind != kind:
+            continue
+        gateway = mapping.gateway.name
+        rows = store.tables.services.lookup("name", fold(gateway))
+        watch.row(INDEX, _key(f"service.{gateway}"))
+        own = store.index(f"service.{gateway}") if rows else store.index(EXTINCTION)
+        index = max(index, mapping.modify_index, own)
+        found += rows
+    return index, found
+
+
+def gateway_services(store: Store, watch: WatchSet, gateway: str) -> tuple[int, list[GatewayService]]:
+    """The services behind a gateway; of all gateways if none is named. Wildcards stand for what they cover."""
+    watch.table(GATEWAY_SERVICES)
+    watch.table(CONFIG_ENTRIES)
+    prefix = gateway_prefix(gateway) if gateway else b""
+    index, found = store.index(GATEWAY_SERVICES), []
+    for row in store.tables.gateway_services.scan(prefix):
+        index = max(index, row.modify_index)
+        if row.service.name == WILDCARD:
+            continue
+        if row.gateway_kind == INGRESS_GATEWAY and row.from_wildcard:
+            # A wildcard covers only the services that speak what its listener speaks.
+            index = max(index, store.index(CONFIG_ENTRIES))
+            if protocol_of(store.tables, row.service.name) != row.protocol:
+                continue
+        found.append(row)
+    return index, found
 
 
 def instances_at(store: Store, watch: WatchSet, address: str) -> tuple[int, list[ServiceRow]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pyconsul_agent.state.catalog import CHECKS, NODES, SERVICES, instances, matches_meta
+from pyconsul_agent.state.catalog import CHECKS, NODES, SERVICES, behind_gateways, instances, matches_meta
 from pyconsul_agent.state.store import ServiceRow, Store, node_prefix, service_key
 from pyconsul_agent.state.table import fold
 from pyconsul_agent.state.watch import WatchSet
 from pyconsul_agent.structs.catalog import Node
+from pyconsul_agent.structs.config_kinds import INGRESS_GATEWAY
 from pyconsul_agent.structs.health import CheckServiceNode, HealthCheck, NodeInfo
 
 ANY = "any"
@@ -48,6 +49,17 @@ def service_nodes(
     """Instances of a service, each with its node, the node's checks and its own."""
     index, rows = instances(store, watch, name, connect=connect, missing=(NODES, SERVICES, CHECKS))
     return index, [with_checks(store, row) for row in rows]
+
+
+def ingress_nodes(store: Store, watch: WatchSet, name: str) -> tuple[int, list[CheckServiceNode]]:
+    """Instances of the ingress gateways that offer a service, each gateway's once."""
+    index, gateways = behind_gateways(store, watch, name, INGRESS_GATEWAY)
+    found: list[CheckServiceNode] = []
+    for gateway in sorted({row.service.service for row in gateways}):
+        own, rows = service_nodes(store, watch, gateway)
+        index = max(index, own)
+        found += rows
+    return index, found
 
 
 def with_checks(store: Store, row: ServiceRow) -> CheckServiceNode:

@@ -57,10 +57,17 @@ def put(txn: Txn, entry: DirEntry, *, keep_session: bool = True) -> DirEntry:
     session = entry.session
     if keep_session:
         session = existing.session if existing else ""
-    row = replace(entry, session=session, create_index=existing.create_index if existing else txn.index)
+    row = DirEntry(  # not `replace`: this is the most frequent write
+        lock_index=entry.lock_index,
+        key=entry.key,
+        flags=entry.flags,
+        value=entry.value,
+        session=session,
+        create_index=existing.create_index if existing else txn.index,
+        modify_index=txn.index,
+    )
     if existing is not None and _same(existing, row):
         return replace(row, modify_index=existing.modify_index)
-    row = replace(row, modify_index=txn.index)
     txn.put(txn.tables.kvs, row.key, row)
     txn.set_index(KVS)
     return row

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from pyconsul_agent.errors import RPCError
+from pyconsul_agent.state import gateway
 from pyconsul_agent.state import session as sessions
 from pyconsul_agent.state.store import ServiceRow, Txn, check_key, node_prefix, service_key
 from pyconsul_agent.state.table import fold
@@ -77,7 +78,7 @@ def register(txn: Txn, request: RegisterRequest) -> None:
             put_node(txn, node)
         except RPCError as error:
             raise RPCError(f"failed inserting node: {error}") from error
-    if request.service is not None:
+    if request.service is not None and not _is_registered(txn, request.node, request.service):
         try:
             put_service(txn, request.node, request.service)
         except RPCError as error:
@@ -188,6 +189,12 @@ def same_service(one: NodeService, other: NodeService) -> bool:
     return replace(one, create_index=0, modify_index=0) == replace(other, create_index=0, modify_index=0)
 
 
+def _is_registered(txn: Txn, node: str, service: NodeService) -> bool:
+    """Whether exactly this is stored already. One that leaves out its weights never is."""
+    existing = txn.tables.services.get(service_key(node, service.id))
+    return existing is not None and same_service(existing.service, service)
+
+
 def put_service(txn: Txn, node: str, service: NodeService) -> None:
     """Insert or overwrite a service; an unchanged one is not written. Raises RPCError."""
     problem = meta_problem(service.meta, allow_reserved=True)
@@ -196,6 +203,7 @@ def put_service(txn: Txn, node: str, service: NodeService) -> None:
     row = _stored_form(service)
     key = service_key(node, service.id)
     existing = txn.tables.services.get(key)
+    gateway.service_registered(txn, node, service, existing.service if existing is not None else None)
     if existing is not None and same_service(existing.service, row):
         return
     owner = txn.tables.nodes.get(fold(node))
@@ -296,7 +304,9 @@ def delete_service(txn: Txn, node: str, service_id: str) -> None:
     txn.delete(txn.tables.services, key)
     txn.set_index(CHECKS)
     txn.raise_index(SERVICES, kind_index(row.service.kind))
-    if txn.tables.services.first("name", fold(row.service.service)) is not None:
+    others = txn.tables.services.first("name", fold(row.service.service)) is not None
+    gateway.service_removed(txn, row, last_of_name=not others)
+    if others:
         txn.raise_index(service_index(row.service.service))
     else:
         txn.delete_index(service_index(row.service.service))

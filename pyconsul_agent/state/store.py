@@ -9,18 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyconsul_agent.state.table import Table, fold, join
 from pyconsul_agent.state.watch import Changes, Touch, WatchRegistry
-from pyconsul_agent.structs.base import Duration, seconds, wire
-from pyconsul_agent.structs.catalog import Node, NodeService
+from pyconsul_agent.structs.base import Duration, seconds
+from pyconsul_agent.structs.catalog import GatewayService, Node, NodeService
+from pyconsul_agent.structs.config_kinds import ConfigEntry, related_services
 from pyconsul_agent.structs.coordinate import Coordinate
+from pyconsul_agent.structs.federation import FederationState
 from pyconsul_agent.structs.health import HealthCheck
+from pyconsul_agent.structs.intention import Intention, ServiceIntentionsConfigEntry
 from pyconsul_agent.structs.kv import DirEntry
 from pyconsul_agent.structs.operator import AutopilotConfig
 from pyconsul_agent.structs.prepared_query import PreparedQuery
 from pyconsul_agent.structs.session import Session
+from pyconsul_agent.structs.system import SystemMetadataEntry
+
+if TYPE_CHECKING:  # their modules are read by the first command that needs them
+    from pyconsul_agent.structs.acl import ACLAuthMethod, ACLBindingRule, ACLPolicy, ACLRole, ACLToken
+    from pyconsul_agent.structs.connect_ca import CAConfiguration, CAConsulProviderState, CARoot
 
 RowT = TypeVar("RowT")
 
@@ -28,6 +36,12 @@ INDEX_TABLE = "index"
 LOCK_DELAY_MAX_S = 60.0
 SINGLETON = b""
 """Key of the row of a table that has one."""
+
+KV, CATALOG = "kv", "catalog"
+"""Parts of the state whose changes are counted apart, see `Store.version`."""
+_KV_TOUCHES = frozenset({"kvs", "tombstones"})
+_KV_INDEXES = frozenset({b"kvs", b"tombstones"})
+_NOT_OF_KV = frozenset({"nodes", "services", "checks", "coordinates", INDEX_TABLE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,28 +58,6 @@ class Tombstone:
 
     key: bytes
     index: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SystemMetadata:
-    """Consul's `SystemMetadataEntry`."""
-
-    key: str = wire("Key", "")
-    value: str = wire("Value", "")
-    create_index: int = wire("CreateIndex", 0)
-    modify_index: int = wire("ModifyIndex", 0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FederationState:
-    """Consul's `FederationState`; the gateways are carried unread."""
-
-    datacenter: str = wire("Datacenter", "")
-    mesh_gateways: Any = wire("MeshGateways", None)
-    updated_at: Any = wire("UpdatedAt", None)
-    primary_modify_index: int = wire("PrimaryModifyIndex", 0)
-    create_index: int = wire("CreateIndex", 0)
-    modify_index: int = wire("ModifyIndex", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +127,39 @@ def connect_names(row: ServiceRow) -> tuple[bytes, ...]:
     return (fold(row.service.service),) if row.service.connect.native else ()
 
 
+@dataclass(frozen=True, slots=True)
+class MeshLink:
+    """That a service (or an ingress gateway) reaches another. `instances` are the proxies that say so."""
+
+    upstream: str
+    downstream: str
+    instances: frozenset[bytes]
+    create_index: int
+    modify_index: int
+
+
+def raw(text: str) -> bytes:
+    """Text as a key that compares bytewise."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def linked_services(entry: ConfigEntry) -> list[bytes]:
+    """Services that a config entry refers to."""
+    return [fold(name) for name in sorted(related_services(entry))]
+
+
+def legacy_intention_ids(entry: ConfigEntry) -> list[bytes]:
+    """IDs by which the old API finds the intentions of a config entry."""
+    if not isinstance(entry, ServiceIntentionsConfigEntry):
+        return []
+    return sorted({row_id(source.legacy_id) for source in entry.sources or () if source.legacy_id})
+
+
+def intention_names(row: Intention) -> bytes:
+    """The four names that only one intention may have."""
+    return join(fold(row.source_ns), fold(row.source_name), fold(row.destination_ns), fold(row.destination_name))
+
+
 def is_template(query: PreparedQuery) -> bool:
     """Whether a prepared query is a template."""
     return query.template.type != ""
@@ -177,8 +202,34 @@ class Tables:
                 "session": lambda row: (row_id(row.session),) if row.session else (),
             },
         )
+        self.config_entries: Table[ConfigEntry] = Table(
+            "config-entries", {"link": linked_services, "intention": legacy_intention_ids}
+        )
+        self.gateway_services: Table[GatewayService] = Table(
+            "gateway-services", {"service": lambda row: (fold(row.service.name),)}
+        )
+        self.mesh_topology: Table[MeshLink] = Table(
+            "mesh-topology", {"downstream": lambda row: (fold(row.downstream),)}
+        )
+        self.intentions: Table[Intention] = Table("connect-intentions", {"names": lambda row: (intention_names(row),)})
+        self.acl_tokens: Table[ACLToken] = Table(
+            "acl-tokens",
+            {
+                "accessor": lambda row: (row_id(row.accessor_id),) if row.accessor_id else (),
+                "auth_method": lambda row: (fold(row.auth_method),) if row.auth_method else (),
+            },
+        )
+        self.acl_policies: Table[ACLPolicy] = Table("acl-policies", {"name": lambda row: (fold(row.name),)})
+        self.acl_roles: Table[ACLRole] = Table("acl-roles", {"name": lambda row: (fold(row.name),)})
+        self.acl_binding_rules: Table[ACLBindingRule] = Table(
+            "acl-binding-rules", {"auth_method": lambda row: (fold(row.auth_method),)}
+        )
+        self.acl_auth_methods: Table[ACLAuthMethod] = Table("acl-auth-methods")
+        self.ca_roots: Table[CARoot] = Table("connect-ca-roots")
+        self.ca_config: Table[CAConfiguration] = Table("connect-ca-config")
+        self.ca_provider: Table[CAConsulProviderState] = Table("connect-ca-builtin")
         self.autopilot: Table[AutopilotConfig] = Table("autopilot-config")
-        self.system_metadata: Table[SystemMetadata] = Table("system-metadata")
+        self.system_metadata: Table[SystemMetadataEntry] = Table("system-metadata")
         self.federation_states: Table[FederationState] = Table("federation-states")
         self.opaque: Table[OpaqueRecord] = Table("opaque")
 
@@ -239,7 +290,26 @@ class Store:
         self.lock_delays = LockDelays()
         self.generation = 0
         """Counts restores."""
+        self._versions = {KV: 0, CATALOG: 0}
         self._open = False
+
+    def version(self, part: str) -> int:
+        """A number that grows with every change that a read of `part` could see.
+
+        KV is keys, values and tombstones; CATALOG is everything but those. What belongs to neither counts for both.
+        """
+        return self._versions[part]
+
+    def _count(self, touched: Iterable[Touch]) -> None:
+        kv = catalog = False
+        for table, key in touched:
+            if table in _KV_TOUCHES or (table == INDEX_TABLE and key in _KV_INDEXES):
+                kv = True
+            else:
+                catalog = True
+                kv = kv or table not in _NOT_OF_KV
+        self._versions[KV] += kv
+        self._versions[CATALOG] += catalog
 
     def begin(self, index: int, now: float = 0.0) -> Txn:
         """A write transaction at raft index `index`; `now` only dates lock delays. One at a time."""
@@ -263,6 +333,7 @@ class Store:
         self.tables = fresh.tables
         self.lock_delays.clear()
         self.generation += 1
+        self._versions = {part: version + 1 for part, version in self._versions.items()}
         self.watchers.wake_all()
 
     def _closed(self) -> None:
@@ -271,6 +342,8 @@ class Store:
 
 class Txn:
     """A write transaction. Ends by `commit` or `abort`; as a context manager it aborts on an exception."""
+
+    __slots__ = ("_delays", "_touched", "_undo", "index", "now", "store", "tables")
 
     def __init__(self, store: Store, index: int, now: float) -> None:
         self.store = store
@@ -327,7 +400,8 @@ class Txn:
         for key, delay_s in self._delays:
             self.store.lock_delays.note(key, self.now + delay_s, self.now)
         self.store._closed()
-        changes = Changes(self.index, frozenset(self._touched))
+        self.store._count(self._touched)
+        changes = Changes(self.index, self._touched)
         self.store.watchers.notify(changes)
         return changes
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pyconsul_agent.state.store import SINGLETON, FederationState, Store, SystemMetadata, Txn
+from pyconsul_agent.state.store import SINGLETON, Store, Txn
+from pyconsul_agent.state.table import fold
 from pyconsul_agent.state.watch import WatchSet
+from pyconsul_agent.structs.federation import FederationState
 from pyconsul_agent.structs.operator import AutopilotConfig
+from pyconsul_agent.structs.system import SystemMetadataEntry
 
 SYSTEM_METADATA = "system-metadata"
 FEDERATION_STATES = "federation-states"
@@ -29,9 +32,9 @@ def set_autopilot_config(txn: Txn, config: AutopilotConfig, *, compare: bool = F
     return True
 
 
-def set_metadata(txn: Txn, entry: SystemMetadata) -> None:
+def set_metadata(txn: Txn, entry: SystemMetadataEntry) -> None:
     """Store one pair."""
-    key = entry.key.encode("utf-8", "surrogateescape")
+    key = fold(entry.key)
     existing = txn.tables.system_metadata.get(key)
     created = existing.create_index if existing else txn.index
     txn.put(txn.tables.system_metadata, key, replace(entry, create_index=created, modify_index=txn.index))
@@ -40,15 +43,27 @@ def set_metadata(txn: Txn, entry: SystemMetadata) -> None:
 
 def delete_metadata(txn: Txn, name: str) -> None:
     """Delete one pair; unknown ones are fine."""
-    key = name.encode("utf-8", "surrogateescape")
+    key = fold(name)
     if txn.tables.system_metadata.get(key) is not None:
         txn.delete(txn.tables.system_metadata, key)
         txn.set_index(SYSTEM_METADATA)
 
 
+def federation_state(store: Store, watch: WatchSet, datacenter: str) -> tuple[int, FederationState | None]:
+    """A datacenter's state."""
+    watch.row(FEDERATION_STATES, fold(datacenter))
+    return store.index(FEDERATION_STATES), store.tables.federation_states.get(fold(datacenter))
+
+
+def federation_states(store: Store, watch: WatchSet) -> tuple[int, list[FederationState]]:
+    """The states of all datacenters by name."""
+    watch.table(FEDERATION_STATES)
+    return store.index(FEDERATION_STATES), store.tables.federation_states.scan()
+
+
 def set_federation_state(txn: Txn, state: FederationState) -> None:
     """Store a datacenter's state."""
-    key = state.datacenter.encode("utf-8", "surrogateescape")
+    key = fold(state.datacenter)
     existing = txn.tables.federation_states.get(key)
     row = replace(
         state,
@@ -62,7 +77,7 @@ def set_federation_state(txn: Txn, state: FederationState) -> None:
 
 def delete_federation_state(txn: Txn, datacenter: str) -> None:
     """Delete a datacenter's state; unknown ones are fine."""
-    key = datacenter.encode("utf-8", "surrogateescape")
+    key = fold(datacenter)
     if txn.tables.federation_states.get(key) is not None:
         txn.delete(txn.tables.federation_states, key)
         txn.set_index(FEDERATION_STATES)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pyconsul_agent.errors import RPCError
-from pyconsul_agent.state import kv, registration
+from pyconsul_agent.state import intention, kv, registration
 from pyconsul_agent.state import session as sessions
 from pyconsul_agent.state.store import Txn, check_key, row_id, service_key
 from pyconsul_agent.state.table import fold
@@ -19,6 +19,7 @@ from pyconsul_agent.structs.kv import DirEntry
 from pyconsul_agent.structs.txn import (
     TxnCheckOp,
     TxnError,
+    TxnIntentionOp,
     TxnKVOp,
     TxnNodeOp,
     TxnOp,
@@ -58,7 +59,10 @@ def _run_one(txn: Txn, op: TxnOp) -> list[TxnResult]:
         return _check(txn, op.check)
     if op.session is not None:
         return _session(txn, op.session)
-    raise RPCError("no operation specified" if op.intention is None else "intentions are not supported")
+    if op.intention is not None:
+        _intention(txn, op.intention)
+        return []
+    raise RPCError("no operation specified")
 
 
 # --- keys -----------------------------------------------------------------------------------------------------
@@ -247,3 +251,13 @@ def _session(txn: Txn, op: TxnSessionOp) -> list[TxnResult]:
         raise RPCError("failed to delete session: not found")
     sessions.remove_row(txn, row)
     return []
+
+
+def _intention(txn: Txn, op: TxnIntentionOp) -> None:
+    """A row of the old table. Servers of 1.9 and later do not write such operations."""
+    if op.op in ("create", "update") and op.intention is not None:
+        intention.put_row(txn, op.intention)
+    elif op.op == "delete" and op.intention is not None:
+        intention.delete_row(txn, op.intention.id)
+    else:
+        raise RPCError(f'unknown Intention op "{op.op}"')

@@ -6,7 +6,7 @@ A watch names a row (present or absent), a key prefix or a whole table. The inde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 
 WATCHES_PER_READ_MAX = 2048
@@ -45,12 +45,12 @@ class WatchSet:
         self.prefixes.add((table, b""))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Changes:
     """What one commit touched."""
 
     index: int
-    touched: frozenset[Touch]
+    touched: Set[Touch]
 
 
 class WatchRegistry:

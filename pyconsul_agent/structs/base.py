@@ -10,6 +10,7 @@ Types and their zero values, as Go has them:
 | `bytes`                        | string of any bytes (keys) | `b""`  |
 | `bytes | None`                 | []byte, nil kept apart     | `None` |
 | `int` / `float` / `bool`       | any integer / float64      | 0      |
+| `Float32`                      | float32                    | 0      |
 | `Duration`                     | time.Duration, nanoseconds | 0      |
 | `GoTime`                       | time.Time                  | year 1 |
 | `tuple[T, ...] | None`         | []T, nil kept apart        | `None` |
@@ -22,11 +23,17 @@ Text from the wire that is not UTF-8 is carried by the `surrogateescape` error h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any, NewType, TypeVar, dataclass_transform
+from functools import cache
+from operator import attrgetter
+from typing import Any, NewType, TypeVar, cast, dataclass_transform
 
 Duration = NewType("Duration", int)
 """A span of time in whole nanoseconds, as Go's time.Duration travels."""
+
+Float32 = NewType("Float32", float)
+"""A number that travels in four bytes."""
 
 NANOSECONDS_PER_SECOND = 1_000_000_000
 ZERO_TIME_UNIX_SECONDS = -62_135_596_800
@@ -72,12 +79,43 @@ def struct(cls: type[ClassT]) -> type[ClassT]:
     """A frozen, slotted, keyword-only dataclass.
 
     That it is frozen is checked by the type checker, not at run time: an instance of a real frozen dataclass costs
-    twice as much (every field goes through `object.__setattr__`), and its class two more compilations at an agent's
-    start. Structs are hashable because they never change.
+    twice as much (every field goes through `object.__setattr__`). Structs are hashable because they never change.
+    Comparing, hashing and showing are one function for all, because compiling them for each class is a good part of an
+    agent's start.
     """
-    made = dataclass(slots=True, kw_only=True, repr=False, unsafe_hash=True)(cls)
-    made.__repr__ = _shown  # type: ignore[method-assign]
-    return made
+    made: Any = dataclass(slots=True, kw_only=True, repr=False, eq=False, match_args=False)(cls)
+    made.__repr__, made.__eq__, made.__hash__ = _shown, _equal, _hashed
+    return cast(type[ClassT], made)
+
+
+@cache
+def _values(kind: type) -> Callable[[Any], Any]:
+    """What reads all fields of a struct, as something that compares and hashes as they do."""
+    names = [each.name for each in fields(kind)]
+    return attrgetter(*names) if names else lambda value: ()
+
+
+def _equal(self: Any, other: object) -> Any:
+    if type(self) is not type(other):
+        return NotImplemented
+    kind: Any = type(self)
+    values = _values(kind)
+    return values(self) == values(other)
+
+
+def _hashed(self: Any) -> int:
+    kind: Any = type(self)
+    return hash(_values(kind)(self))
+
+
+OWN_FORMS: set[type] = set()
+"""Structs that travel as a raw string with msgpack of their own inside; `wire.config_entry` knows what is in it."""
+
+
+def own_form(cls: type[ClassT]) -> type[ClassT]:
+    """Mark a struct as one of `OWN_FORMS`."""
+    OWN_FORMS.add(cls)
+    return cls
 
 
 def _shown(self: Any) -> str:

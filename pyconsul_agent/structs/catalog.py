@@ -53,7 +53,7 @@ class ExposePath:
     path: str = wire("Path", default="", json_omit=True)
     local_path_port: int = wire("LocalPathPort", default=0, json_omit=True)
     protocol: str = wire("Protocol", default="", json_omit=True)
-    parsed_from_check: bool = wire("ParsedFromCheck", default=False)
+    parsed_from_check: bool = wire("ParsedFromCheck", default=False, json_omit=True)
 
 
 @struct

@@ -139,6 +139,8 @@ class InstallSnapshotRequest(RPCHeader):
     configuration: bytes | None = wire("Configuration", default=None)
     configuration_index: int = wire("ConfigurationIndex", default=0)
     size: int = wire("Size", default=0)
+    unproven: bool = wire("Unproven", default=False, omit_zero=True)
+    """Ours: a user's restore, of which the sender does not know yet whether a quorum has it. Others do not read it."""
 
 
 @struct

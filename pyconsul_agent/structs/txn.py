@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pyconsul_agent.structs.base import struct, wire
 from pyconsul_agent.structs.catalog import Node, NodeService
 from pyconsul_agent.structs.health import HealthCheck
+from pyconsul_agent.structs.intention import Intention, IntentionMutation
 from pyconsul_agent.structs.kv import DirEntry
 from pyconsul_agent.structs.session import Session
 
@@ -53,6 +52,17 @@ class TxnSessionOp:
 
 
 @struct
+class TxnIntentionOp:
+    """Consul's `TxnIntentionOp`."""
+
+    datacenter: str = wire("Datacenter", default="")
+    op: str = wire("Op", default="")
+    intention: Intention | None = wire("Intention", default=None)
+    mutation: IntentionMutation | None = wire("Mutation", default=None)
+    token: str = wire("Token", default="")
+
+
+@struct
 class TxnOp:
     """Consul's `TxnOp`."""
 
@@ -61,7 +71,7 @@ class TxnOp:
     service: TxnServiceOp | None = wire("Service", default=None)
     check: TxnCheckOp | None = wire("Check", default=None)
     session: TxnSessionOp | None = wire("Session", default=None)
-    intention: Any = wire("Intention", default=None)
+    intention: TxnIntentionOp | None = wire("Intention", default=None)
 
 
 @struct

@@ -50,8 +50,10 @@ class TransmitLimitedQueue:
 
     def get(self, overhead: int, limit: int, node_count: int) -> list[bytes]:
         """Messages for one packet: each costs `overhead` and its length, in all at most `limit`. Counts as sent."""
-        most = retransmit_limit(self._mult, node_count)
         chosen: list[bytes] = []
+        if not self._entries:
+            return chosen
+        most = retransmit_limit(self._mult, node_count)
         again: list[tuple[_Key, _Entry]] = []
         used = 0
         transmits = 0
@@ -85,6 +87,8 @@ class TransmitLimitedQueue:
 
     def take_finished(self) -> list[int]:
         """Tickets of the messages that are out of the queue since the last call."""
+        if not self._finished:
+            return []
         finished, self._finished = self._finished, []
         return finished
 

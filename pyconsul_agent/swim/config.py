@@ -51,8 +51,10 @@ class SwimConfig:
     members_keep_id_when_moving: bool = True
     """Accept a new address at once for the same node ID when the old address shows no life (reliability rule 2.5)."""
 
+    refusal_shortens_suspicion: bool = True
+    """A suspect whose host refuses our connection has the least time of a small pool, whatever the size of this one."""
+
     def __post_init__(self) -> None:
-        assert self.probe_timeout_s <= self.probe_interval_s, "a probe must end within its interval"
         assert self.packet_bytes_max > 64 + self.packet_overhead, "a packet must hold a message"
 
     @property

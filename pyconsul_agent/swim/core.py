@@ -27,7 +27,7 @@ from pyconsul_agent.swim.effects import (
     log_line,
 )
 from pyconsul_agent.swim.inbox import Inbox
-from pyconsul_agent.swim.members import Membership
+from pyconsul_agent.swim.members import Membership, alive_of
 from pyconsul_agent.swim.probe import Prober, answer_address
 from pyconsul_agent.swim.send import USER_TYPE, Sender
 from pyconsul_agent.swim.streams import OpenedStream, Streams
@@ -55,6 +55,12 @@ from pyconsul_agent.wire.gossip_stream import encode_stream
 LAG_TOLERATED = 0.5
 """Running late by more than this part of the probe time-out counts against our own health."""
 LAG_FORGIVEN_MAX_S = 30.0
+LOOK_AFTER_INTERVAL_S = 1.0
+"""Push/pulls with members that were declared dead and speak: one in so long, longer in a large pool."""
+ASK_FOR_NEWS_INTERVAL_S = 5.0
+"""Push/pulls because a node pings us that we do not know: one in so long, longer in a large pool."""
+REMIND_INTERVAL_S = 0.05
+"""Answers to accusations that are old: one in so long, whoever sends them."""
 COMPLAINTS_MAX = 20
 """Log lines about bad input per second; the rest is counted."""
 
@@ -99,6 +105,9 @@ class Swim:
         self._last_ticket = 0
         self._lag_counted_at: float | None = None
         self._complaints = _Complaints()
+        self._look_after_from = 0.0
+        self._remind_from = 0.0
+        self._ask_for_news_from = 0.0
 
     # --- driving ------------------------------------------------------------------------------------------------
 
@@ -112,21 +121,25 @@ class Swim:
 
     def take(self) -> list[Effect]:
         """The effects since the last call, in the order to be performed."""
+        if not self._effects:
+            return []
         effects = self._effects.copy()
         self._effects.clear()
         return effects
 
     def next_deadline(self) -> float | None:
         """When `tick` wants to be called at the latest; None before `start`."""
-        times = (
-            self._gossip_at,
+        due = self._gossip_at
+        for time in (
             self._push_pull_at,
             self._prober.next_deadline(),
             self._members.next_deadline(),
             self._streams.next_deadline(),
-            min(self._waiting.values(), default=None),
-        )
-        return min((time for time in times if time is not None), default=None)
+            min(self._waiting.values()) if self._waiting else None,
+        ):
+            if time is not None and (due is None or time < due):
+                due = time
+        return due
 
     def tick(self, now: float) -> None:
         """Do what is due: probes, suspicions, gossip, push/pull."""
@@ -142,25 +155,31 @@ class Swim:
             self._push_pull(now)
         self._finish_waiting(now)
 
-    def note_lag(self, seconds: float, now: float) -> None:
-        """The driver ran `seconds` late: count it against our own health, at most once per probe interval, and give
-        running probe and suspicions that much more, since the answers may lie unread.
+    def note_lag(self, seconds: float, now: float) -> bool:
+        """The driver ran `seconds` late: blame ourselves; False if that is too little to matter.
+
+        It counts against our own health, at most once per probe interval. The probe that runs condemns nobody, since
+        answers may have been lost or lie unread, and suspicions last that much longer. Call it before the input that
+        comes after a stall.
         """
         config = self._config
         if seconds <= LAG_TOLERATED * config.probe_timeout_s:
-            return
+            return False
         forgiven = min(seconds, LAG_FORGIVEN_MAX_S)
         self._prober.postpone(forgiven)
         self._members.postpone(forgiven)
         if self._lag_counted_at is None or now - self._lag_counted_at >= config.probe_interval_s:
             self._lag_counted_at = now
             self._awareness.change(1)
+        return True
 
     # --- packets ------------------------------------------------------------------------------------------------
 
     def receive(self, packets: Sequence[tuple[bytes, Address]], now: float) -> None:
         """Datagrams (label and encryption removed) with their senders, oldest first."""
         for data, source in packets:
+            if self._members.gone:
+                self._look_after(source, now)
             try:
                 self._receive_one(data, source, now)
             except DecodeError as error:
@@ -168,6 +187,33 @@ class Swim:
         for message, source in self._inbox.drain():
             self._handle(message, source, now)
         self._finish_waiting(now)
+
+    def _look_after(self, source: Address, now: float) -> None:
+        """Who speaks is not dead, and we may have missed its refutation: exchange all we know, but not too often."""
+        name = self._members.gone.get(source)
+        if name is None or now < self._look_after_from:
+            return
+        self._look_after_from = now + self._scaled(LOOK_AFTER_INTERVAL_S)
+        self._streams.push_pull_with(source, name, join=False, now=now)
+
+    def _ask_for_news(self, now: float) -> None:
+        """Somebody knows us whom we do not know: we have missed something, and ask one whom we do know."""
+        if now >= self._ask_for_news_from:
+            self._ask_for_news_from = now + self._scaled(ASK_FOR_NEWS_INTERVAL_S)
+            self._push_pull(now)
+
+    def _remind(self, accusation: Suspect | Dead, source: Address, now: float) -> None:
+        """Whoever sends an accusation that was refuted, of us or of another, has not heard of that: tell it.
+
+        Memberlist ignores these, and one that missed the refutation (or that moved meanwhile, so that no gossip reaches
+        it) declares a member dead that lives. Not more often than `REMIND_INTERVAL_S`.
+        """
+        accused = self._members.nodes.get(accusation.node)
+        if accused is None or accused.state != NodeState.ALIVE or now < self._remind_from:
+            return
+        if accusation.incarnation < accused.incarnation:
+            self._remind_from = now + REMIND_INTERVAL_S
+            self._sender.send_bare(encode_message(alive_of(accused)), source)
 
     def send_user(self, to: Address, data: bytes) -> None:
         """Send one message of the layer above to one place, best effort (serf's query answers and relays)."""
@@ -212,8 +258,10 @@ class Swim:
             case Alive():
                 self._members.alive(message, now)
             case Suspect():
+                self._remind(message, source, now)
                 self._members.suspect(message, now)
             case Dead():
+                self._remind(message, source, now)
                 self._members.dead(message, now)
             case UserMessage():
                 self._effects.append(Deliver(message.data, source))
@@ -223,6 +271,8 @@ class Swim:
             self._complain(now, "Got ping for unexpected node", node=ping.node, source=source[0])
             return
         to = answer_address(ping.source_address, ping.source_port, source)
+        if ping.node and ping.source_node and ping.source_node not in self._members.nodes:
+            self._ask_for_news(now)
         self._sender.send(encode_message(Ack(ping.sequence_number, self._delegate.ack_payload())), to)
 
     # --- streams ------------------------------------------------------------------------------------------------
@@ -271,6 +321,7 @@ class Swim:
         self._stream_lost(id, stream, error)
         if refused:
             self._members.note_refused(stream.to, now)
+            self._prober.host_refused(stream.sequence, now)
 
     def _stream_lost(self, id: int, stream: OpenedStream, error: str) -> None:
         if stream.purpose is StreamPurpose.PING:
@@ -336,9 +387,25 @@ class Swim:
         """Messages in the broadcast queue."""
         return len(self._queue)
 
+    def suspicion_ends_at(self, name: str) -> float | None:
+        """When `name` will be declared dead unless it refutes; None if it is not suspect here."""
+        suspicion = self._members.suspicions.get(name)
+        return None if suspicion is None else suspicion.deadline
+
+    def local_state(self) -> PushPull:
+        """What a push/pull would tell of now."""
+        return self._streams.local_state(False)
+
+    def forget_broadcasts(self) -> None:
+        """Nothing need be told to anybody; for simulations that begin in the middle of a pool's life."""
+        self._queue.prune(0)
+        self._queue.take_finished()
+
     # --- periodic work ------------------------------------------------------------------------------------------
 
     def _gossip(self, now: float) -> None:
+        if not self._sender.may_have_broadcasts():
+            return
         recently = now - self._config.gossip_to_the_dead_s
 
         def listens(node: Node) -> bool:
@@ -356,6 +423,10 @@ class Swim:
         interval_ns = round(self._config.push_pull_interval_s * NANOSECONDS)
         return push_pull_interval_ns(interval_ns, len(self._members)) / NANOSECONDS
 
+    def _scaled(self, span_s: float) -> float:
+        """`span_s` longer in large pools, as between two push/pulls: they exchange more each time."""
+        return span_s * self._push_pull_interval() / self._config.push_pull_interval_s
+
     # --- waiting for a broadcast to be out ----------------------------------------------------------------------
 
     def _new_ticket(self) -> int:
@@ -369,9 +440,15 @@ class Swim:
             self._effects.append(BroadcastFinished(ticket, timed_out=False))
 
     def _finish_waiting(self, now: float) -> None:
-        for ticket in self._queue.take_finished():
+        finished = self._queue.take_finished()
+        if not self._waiting:
+            return
+        for ticket in finished:
             if self._waiting.pop(ticket, None) is not None:
                 self._effects.append(BroadcastFinished(ticket, timed_out=False))
+        if self._waiting and not self._members.others_alive():  # nobody is left to hear it
+            self._effects += [BroadcastFinished(ticket, timed_out=False) for ticket in self._waiting]
+            self._waiting.clear()
         for ticket in [ticket for ticket, until in self._waiting.items() if until <= now]:
             del self._waiting[ticket]
             self._effects.append(BroadcastFinished(ticket, timed_out=True))

@@ -14,6 +14,9 @@ class Delegate(Protocol):
     def node_meta(self, limit: int) -> bytes:
         """This node's meta (encoded tags), at most `limit` bytes."""
 
+    def may_have_broadcasts(self) -> bool:
+        """False when `get_broadcasts` certainly has nothing."""
+
     def get_broadcasts(self, overhead: int, limit: int) -> Sequence[bytes]:
         """Messages to piggyback, **without** the user type byte; each costs `overhead` + its length, in all `limit`."""
 
@@ -41,6 +44,9 @@ class NoDelegate:
 
     def node_meta(self, limit: int) -> bytes:
         return b""
+
+    def may_have_broadcasts(self) -> bool:
+        return True
 
     def get_broadcasts(self, overhead: int, limit: int) -> Sequence[bytes]:
         return ()

@@ -41,7 +41,12 @@ from pyconsul_agent.wire.gossip import (
     encode_message,
 )
 
+SCAN_NODES_MAX = 32
+DRAWS_PER_NODE = 4
+"""In larger pools random members are drawn; all are looked at only if so many draws found too few."""
 INCARNATION_MAX = (1 << 32) - 1
+REFUSAL_MEMORY_S = 5.0
+"""How long a refusal by the host counts as evidence in a suspicion that starts later."""
 MOVE_MEMORY_S = 30.0
 """How long a refused new address, or a refusal by the old one's host, is remembered as evidence."""
 
@@ -62,6 +67,7 @@ class Membership:
         emit: Callable[[Effect], None],
     ) -> None:
         self._config = config
+        self._versions = config.versions
         self.name = name
         self.advertise = advertise
         self._delegate = delegate
@@ -78,7 +84,9 @@ class Membership:
         self._moves: dict[str, tuple[Alive, float]] = {}
         self._refused: dict[str, float] = {}
         self.contested: set[str] = set()
-        """Names whose address is claimed by another with the same ID: to be probed soon."""
+        """Names to be probed soon: their address is claimed by another with the same ID, or a probe proved nothing."""
+        self.gone: dict[Address, str] = {}
+        """Where those were that are held for dead; a packet from there is a sign of life."""
 
     # --- views --------------------------------------------------------------------------------------------------
 
@@ -96,11 +104,30 @@ class Membership:
 
     def choose(self, count: int, fits: Callable[[Node], bool]) -> list[Node]:
         """Up to `count` random others that fit."""
+        if len(self.ring) > SCAN_NODES_MAX:
+            found = self._draw(count, fits)
+            if len(found) == count:
+                return found
         candidates = [node for name, node in self.nodes.items() if name != self.name and fits(node)]
         return self._rng.sample(candidates, min(count, len(candidates)))
 
+    def _draw(self, count: int, fits: Callable[[Node], bool]) -> list[Node]:
+        """Some that fit, without looking at everybody; in a large pool most do."""
+        found: dict[str, Node] = {}
+        for _ in range(DRAWS_PER_NODE * count):
+            name = self.ring[int(self._rng.random() * len(self.ring))]
+            if name != self.name and name not in found:
+                node = self.nodes[name]
+                if fits(node):
+                    found[name] = node
+                    if len(found) == count:
+                        break
+        return list(found.values())
+
     def next_deadline(self) -> float | None:
         """When the first suspicion ends."""
+        if not self.suspicions:
+            return None
         return min((suspicion.deadline for suspicion in self.suspicions.values()), default=None)
 
     # --- ourselves ----------------------------------------------------------------------------------------------
@@ -118,7 +145,7 @@ class Membership:
             address=address_bytes(self.advertise[0]),
             port=self.advertise[1],
             meta=meta or None,
-            versions=self._config.versions,
+            versions=self._versions,
         )
         self.alive(alive, now, ours=True, ticket=ticket)
 
@@ -129,14 +156,14 @@ class Membership:
         me = replace(self.local, incarnation=self.next_incarnation(accused))
         self.nodes[self.name] = me
         self._awareness.change(1)
-        self._queue.queue(encode_message(_alive_of(me)), name=me.address)
+        self._queue.queue(encode_message(alive_of(me)), name=me.address)
 
     # --- alive --------------------------------------------------------------------------------------------------
 
     def alive(self, message: Alive, now: float, *, ours: bool = False, ticket: int | None = None) -> None:
         """A node is said to be alive (`ours`: we say it of ourselves)."""
         local = message.node == self.name
-        if local and self.leaving:
+        if (local and self.leaving) or self._is_old_news(message):
             return
         claim = self._claim(message, now, ours)
         if claim is None:
@@ -166,6 +193,19 @@ class Membership:
         self._queue.queue(encode_message(replace(message, port=claim.port)), name=message.node, ticket=ticket)
         self._store_alive(known, claim, now)
 
+    def _is_old_news(self, message: Alive) -> bool:
+        """Most of what comes says what we know: the same number from the same place. It changes nothing, whatever else
+        is in it, so nobody is asked about it.
+        """
+        known = self.nodes.get(message.node)
+        return (
+            known is not None
+            and message.incarnation <= known.incarnation
+            and message.node != self.name
+            and message.port == known.port
+            and message.address == address_bytes(known.address)
+        )
+
     def _alive_about_us(self, message: Alive, me: Node) -> None:
         same = (message.incarnation, message.meta or b"", message.versions) == (
             me.incarnation,
@@ -182,6 +222,7 @@ class Membership:
         self.nodes[node.name] = node
         self._moves.pop(node.name, None)
         self._refused.pop(node.name, None)
+        self.gone.pop(known.endpoint, None)
         if known.is_gone:
             self._emit(NotifyJoin(node))
         elif (known.meta or b"") != (node.meta or b"") or known.endpoint != node.endpoint:
@@ -204,12 +245,13 @@ class Membership:
         except DecodeError as error:
             self._warn("Ignoring an alive message", node=message.node, error=str(error))
             return None
+        mine = self._versions
         claim = Node(
             name=message.node,
             address=address,
             port=message.port or self.advertise[1],
             meta=message.meta,
-            versions=versions[:VERSIONS_LENGTH],
+            versions=mine if versions == mine else versions[:VERSIONS_LENGTH],
             incarnation=message.incarnation,
             state=NodeState.ALIVE,
             changed_at=now,
@@ -283,10 +325,24 @@ class Membership:
         """Nobody listens at `address`."""
         for node in [node for node in self.nodes.values() if node.endpoint == address and node.name != self.name]:
             self._refused[node.name] = now
+            suspicion = self.suspicions.get(node.name)
+            if suspicion is not None:
+                self._trust_refusal(suspicion)
             self._accept_remembered_move(node.name, now)
 
-    def note_life(self, name: str) -> None:
-        """`name` answered from where we think it is: the claim of another to its name has no ground."""
+    def note_silence(self, name: str, since: float) -> None:
+        """`name` has not answered us since then: with a refusal of its host, the suspicion counts from there."""
+        suspicion = self.suspicions.get(name)
+        if suspicion is not None and suspicion.is_hastened:
+            suspicion.backdate(since)
+
+    def note_life(self, name: str, now: float) -> None:
+        """`name` answered us from where we think it is: the claim of another to its name has no ground, and we do not
+        declare it dead for what others say; a suspicion begins anew.
+        """
+        suspicion = self.suspicions.get(name)
+        if suspicion is not None:
+            suspicion.restart(now)
         self._refused.pop(name, None)
         self._moves.pop(name, None)
 
@@ -317,7 +373,9 @@ class Membership:
         self.nodes[known.name] = replace(
             known, state=NodeState.SUSPECT, incarnation=message.incarnation, changed_at=now
         )
-        self.suspicions[known.name] = self._new_suspicion(message.sender, now)
+        suspicion = self.suspicions[known.name] = self._new_suspicion(message.sender, now)
+        if now - self._refused.get(known.name, -REFUSAL_MEMORY_S) < REFUSAL_MEMORY_S:
+            self._trust_refusal(suspicion)
         self._accept_remembered_move(known.name, now)
 
     def _new_suspicion(self, suspector: str, now: float) -> Suspicion:
@@ -330,8 +388,16 @@ class Membership:
         )
         return Suspicion(suspector, needed, least, config.suspicion_max_timeout_mult * least, now)
 
+    def _trust_refusal(self, suspicion: Suspicion) -> None:
+        """The suspect's own host says that nobody listens: no need to hear it from more members in a large pool."""
+        if self._config.refusal_shortens_suspicion:
+            interval_ns = round(self._config.probe_interval_s * NANOSECONDS)
+            suspicion.hasten(suspicion_timeout_ns(self._config.suspicion_mult, 1, interval_ns))
+
     def expire_suspicions(self, now: float) -> None:
         """Declare dead whose time is over."""
+        if not self.suspicions:
+            return
         due = [name for name, suspicion in self.suspicions.items() if suspicion.deadline <= now]
         for name in due:
             self.expire(name, now)
@@ -367,6 +433,8 @@ class Membership:
         state = NodeState.LEFT if message.node == message.sender else NodeState.DEAD
         node = replace(known, state=state, incarnation=message.incarnation, changed_at=now)
         self.nodes[node.name] = node
+        if state == NodeState.DEAD and node.name != self.name:
+            self.gone[node.endpoint] = node.name
         self._emit(NotifyLeave(node))
         self._accept_remembered_move(node.name, now)
 
@@ -410,6 +478,7 @@ class Membership:
             if node.name == self.name:
                 continue  # a left agent still tells of itself
             del self.nodes[node.name]
+            self.gone.pop(node.endpoint, None)
             self._refused.pop(node.name, None)
             self._moves.pop(node.name, None)
             self.contested.discard(node.name)
@@ -420,5 +489,6 @@ class Membership:
         self._emit(log_line(LogLevel.WARN, message, **pairs))
 
 
-def _alive_of(node: Node) -> Alive:
+def alive_of(node: Node) -> Alive:
+    """What says that `node` is alive as we know it."""
     return Alive(node.incarnation, node.name, address_bytes(node.address), node.port, node.meta, node.versions)

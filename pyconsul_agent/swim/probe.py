@@ -48,6 +48,8 @@ class _Probe:
     nacks_expected: int = 0
     nacks: set[Address] = field(default_factory=set)
     tcp_answered: bool = False
+    was_deaf: bool = False
+    """We stood still meanwhile: silence proves nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +94,14 @@ class Prober:
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
-        times = [relay.ends_at for relay in self._relays.values()]
         probe = self._probe
+        due = self._next_at
         if probe is not None:
-            times.append(probe.ends_at if probe.asked_others else probe.ack_by)
-        elif self._next_at is not None:
-            times.append(self._next_at)
-        return min(times, default=None)
+            due = probe.ends_at if probe.asked_others else probe.ack_by
+        if self._relays:
+            relayed = min(relay.ends_at for relay in self._relays.values())
+            due = relayed if due is None else min(due, relayed)
+        return due
 
     def tick(self, now: float) -> None:
         """Do what is due."""
@@ -117,6 +120,7 @@ class Prober:
         if self._probe is not None:
             self._probe.ack_by += seconds
             self._probe.ends_at += seconds
+            self._probe.was_deaf = True
 
     # --- a probe ------------------------------------------------------------------------------------------------
 
@@ -128,14 +132,14 @@ class Prober:
             return
         config = self._config
         ends_at = now + self._awareness.scaled(config.probe_interval_s)
-        self._probe = _Probe(node, self._next_sequence_number(), now, now + config.probe_timeout_s, ends_at)
+        ack_by = min(now + config.probe_timeout_s, ends_at)
+        self._probe = _Probe(node, self._next_sequence_number(), now, ack_by, ends_at)
         ping = self._ping(self._probe.sequence_number, node.name)
         if node.state == NodeState.ALIVE:
             self._sender.send(ping, node.endpoint)
         else:
             # The suspected one hears of it at once and can refute.
-            suspicion = encode_message(Suspect(node.incarnation, node.name, self._members.name))
-            self._sender.send_to_node([ping, suspicion], node)
+            self._sender.send_to_node([ping, self._suspicion(node)], node)
 
     def _contested_node(self) -> Node | None:
         contested = self._members.contested
@@ -180,7 +184,10 @@ class Prober:
                 port,
                 self._members.name,
             )
-            self._sender.send(encode_message(request), peer.endpoint)
+            if node.state == NodeState.ALIVE:
+                self._sender.send(encode_message(request), peer.endpoint)
+            else:  # who knows better than our suspicion says so
+                self._sender.send_to_node([encode_message(request), self._suspicion(node)], peer)
         if config.tcp_pings and node.protocol_max >= PROTOCOL_TCP_PING:
             request_bytes = encode_stream(self._ping_message(probe.sequence_number, node.name))
             self._streams.open(
@@ -203,19 +210,24 @@ class Prober:
                     node=node.name,
                 )
             )
-            self._succeed(node)
+            self._succeed(node, now)
+            return
+        if probe.was_deaf:
+            self._emit(log_line(LogLevel.DEBUG, "Probe repeated, we were deaf meanwhile", node=node.name))
+            self._members.contested.add(node.name)
             return
         missing = probe.nacks_expected - len(probe.nacks)
         self._awareness.change(max(0, missing) if probe.nacks_expected else 1)
         self._emit(log_event("suspect", name=node.name))
         self._members.suspect(Suspect(node.incarnation, node.name, self._members.name), now)
+        self._members.note_silence(node.name, probe.sent_at)
 
-    def _succeed(self, node: Node) -> None:
+    def _succeed(self, node: Node, now: float) -> None:
         self._probe = None
         self._awareness.change(-1)
         current = self._members.nodes.get(node.name)
         if current is not None and current.endpoint == node.endpoint:
-            self._members.note_life(node.name)
+            self._members.note_life(node.name, now)
 
     # --- answers ------------------------------------------------------------------------------------------------
 
@@ -225,7 +237,7 @@ class Prober:
         if probe is not None and probe.sequence_number == ack.sequence_number:
             if not probe.asked_others and now <= probe.ack_by:
                 self._emit(PingComplete(probe.node, now - probe.sent_at, ack.payload or b""))
-            self._succeed(probe.node)
+            self._succeed(probe.node, now)
             return
         relay = self._relays.pop(ack.sequence_number, None)
         if relay is not None:
@@ -244,6 +256,14 @@ class Prober:
         probe = self._probe
         if probe is not None and probe.sequence_number == sequence_number == ack_number:
             probe.tcp_answered = True
+
+    def host_refused(self, sequence_number: int, now: float) -> None:
+        """The host of the probed member says that nobody listens: the others get their time, but no more for our own
+        bad health.
+        """
+        probe = self._probe
+        if probe is not None and probe.sequence_number == sequence_number and probe.asked_others:
+            probe.ends_at = min(probe.ends_at, now + self._config.probe_timeout_s)
 
     def unreachable(self, address: Address, now: float) -> None:
         """Our ping bounced: no use in waiting for the direct answer."""
@@ -266,10 +286,15 @@ class Prober:
         self._sender.send(self._ping(number, request.node), target)
 
     def _end_relays(self, now: float) -> None:
+        if not self._relays:
+            return
         for number in [number for number, relay in self._relays.items() if relay.ends_at <= now]:
             relay = self._relays.pop(number)
             if relay.wants_nack:
                 self._sender.send(encode_message(Nack(relay.sequence_number)), relay.asker)
+
+    def _suspicion(self, node: Node) -> bytes:
+        return encode_message(Suspect(node.incarnation, node.name, self._members.name))
 
     # --- bits ---------------------------------------------------------------------------------------------------
 

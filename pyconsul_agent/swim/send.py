@@ -64,8 +64,14 @@ class Sender:
             self.send_to_node(messages, node)
         return bool(messages)
 
+    def may_have_broadcasts(self) -> bool:
+        """False when there is certainly nothing to tell."""
+        return len(self._queue) > 0 or self._delegate.may_have_broadcasts()
+
     def broadcasts(self, space: int) -> list[bytes]:
         """Broadcasts for `space` bytes: ours first, the upper layer's (with their type byte) in what is left."""
+        if not self.may_have_broadcasts():
+            return []
         chosen = self._queue.get(COMPOUND_PART_OVERHEAD, space, self._node_count())
         left = space - sum(map(len, chosen)) - COMPOUND_PART_OVERHEAD * len(chosen)
         overhead = COMPOUND_PART_OVERHEAD + len(USER_TYPE)

@@ -90,10 +90,14 @@ class Streams:
 
     def next_deadline(self) -> float | None:
         """When the first stream of the book is given up."""
+        if not self._book:
+            return None
         return min((stream.deadline + DRIVER_GRACE_S for stream in self._book.values()), default=None)
 
     def overdue(self, now: float) -> list[int]:
         """Streams to be given up."""
+        if not self._book:
+            return []
         return [number for number, stream in self._book.items() if stream.deadline + DRIVER_GRACE_S <= now]
 
     # --- push/pull ----------------------------------------------------------------------------------------------

@@ -332,6 +332,13 @@ _EVENTS: dict[str, Template] = {
     "raft_pipeline_aborted": _simple(
         INFO, "aborting pipeline replication to peer {address}", _RAFT, "aborting pipeline replication", pairs=_PEER
     ),
+    "raft_restore_undone": _simple(
+        WARN,
+        "Restored snapshot was never committed, going back before it (Index: {index})",
+        _RAFT,
+        "restored snapshot was never committed, going back before it",
+        pairs={"index": "index", "last-index": "last_index"},
+    ),
     "raft_peer_removed": _simple(
         INFO,
         "Removed peer {address}, stopping replication (Index: {last_index})",

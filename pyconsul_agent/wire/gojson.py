@@ -14,6 +14,7 @@ import base64
 import dataclasses
 import json
 import math
+import operator
 import re
 import typing
 from collections.abc import Callable, Mapping
@@ -172,8 +173,9 @@ def _renderer(kind: Any) -> Render:
         if field.metadata.get("json_hidden"):
             continue
         hint = hints[field.name]
-        how = _AS_IS if hint in (int, bool) or (hint is Duration and not durations_are_text) else _RENDERED
-        if hint is Duration and durations_are_text:
+        as_text = hint is Duration and (durations_are_text or bool(field.metadata.get("json_duration")))
+        how = _AS_IS if hint in (int, bool) or (hint is Duration and not as_text) else _RENDERED
+        if as_text:
             how = _DURATION
         elif hint is bytes:
             how = _KEY
@@ -181,26 +183,40 @@ def _renderer(kind: Any) -> Render:
         empty = cast(Any, hint)() if omit and dataclasses.is_dataclass(hint) else None
         rows.append((field.metadata.get("json", field.metadata["wire"]), field.name, omit, empty, how))
 
+    names = tuple(row[0] for row in rows)
+    values = _reader_of([row[1] for row in rows])
+    converted = tuple((name, _CONVERSIONS[how]) for name, _, _, _, how in rows if how != _AS_IS)
+    omitted = tuple((name, empty) for name, _, omit, empty, _ in rows if omit)
+
     def render_struct(value: Any) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for name, attribute, omit, empty, how in rows:
-            item = getattr(value, attribute)
-            if omit and (not item or item == empty):
-                continue
-            if how == _AS_IS:
-                result[name] = item
-            elif how == _RENDERED:
-                result[name] = render(item)
-            elif how == _DURATION:
-                result[name] = format_duration(item)
-            else:
-                result[name] = _utf8(item.decode("utf-8", "surrogateescape"))
+        result = dict(zip(names, values(value), strict=True))
+        for name, empty in omitted:
+            item = result[name]
+            if not item or item == empty:
+                del result[name]
+        for name, convert in converted:
+            if name in result:
+                result[name] = convert(result[name])
         return result
 
     return render_struct
 
 
 _AS_IS, _RENDERED, _DURATION, _KEY = 0, 1, 2, 3
+
+
+def _render_key(item: bytes) -> str:
+    return _utf8(item.decode("utf-8", "surrogateescape"))
+
+
+_CONVERSIONS: dict[int, Render] = {_RENDERED: render, _DURATION: format_duration, _KEY: _render_key}
+
+
+def _reader_of(attributes: list[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """What reads these attributes of a struct at once."""
+    if len(attributes) > 1:
+        return operator.attrgetter(*attributes)
+    return lambda value: tuple(getattr(value, name) for name in attributes)
 
 
 # --- pretty ---------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.structs.base import wire
-from pyconsul_agent.wire.gossip import MessageType, checked, unpack_first
+from pyconsul_agent.wire.gossip import MessageType, checked, message, unpack_first
 from pyconsul_agent.wire.lzw import compress, decompress
 from pyconsul_agent.wire.msgpack import encode
 
@@ -36,7 +36,7 @@ COMPRESSION_RATIO_MAX = 256
 """Node lists and tags compress by 2 to 30; what grows by more, and beyond one datagram's bound, is a bomb."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Compressed:
     """The map of a compress message. Algorithm 0, LZW, is the only one."""
 
@@ -112,8 +112,7 @@ def open_crc(data: bytes) -> bytes:
 
 def open_compressed(data: bytes, output_max: int) -> bytes:
     """What is inside a compress message (`data` has the type byte). Raises DecodeError; empty output is an error."""
-    value, _ = unpack_first(data, 1)
-    return decompress_buffer(value, output_max)
+    return decompress_buffer(unpack_first(data, 1), output_max)
 
 
 def decompress_buffer(value: object, output_max: int) -> bytes:
@@ -156,6 +155,9 @@ def open_packet_body(data: bytes) -> PacketParts:
     return parts
 
 
+_WRAPPERS = frozenset({MessageType.COMPRESS, MessageType.COMPOUND, MessageType.HAS_CRC, MessageType.HAS_LABEL})
+
+
 def _walk(data: bytes, into: PacketParts, output_left: int, *, may_compress: bool, may_compound: bool) -> int:
     """Append the messages in `data`; returns how many decompressed bytes may still come out of this datagram."""
     if not data:
@@ -172,6 +174,9 @@ def _walk(data: bytes, into: PacketParts, output_left: int, *, may_compress: boo
         whole, lost = unpack_compound(data)
         into.truncated += lost
         for part in whole:
+            if part and part[0] not in _WRAPPERS:
+                into.messages.append(part)
+                continue
             try:
                 output_left = _walk(part, into, output_left, may_compress=may_compress, may_compound=False)
             except DecodeError as error:

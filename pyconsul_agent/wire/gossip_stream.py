@@ -34,6 +34,7 @@ from pyconsul_agent.wire.gossip import (
     bounded_unpacker,
     checked,
     encode_message,
+    encode_state,
 )
 from pyconsul_agent.wire.gossip_crypto import (
     REMOTE_IS_PLAIN,
@@ -81,7 +82,7 @@ def encode_stream(message: StreamMessage) -> bytes:
     """A stream message without wrappers."""
     if isinstance(message, PushPull):
         header = PushPullHeader(len(message.states), len(message.user_state), message.join)
-        return b"".join((b"\x06", encode(header), *map(encode, message.states), message.user_state))
+        return b"".join((b"\x06", encode(header), *map(encode_state, message.states), message.user_state))
     if isinstance(message, UserMessage):
         return b"\x08" + encode(UserStreamHeader(len(message.data))) + message.data
     single: PacketMessage = message

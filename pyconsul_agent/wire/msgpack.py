@@ -10,6 +10,7 @@ types are taken. A number for text or a float for an integer is refused, as the 
 from __future__ import annotations
 
 import dataclasses
+import operator
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from typing import Any, TypeVar, cast
 import msgpack
 
 from pyconsul_agent.errors import DecodeError
-from pyconsul_agent.structs.base import Duration, GoTime
+from pyconsul_agent.structs.base import OWN_FORMS, Duration, Float32, GoTime
 from pyconsul_agent.wire.gotime import decode_time, encode_time
 
 T = TypeVar("T")
@@ -35,7 +36,33 @@ def encode(value: object) -> bytes:
 
 def pack(value: object) -> bytes:
     """Pack plain values (dicts in the order given) in the raw flavor."""
-    return cast(bytes, msgpack.packb(value, use_bin_type=False, unicode_errors=TEXT_ERRORS))
+    try:
+        return cast(bytes, msgpack.packb(value, use_bin_type=False, unicode_errors=TEXT_ERRORS))
+    except TypeError:  # there is a Single in it, or what cannot be packed at all
+        return _pack_slowly(value)
+
+
+class Single:
+    """A float that is packed in four bytes."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+
+def _pack_slowly(value: object) -> bytes:
+    """As `pack`, for values that hold a Single: the library writes all floats in one size."""
+    if isinstance(value, Single):
+        return cast(bytes, msgpack.packb(value.value, use_single_float=True))
+    packer = msgpack.Packer(use_bin_type=False, unicode_errors=TEXT_ERRORS, autoreset=False)
+    if isinstance(value, dict):
+        packer.pack_map_header(len(value))
+        return cast(bytes, packer.bytes()) + b"".join(pack(each) for pair in value.items() for each in pair)
+    if isinstance(value, list | tuple):
+        packer.pack_array_header(len(value))
+        return cast(bytes, packer.bytes()) + b"".join(map(pack, value))
+    raise TypeError(f"cannot be sent as msgpack: {type(value).__name__}")
 
 
 def decode(form: type[T], data: bytes) -> T:
@@ -76,8 +103,10 @@ def _plain_any(value: Any) -> Any:
         return {key: _plain_any(item) for key, item in value.items()}
     if kind is GoTime:
         return encode_time(value)
+    if kind in OWN_FORMS:
+        return _own_form(cast(Any, kind))[0](value)
     if dataclasses.is_dataclass(kind):
-        return _plain_struct(value)
+        return plain_fields(value)
     if isinstance(value, Mapping):
         return {key: _plain_any(item) for key, item in value.items()}
     if isinstance(value, int):  # IntEnum
@@ -90,24 +119,53 @@ def _plain_any(value: Any) -> Any:
 _SCALARS = frozenset({str, bytes, int, float, bool, type(None)})
 
 
-def _plain_struct(value: Any) -> dict[str, Any]:
-    result = {}
-    for name, attribute, scalar, omit_zero in _layout(cast(Any, type(value))):
-        item = getattr(value, attribute)
-        if omit_zero and not item:
-            continue
-        result[name] = item if scalar else _plain_any(item)
+@cache
+def _own_form(kind: type) -> tuple[Convert, Convert]:
+    """To plain and back, of a struct with a form of its own. Few processes ever meet one."""
+    from pyconsul_agent.wire import config_entry
+
+    return config_entry.FORMS[kind]
+
+
+def plain_fields(value: Any) -> dict[str, Any]:
+    """A struct as a plain map, sorted."""
+    names, items, composed, singles, omitted = _layout(cast(Any, type(value)))
+    result = dict(zip(names, items(value), strict=True))
+    for name in composed:
+        result[name] = _plain_any(result[name])
+    for name in omitted:
+        if not result[name]:
+            del result[name]
+    for name in singles:
+        if name in result:
+            result[name] = Single(result[name])
     return result
 
 
+_Names = tuple[str, ...]
+_Layout = tuple[_Names, Callable[[Any], tuple[Any, ...]], _Names, _Names, _Names]
+
+
 @cache
-def _layout(kind: type) -> tuple[tuple[str, str, bool, bool], ...]:
+def _layout(kind: type) -> _Layout:
+    """Wire names in order, what reads their values, and which are no scalars, float32, or left out when zero."""
     hints = typing.get_type_hints(kind)
-    rows = []
-    for field in dataclasses.fields(kind):
-        scalar = hints[field.name] in (str, bytes, int, float, bool, Duration, bytes | None, str | None)
-        rows.append((field.metadata["wire"], field.name, scalar, bool(field.metadata.get("omit_zero"))))
-    return tuple(sorted(rows))
+    fields = sorted(dataclasses.fields(kind), key=lambda field: str(field.metadata["wire"]))
+    names = tuple(field.metadata["wire"] for field in fields)
+    attributes = [field.name for field in fields]
+    composed = tuple(
+        field.metadata["wire"]
+        for field in fields
+        if hints[field.name] not in _SCALAR_HINTS and hints[field.name] is not Float32
+    )
+    singles = tuple(field.metadata["wire"] for field in fields if hints[field.name] is Float32)
+    omitted = tuple(field.metadata["wire"] for field in fields if field.metadata.get("omit_zero"))
+    if len(attributes) > 1:
+        return names, operator.attrgetter(*attributes), composed, singles, omitted
+    return names, lambda value: tuple(getattr(value, name) for name in attributes), composed, singles, omitted
+
+
+_SCALAR_HINTS = (str, bytes, int, float, bool, Duration, bytes | None, str | None)
 
 
 # --- decoding -------------------------------------------------------------------------------------------------
@@ -121,16 +179,17 @@ def _builder(form: Any) -> Convert:
     origin, arguments = typing.get_origin(form), typing.get_args(form)
     if origin in (types.UnionType, typing.Union):
         inner = [argument for argument in arguments if argument is not type(None)]
-        assert len(inner) == 1, form
-        return _optional(_builder(inner[0]))
+        return _optional(_builder(inner[0]) if len(inner) == 1 else _undecided)
     if origin is tuple:
         return _sequence(_builder(arguments[0]), tuple)
     if origin is list:
         return _sequence(_builder(arguments[0]), list)
     if origin in (Mapping, dict) or origin is typing.get_origin(Mapping[str, int]):
         return _mapping(_builder(arguments[1]))
+    if form in OWN_FORMS:
+        return _own_form(cast(Any, form))[1]
     if dataclasses.is_dataclass(form):
-        return _struct(cast(type, form))
+        return fields_builder(cast(type, form))
     raise TypeError(f"no msgpack form for {form!r}")
 
 
@@ -204,6 +263,7 @@ _SIMPLE: dict[Any, Convert] = {
     float: _float,
     bool: _bool,
     Duration: _integer,
+    Float32: _float,
     GoTime: _time,
     Any: _anything,
 }
@@ -238,8 +298,14 @@ def _mapping(convert: Convert) -> Convert:
     return build_mapping
 
 
-def _struct(kind: type) -> Convert:
-    table: dict[bytes, tuple[str, Convert]] = {}
+def _undecided(value: Any) -> Any:
+    raise DecodeError("of what kind this is was not said")
+
+
+@cache
+def fields_builder(kind: type) -> Convert:
+    """A function that turns an unpacked map into a struct of `kind`."""
+    table: dict[bytes, tuple[str, Convert, type | None]] = {}
 
     def build_struct(value: Any) -> Any:
         if type(value) is not dict:
@@ -252,14 +318,20 @@ def _struct(kind: type) -> Convert:
         for key, item in value.items():
             entry = table.get(key)
             if entry is not None and item is not None:
-                known[entry[0]] = entry[1](item)
+                name, convert, as_is = entry
+                known[name] = item if type(item) is as_is else convert(item)
         return kind(**known)
 
     return build_struct
 
 
-def _fill(kind: type, table: dict[bytes, tuple[str, Convert]]) -> None:
+_AS_IS: dict[Any, type] = {bytes: bytes, bytes | None: bytes, int: int, Duration: int, bool: bool, float: float}
+"""Values of this very type need no conversion."""
+
+
+def _fill(kind: type, table: dict[bytes, tuple[str, Convert, type | None]]) -> None:
     """Done at first use, not at definition, because structs may contain themselves."""
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
-        table[field.metadata["wire"].encode()] = (field.name, _builder(hints[field.name]))
+        hint = hints[field.name]
+        table[field.metadata["wire"].encode()] = (field.name, _builder(hint), _AS_IS.get(hint))

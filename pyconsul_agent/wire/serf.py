@@ -16,6 +16,7 @@ Numbers that do not fit their Go type are refused. Every decoder raises DecodeEr
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar, cast
@@ -34,6 +35,8 @@ CONTAINER_ITEMS_MAX = 1 << 17
 """Items of one list or map. Far more members or events than one push/pull of 20 MiB describes in practice."""
 
 TAGS_MAGIC = 0xFF
+SHARED_TEXT_MAX = 20
+"""Node IDs are longer, and differ; other tags of two members are mostly alike."""
 META_BYTES_MAX = 512
 
 QUERY_FLAG_ACK = 1
@@ -43,6 +46,7 @@ FILTER_NODES, FILTER_TAG = 0, 1
 
 PING_VERSION = 1
 """First byte of the coordinate payload in acks."""
+_PING_VERSION_BYTE = bytes([PING_VERSION])
 
 
 # --- messages -------------------------------------------------------------------------------------------------
@@ -330,7 +334,13 @@ def decode_tags(meta: bytes) -> dict[str, str]:
     if not meta or meta[0] != TAGS_MAGIC:
         return {"role": meta.decode("utf-8", TEXT_ERRORS)}
     value, _ = _unpack_first(meta, 1)
-    return dict(build(cast(type[dict[str, str]], dict[str, str]), value))
+    tags = build(cast(type[dict[str, str]], dict[str, str]), value)
+    return {sys.intern(key): _shared(text) for key, text in tags.items()}
+
+
+def _shared(text: str) -> str:
+    """Members of a pool have nearly the same tags: short texts are kept once."""
+    return sys.intern(text) if len(text) <= SHARED_TEXT_MAX else text
 
 
 # --- coordinate in an ack ---------------------------------------------------------------------------------------
@@ -338,7 +348,15 @@ def decode_tags(meta: bytes) -> dict[str, str]:
 
 def encode_coordinate(coordinate: VivaldiCoordinate) -> bytes:
     """Payload of an ack: `01 | map {Adjustment, Error, Height, Vec}`."""
-    return bytes([PING_VERSION]) + pack(plain(coordinate))
+    body = pack(
+        {
+            "Adjustment": coordinate.adjustment,
+            "Error": coordinate.error,
+            "Height": coordinate.height,
+            "Vec": coordinate.vec,
+        }
+    )
+    return _PING_VERSION_BYTE + body
 
 
 def decode_coordinate(payload: bytes) -> VivaldiCoordinate:

@@ -44,6 +44,11 @@ INFLATE_BYTES_MAX = 256 * 1024
 PADDING_BYTES_MAX = 64 * 1024
 """Zero bytes after the last member."""
 
+GZIP_MAGIC = b"\x1f\x8b\x08"
+GZIP_HEAD_BYTES = 10
+READ_FAILED = "failed to read snapshot file: "
+READING_FAILED = "failed reading snapshot: "
+
 
 # --- meta.json --------------------------------------------------------------------------------------------------
 
@@ -236,6 +241,8 @@ class ArchiveReader:
         self._write_state = write_state
         self._state_bytes_max = state_bytes_max
         self._inflate = zlib.decompressobj(wbits=31)
+        self._head = bytearray()
+        self._rest = bytearray()
         self._buffer = bytearray()
         self._member = ""
         self._left = 0
@@ -248,35 +255,65 @@ class ArchiveReader:
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the archive. Raises DecodeError."""
-        while data:
-            if self._inflate.eof:
-                raise DecodeError("failed to read snapshot file: extra data after the archive")
-            try:
-                plain = self._inflate.decompress(data, INFLATE_BYTES_MAX)
-            except zlib.error as error:
-                raise DecodeError(f"failed to decompress snapshot: {error}") from error
+        if len(self._head) < GZIP_HEAD_BYTES:
+            self._head += data
+            if len(self._head) < GZIP_HEAD_BYTES:
+                return
+            if not self._head.startswith(GZIP_MAGIC):
+                raise DecodeError("failed to decompress snapshot: gzip: invalid header")
+            data = bytes(self._head)
+        while data and not self._inflate.eof:
+            plain = self._inflated(data)
             data = self._inflate.unconsumed_tail or self._inflate.unused_data
             self._take(plain)
         # What zlib still holds back when a piece of output was exactly full.
-        while not self._inflate.eof and (plain := self._drain()):
+        while not self._inflate.eof and (plain := self._inflated(b"")):
             self._take(plain)
+        if data:
+            self._after_gzip(data)
 
-    def _drain(self) -> bytes:
+    def _inflated(self, data: bytes) -> bytes:
         try:
-            return self._inflate.decompress(b"", INFLATE_BYTES_MAX)
+            return self._inflate.decompress(data, INFLATE_BYTES_MAX)
         except zlib.error as error:
-            raise DecodeError(f"failed to decompress snapshot: {error}") from error
+            text = str(error)
+            checked = "data check" in text or "length check" in text
+            reason = "gzip: invalid checksum" if checked else "flate: corrupt input"
+            raise DecodeError(reason if checked else self._where() + reason) from error
+
+    def _after_gzip(self, data: bytes) -> None:
+        """Bytes behind the end: another gzip member must begin, and even that is one too many."""
+        self._rest += data[:GZIP_HEAD_BYTES]
+        if len(self._rest) >= GZIP_HEAD_BYTES:
+            good = self._rest.startswith(GZIP_MAGIC)
+            raise DecodeError("unread uncompressed bytes remain" if good else "gzip: invalid header")
+
+    def _where(self) -> str:
+        """What was being read, in the words that precede a reason."""
+        if self._ended:
+            return ""
+        inside = {
+            META_NAME: "failed to read snapshot metadata: ",
+            STATE_NAME: "failed to read or write snapshot data: ",
+            SUMS_NAME: "failed to read snapshot hashes: ",
+        }
+        return READ_FAILED + (inside[self._member] if self._left else READING_FAILED)
 
     def finish(self) -> SnapshotMeta:
         """The archive ends here; what it covers, once everything fits. Raises DecodeError."""
-        if not self._inflate.eof:
-            raise DecodeError("failed to decompress snapshot: unexpected EOF")
-        if self._left or self._skip or self._buffer or not self._ended:
-            raise DecodeError("failed reading snapshot: unexpected EOF")
+        if len(self._head) < GZIP_HEAD_BYTES:
+            raise DecodeError(f"failed to decompress snapshot: {'unexpected EOF' if self._head else 'EOF'}")
+        if not self._inflate.eof or self._left or self._buffer:
+            raise DecodeError(f"{self._where()}unexpected EOF")
+        if self._rest:
+            raise DecodeError("unexpected EOF")
         self._check_sums()
-        meta, _ = decode_meta(bytes(self._small[META_NAME]))
+        try:
+            meta, _ = decode_meta(bytes(self._small[META_NAME]))
+        except DecodeError as error:
+            raise DecodeError(f"{READ_FAILED}failed to decode snapshot metadata: {error}") from error
         if meta.size != self._sizes[STATE_NAME]:
-            raise DecodeError(f"state.bin has {self._sizes[STATE_NAME]} bytes, meta.json says {meta.size}")
+            raise DecodeError(f"{READ_FAILED}state.bin has {self._sizes[STATE_NAME]} bytes, meta.json says {meta.size}")
         return meta
 
     def _take(self, plain: bytes) -> None:
@@ -290,7 +327,7 @@ class ArchiveReader:
         if self._ended:
             self._after_end += len(buffer)
             if any(buffer) or self._after_end > PADDING_BYTES_MAX:
-                raise DecodeError("failed reading snapshot: data after the last member")
+                raise DecodeError(f"{READ_FAILED}{READING_FAILED}data after the last member")
             buffer.clear()
             return False
         if self._left:
@@ -316,17 +353,17 @@ class ArchiveReader:
 
     def _begin_member(self, block: bytes) -> None:
         if sum(block[:148]) + sum(block[156:]) + 8 * 32 != _octal(block[148:156]):
-            raise DecodeError("failed reading snapshot: invalid tar header")
+            raise DecodeError(f"{READ_FAILED}{READING_FAILED}archive/tar: invalid tar header")
         name = block[:100].rstrip(b"\x00").decode("utf-8", "replace")
         limits = {META_NAME: META_BYTES_MAX, STATE_NAME: self._state_bytes_max, SUMS_NAME: SUMS_BYTES_MAX}
         prefixed = block[257:262] == b"ustar" and any(block[345:500])
         if name not in limits or prefixed or block[156:157] not in (b"0", b"\x00"):
-            raise DecodeError(f'unexpected file "{name}" in snapshot')
+            raise DecodeError(f'{READ_FAILED}unexpected file "{name}" in snapshot')
         if name in self._sizes:
-            raise DecodeError(f'file "{name}" twice in snapshot')
+            raise DecodeError(f'{READ_FAILED}file "{name}" twice in snapshot')
         size = _octal(block[124:136])
         if size > limits[name]:
-            raise DecodeError(f'file "{name}" in snapshot is larger than {limits[name]} bytes')
+            raise DecodeError(f'{READ_FAILED}file "{name}" in snapshot is larger than {limits[name]} bytes')
         self._member, self._left, self._skip = name, size, -size % BLOCK
         self._sizes[name] = size
 
@@ -340,7 +377,7 @@ class ArchiveReader:
             self._small[self._member] += piece
 
     def _check_sums(self) -> None:
-        prefix = "failed checking integrity of snapshot: "
+        prefix = f"{READ_FAILED}failed checking integrity of snapshot: "
         seen = set()
         for line in self._small[SUMS_NAME].decode("utf-8", "replace").splitlines():
             parts = line.split("  ", 1)
@@ -348,22 +385,19 @@ class ArchiveReader:
             digest = self._digests.get(name)
             if digest is None:
                 raise DecodeError(f'{prefix}list missing hash for "{name}"')
-            if name not in self._sizes:
-                raise DecodeError(f'{prefix}file missing for "{name}"')
-            if parts[0].lower() != digest.hexdigest():
+            if parts[0].lower() != digest.hexdigest() or name not in self._sizes:
                 raise DecodeError(f'{prefix}hash check failed for "{name}"')
             seen.add(name)
         for name in self._digests:
             if name not in seen:
-                missing = "file missing for" if name not in self._sizes else "list missing hash for"
-                raise DecodeError(f'{prefix}{missing} "{name}"')
+                raise DecodeError(f'{prefix}file missing for "{name}"')
 
 
 def _octal(field: bytes) -> int:
     """A tar number: octal digits, ended by NUL or space. Base 256 and signs are not taken."""
     text = field.rstrip(b"\x00 ").lstrip(b" ")
     if not text or not all(0x30 <= digit <= 0x37 for digit in text):
-        raise DecodeError("failed reading snapshot: invalid tar header")
+        raise DecodeError(f"{READ_FAILED}{READING_FAILED}archive/tar: invalid tar header")
     return int(text, 8)
 
 

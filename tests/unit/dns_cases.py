@@ -27,6 +27,7 @@ class Catalog:
 
     def __init__(self):
         self.nodes, self.services, self.checks, self.calls = {}, {}, {}, []
+        self.gateways = {}
         self.register(
             {
                 "Node": "golden",
@@ -51,6 +52,12 @@ class Catalog:
             self._service(name, body["Service"])
         for check in body.get("Checks", []) + ([body["Check"]] if "Check" in body else []):
             self._check(name, check)
+
+    def bind(self, entry):
+        """Take a config entry of an ingress gateway: which services are reached through it."""
+        for listener in entry["Listeners"]:
+            for service in listener["Services"]:
+                self.gateways.setdefault(service["Name"], set()).add(entry["Name"])
 
     def _service(self, node, body):
         weights = body.get("Weights")
@@ -106,7 +113,8 @@ class Catalog:
 
     def _instances(self, request):
         for (node, service_id), row in self.services.items():
-            if row.service.lower() != request.service_name.lower() or request.connect or request.ingress:
+            wanted = self.gateways.get(request.service_name, ()) if request.ingress else {request.service_name.lower()}
+            if row.service.lower() not in wanted or request.connect:
                 continue
             tags = [tag.lower() for tag in row.tags or ()]
             if not all(tag.lower() in tags for tag in request.service_tags or ()):

@@ -107,13 +107,13 @@ class Bench:
         return await self.exchange("\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape") + body)
 
 
-def serve(scenario, *, rules=None, routes=None, seed=1, **options):
+def serve(scenario, *, rules=None, routes=None, seed=1, stamp=lambda part: None, **options):
     """Run `scenario(bench)` against a server."""
 
     async def whole(world):
         bench = Bench(world)
         table = RouteTable(routes if routes is not None else bench.routes())
-        pipeline = Pipeline(table, rules or Rules(), bench.log)
+        pipeline = bench.pipeline = Pipeline(table, rules or Rules(), bench.log, stamp=stamp)
 
         async def main(env):
             server = HTTPServer(env.net, env.clock, pipeline, bench.log, **options)

@@ -1,10 +1,11 @@
 """Options reach the parts that they are meant for, and what cannot be honored is refused or said."""
 
 import asyncio
+from ipaddress import ip_network
 
 import pytest
 
-from pyconsul_agent.app.settings import client_config, http_defaults, reloaded, server_config
+from pyconsul_agent.app.settings import client_config, dns_config, http_defaults, reloaded, server_config
 from pyconsul_agent.config.configure import configure
 from pyconsul_agent.config.sources import Sources
 from pyconsul_agent.env.base import InterfaceAddress
@@ -38,11 +39,17 @@ def test_without_allowed_networks_any_address_may_join():
     assert (server.lan_serf.allowed_networks, server.wan_serf.allowed_networks) == (None, None)
 
 
-@pytest.mark.parametrize("key", ["serf_lan_allowed_cidrs", "serf_wan_allowed_cidrs"])
+@pytest.mark.parametrize("key", ["serf_lan_allowed_cidrs", "serf_wan_allowed_cidrs", "dns_allow_recursion"])
 @pytest.mark.parametrize("text", ["10.0.0.0", "10.0.0.0/33", "lan", ""])
 def test_network_that_is_none_is_refused(key, text):
     with pytest.raises(ConfigError, match=f"{key}: invalid CIDR address: {text}"):
         options(**{key: [text]})
+
+
+def test_recursion_is_for_neighbors_unless_told_otherwise():
+    assert ip_network("10.0.0.0/8") in dns_config(options()).recursion_for
+    assert dns_config(options(dns_allow_recursion=["192.0.2.0/24"])).recursion_for == (ip_network("192.0.2.0/24"),)
+    assert dns_config(options(dns_allow_recursion=[])).recursion_for == ()
 
 
 # --- times and rates -----------------------------------------------------------------------------------------------

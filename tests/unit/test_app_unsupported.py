@@ -42,7 +42,7 @@ def options(*, dev=False, **flags):
         ({"telemetry": {"dogstatsd_addr": "x:1"}}, "telemetry.dogstatsd_addr is set, but metrics are not sent"),
         ({"telemetry": {"prometheus_retention_time": "1m"}}, "telemetry.prometheus_retention_time is set"),
         ({"watches": [{"type": "key", "key": "k"}]}, "watches[0] (type 'key') is not run"),
-        ({"connect": {"enabled": True}}, "connect.enabled is set, but has no effect"),
+        ({"connect": {"enabled": True}}, "connect.enabled is set, but this version has no CA"),
     ],
 )
 def test_option_without_effect_is_said_once(flags, line):

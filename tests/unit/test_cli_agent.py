@@ -212,7 +212,7 @@ def test_modern_screen_is_consuls(name):
     recorded = RUNS[name]
     screen, mark, _ = recorded["stdout"].partition("==> Log data will now stream in as it occurs:\n\n")
     node_id = screen.split("Node ID: '")[1].split("'")[0]
-    assert banner(options(*recorded["argv"][2:]), node_id=node_id) == screen + mark
+    assert banner(options(*recorded["argv"][2:]), node_id=node_id, encrypted=False) == screen + mark
 
 
 CLASSIC = """\
@@ -236,11 +236,18 @@ def test_classic_screen_is_the_articles():
         "-hcl=ports { rpc = 8400 }", "-log-format=classic", ip="172.17.0.2",
     )  # fmt: skip
     assert opening(result) == "==> Starting Consul agent...\n==> Starting Consul agent RPC...\n"
-    assert banner(result, node_id="x") == CLASSIC
+    assert banner(result, node_id="x", encrypted=False) == CLASSIC
+
+
+def test_screens_say_that_gossip_is_encrypted_though_the_key_is_only_in_a_file():
+    modern = banner(options("-data-dir=/d"), node_id="x", encrypted=True)
+    assert "           Encrypt: Gossip: true, TLS-Outgoing: false," in modern
+    classic = banner(options("-data-dir=/d", "-log-format=classic"), node_id="x", encrypted=True)
+    assert "    Gossip encrypt: true, RPC-TLS: false," in classic
 
 
 def test_json_has_no_screen():
-    assert banner(options("-data-dir=/d", "-log-json"), node_id="x") == ""
+    assert banner(options("-data-dir=/d", "-log-json"), node_id="x", encrypted=False) == ""
 
 
 # --- start-up time -------------------------------------------------------------------------------------------------

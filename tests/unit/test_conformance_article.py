@@ -47,7 +47,7 @@ def test_the_banner_is_the_agents_own_classic_screen():
 
     options = Options(node_name="n1", datacenter="dc1", server=True, bootstrap=True, log_format="classic")
     resolved = replace(options.resolved, client=("127.0.0.1",), advertise="127.0.0.1")
-    lines = screen(replace(options, resolved=resolved), node_id="").split("\n")
+    lines = screen(replace(options, resolved=resolved), node_id="", encrypted=False).split("\n")
     assert missing(lines, banner("n1", server=True, bootstrap=True, ports=Ports())) == ""
     assert missing(lines, banner("n1", server=True, bootstrap=False, ports=Ports())) != ""
 

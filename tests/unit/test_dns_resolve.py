@@ -2,6 +2,7 @@
 
 import pytest
 
+from pyconsul_agent.interfaces.dns import plan as plans
 from pyconsul_agent.interfaces.dns import resolve
 from pyconsul_agent.interfaces.dns.config import DNSConfig
 from pyconsul_agent.structs.catalog import Node, NodeService, ServiceAddress, Weights
@@ -10,8 +11,8 @@ from pyconsul_agent.wire.dns import AAAA, ANY, AXFR, DS, NS, SOA, SRV, A
 
 CONFIG = DNSConfig(alt_domain="alt.consul.", translate_wan_addresses=True)
 RECURSING = DNSConfig(recursors=(("10.0.0.9", 53),))
-Service, NodeLookup, Query = resolve.ServiceLookup, resolve.NodeLookup, resolve.QueryLookup
-ABSENT = resolve.Absent()
+Service, NodeLookup, Query = plans.ServiceLookup, plans.NodeLookup, plans.QueryLookup
+ABSENT = plans.Absent()
 
 
 @pytest.mark.parametrize(
@@ -34,29 +35,36 @@ ABSENT = resolve.Absent()
         ("web.service.a.b.consul.", A, ABSENT),
         ("web.consul.", A, ABSENT),
         ("consul.", A, ABSENT),
-        ("consul.", SOA, resolve.Apex(SOA)),
-        ("anything.consul.", NS, resolve.Apex(NS)),
-        ("consul.", AXFR, resolve.Unsupported()),
-        ("notconsul.", A, resolve.Refuse()),
-        (".", NS, resolve.Refuse()),
-        ("arpa.", A, resolve.Reverse(None)),
-        ("1.2.3.10.in-addr.arpa.", A, resolve.Reverse("10.3.2.1")),
+        ("consul.", SOA, plans.Apex(SOA)),
+        ("anything.consul.", NS, plans.Apex(NS)),
+        ("consul.", AXFR, plans.Unsupported()),
+        ("notconsul.", A, plans.Refuse()),
+        (".", NS, plans.Refuse()),
+        ("web\\.service.consul.", A, ABSENT),
+        ("x\\.addr.consul.", A, ABSENT),
+        ("a\\.b.node.consul.", A, NodeLookup("a\\.b", "dc1")),
+        ("web.service\\.consul.", A, plans.Refuse()),
+        ("back\\\\.consul.", A, ABSENT),
+        ("web.service.x\\.arpa.", A, plans.Refuse()),
+        ("arpa.", A, plans.Reverse(None)),
+        ("1.2.3.10.in-addr.arpa.", A, plans.Reverse("10.3.2.1")),
     ],
 )
 def test_a_name_leads_to_its_plan(name, type_, expected):
-    assert resolve.plan(name, type_, CONFIG) == expected
+    assert plans.plan(name, type_, CONFIG) == expected
 
 
 def test_with_recursors_foreign_names_and_ds_of_the_zone_are_passed_on():
-    assert resolve.plan("example.com.", A, RECURSING) == resolve.Recurse()
-    assert resolve.plan("consul.", DS, RECURSING) == resolve.Recurse()
-    assert resolve.plan("consul.", DS, CONFIG) == ABSENT
+    assert plans.plan("example.com.", A, RECURSING) == plans.Recurse()
+    assert plans.plan("consul.", DS, RECURSING) == plans.Recurse()
+    assert plans.plan("1.0.0.10.in-addr.arpa.", DS, RECURSING) == plans.Recurse()
+    assert plans.plan("consul.", DS, CONFIG) == ABSENT
 
 
 def test_ipv6_reverse_names_spell_an_address():
     nibbles = ".".join(reversed("20010db8000000000000000000000008"))
-    assert resolve.reverse_address(f"{nibbles}.ip6.arpa.") == "2001:db8::8"
-    assert resolve.reverse_address(f"x{nibbles[1:]}.ip6.arpa.") is None
+    assert plans.reverse_address(f"{nibbles}.ip6.arpa.") == "2001:db8::8"
+    assert plans.reverse_address(f"x{nibbles[1:]}.ip6.arpa.") is None
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ OWN_PORT = "${a.server}"
 HOST, CLIENT, UPSTREAM, PORT = "10.0.0.1", "10.0.0.2", "10.0.0.9", 8600
 
 REPLAYED = [
-    "addr-names", "domain-alt", "domain-custom", "edns", "limit-udp-answer-zero", "malformed", "node-lookup",
+    "ingress-lookup", "addr-names", "domain-alt", "domain-custom", "edns",
+    "limit-udp-answer-zero", "malformed", "node-lookup",
     "node-meta-txt", "node-meta-txt-off", "opcodes-classes", "reverse", "service-addresses", "service-checks",
     "service-standard", "service-tags", "service-upper-name", "service-weights", "truncate-txt", "ttl-service",
     "zone-apex", "many-instances-uncompressed", "many-instances-tcp-limit",
@@ -69,12 +70,19 @@ def seconds(text):
 class Setup:
     """A server at HOST with a client beside it."""
 
-    def __init__(self, world, caller, config):
+    def __init__(self, world, caller, config, **more):
         self.net = world.network.host(HOST)
         self.client = world.network.host(CLIENT)
         self.log = Recorder()
         self.server = DNSServer(
-            self.net, caller, config, Clock(), random.Random(1), self.log, token_bytes=random.Random(2).randbytes
+            self.net,
+            caller,
+            config,
+            Clock(),
+            random.Random(1),
+            self.log,
+            token_bytes=random.Random(2).randbytes,
+            **more,
         )
 
     async def __aenter__(self):
@@ -161,6 +169,8 @@ def test_replies_are_those_recorded_from_consul(name):
 def register(catalog, step):
     """The catalog calls of a case; what they should be refused for is not the catalog's business here."""
     _, path, body = step["http"]
+    if path == "/v1/config":
+        catalog.bind(body)
     if path != "/v1/catalog/register" or step["expect"]["status"] != 200:
         return
     for i in range(1, (step.get("times") or 1) + 1):

@@ -191,6 +191,67 @@ def test_a_connected_socket_hears_its_peer_only_and_learns_that_nobody_listens(u
 
 
 @both_loops
+@pytest.mark.parametrize("bound", [LOCAL, "0.0.0.0", "::"])
+@pytest.mark.parametrize("on_the_spot", [True, False])
+def test_a_question_is_answered_from_the_address_that_it_came_to(uvloop, bound, on_the_spot):
+    """A connected client hears that address only; nobody else's reply reaches it."""
+
+    async def test(env):
+        loop = asyncio.get_running_loop()
+        asked = []
+
+        def quick(data):
+            return b"quick " + data if on_the_spot else None
+
+        def receive(data, from_, reply):
+            asked.append(from_)
+            loop.call_soon(reply, b"later " + data)
+
+        server = await env.net.questions(quick, receive, bound, 0)
+        to = LOCAL if bound == LOCAL else "127.0.0.77"
+        heard = loop.create_future()
+        client = await env.net.datagrams(
+            lambda data, from_: heard.done() or heard.set_result(data),
+            LOCAL, 0, connected=((to, server.local[1]), lambda error: heard.set_exception(error)),
+        )  # fmt: skip
+        client.send(b"hello", (to, server.local[1]))
+        assert await heard == (b"quick hello" if on_the_spot else b"later hello")
+        assert asked == ([] if on_the_spot else [client.local])
+        client.close()
+        server.close()
+        server.close()
+        server.send(b"x", client.local)
+
+    with_env(test, uvloop=uvloop)
+
+
+@both_loops
+def test_many_questions_are_answered_in_turn_and_what_cannot_be_sent_is_counted(uvloop):
+    async def test(env):
+        loop = asyncio.get_running_loop()
+        answers, full = [], loop.create_future()
+
+        def receive(data, from_):
+            answers.append(data)
+            if len(answers) == 150:
+                full.set_result(None)
+
+        server = await env.net.questions(lambda data: data or bytes(70_000), print, LOCAL, 0)
+        client = await env.net.datagrams(receive, LOCAL, 0)
+        client.send(b"", server.local)
+        for number in range(150):
+            client.send(b"%d" % number, server.local)
+        await full
+        assert answers == [b"%d" % number for number in range(150)]
+        server.send(b"x", (LOCAL, 99_999))
+        assert server.dropped == 2
+        client.close()
+        server.close()
+
+    with_env(test, uvloop=uvloop)
+
+
+@both_loops
 def test_a_unix_socket_replaces_a_dead_one_but_no_other_file(uvloop, tmp_path):
     async def test(env):
         path = str(tmp_path / "http.sock")

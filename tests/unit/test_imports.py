@@ -63,7 +63,10 @@ ALLOWED: dict[str, set[str]] = {
 }
 SEES_EVERYTHING = {"sim", "simulate", "testing", "__main__", "__init__"}
 PURE = {"structs", "wire", "swim", "serf", "raft", "state", "fsm", "acl", "query", "watch"}
-PURE_MODULES = {"config.merge", "agent.local", "agent.cache_table", "agent.checks.status", "interfaces.dns.resolve"}
+PURE_MODULES = {
+    "config.merge", "agent.local", "agent.cache_table", "agent.checks.status",
+    "interfaces.dns.finish", "interfaces.dns.plan", "interfaces.dns.resolve",
+}  # fmt: skip
 OPERATING_SYSTEM = {
     "asyncio", "time", "secrets", "uuid", "socket", "ssl", "subprocess", "threading", "signal", "os", "select",
     "shutil", "tempfile", "pathlib", "sqlite3", "multiprocessing", "concurrent", "aiohttp", "uvloop", "logging",

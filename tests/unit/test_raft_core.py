@@ -19,6 +19,7 @@ from pyconsul_agent.structs.raft import (
     AppendEntriesResponse,
     Configuration,
     InstallSnapshotRequest,
+    InstallSnapshotResponse,
     LogEntry,
     RequestPreVoteRequest,
     RequestVoteRequest,
@@ -62,7 +63,9 @@ class One:
                 if not ready.install or installed:
                     self.disk.store(ready, Machine(9))
                 self.sent += ready.after_sync
-                self.raft.advance(Done(self.disk.last, done.installed, done.install_error, "snap"), self.now)
+                reverted = self.disk.initial() if ready.revert else None
+                done = Done(self.disk.last, done.installed, done.install_error, "snap", reverted)
+                self.raft.advance(done, self.now)
 
     def ask(self, request, **more):
         self.raft.receive(7, request, self.now)
@@ -81,12 +84,22 @@ class One:
         self.pump()
         return self
 
+    def lead_alone(self):
+        """Let the timer run out; nobody else votes."""
+        self.now = self.raft.deadline
+        self.raft.tick(self.now)
+        self.pump()
+        assert self.raft.role is Role.LEADER
+        return self
+
     def follow_up(self):
         """n2 accepts all that it was sent, until nothing is left."""
         while requests := [e for e in self.sent if isinstance(e, Request) and e.to.id == "n2"]:
             self.sent.clear()
             for effect in requests:
-                answer = AppendEntriesResponse(term=self.raft.term, success=True)
+                snapshot = isinstance(effect.message, InstallSnapshotRequest)
+                form = InstallSnapshotResponse if snapshot else AppendEntriesResponse
+                answer = form(term=self.raft.term, success=True)
                 self.raft.received_reply(effect.sequence, answer, self.now)
             self.pump()
         return self
@@ -437,11 +450,12 @@ def test_impossible_changes_are_refused(change, text):
         next_configuration(Configuration(servers=(Server(id="n1", address="a"),)), 4, change)
 
 
-def snapshot(index, term=2, version=1):
+def snapshot(index, term=2, version=1, sender=3, unproven=False):
     return InstallSnapshotRequest(
         protocol_version=3,
         snapshot_version=version,
-        term=3,
+        term=sender,
+        unproven=unproven,
         leader=L,
         last_log_index=index,
         last_log_term=term,
@@ -489,6 +503,7 @@ def test_user_restore_leaves_a_hole_that_followers_need_a_snapshot_for(jump):
         configuration=place.configuration,
         configuration_index=place.configuration_index,
     )
+    one.disk.restored(meta, Machine(meta.index))
     assert one.raft.restored(meta, one.now)
     one.raft.propose(4, None, one.now)
     one.pump()
@@ -506,14 +521,145 @@ def test_deposed_leader_whose_restored_snapshot_nobody_has_accepts_no_entries_in
     meta = SnapshotMeta(
         id="r", index=place.index + jump, term=place.term, configuration=CONFIGURATION, configuration_index=1
     )
+    one.disk.restored(meta, Machine(meta.index))
     assert one.raft.restored(meta, one.now)
     one.pump()
     one.sent.clear()
     refused = one.ask(append(place.term + 1, (last, place.term), [(last + 1, place.term + 1)], last + 1))
+    assert not refused.success
+    assert one.raft.last_index == last  # back to what was before the restore
+    assert one.ask(append(place.term + 1, (last, place.term), [(last + 1, place.term + 1)], last + 1)).success
+    assert [entry.index for entry in one.applied][-1] == last + 1
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_deposed_leader_whose_restored_snapshot_its_successor_has_keeps_it(restarted):
+    one = One().lead().follow_up()
+    place = one.raft.begin_restore(one.now)
+    meta = replace(place, id="r")
+    one.disk.restored(meta, Machine(meta.index))
+    assert one.raft.restored(meta, one.now)
+    one.pump()
+    if restarted:
+        one = One(disk=one.disk)
+    assert (one.raft.unproven, one.raft.last_index) == (meta.index, meta.index)
+    one.sent.clear()
+    after, entries = (meta.index, place.term), [(meta.index + 1, place.term + 2)]
+    assert one.ask(append(place.term + 2, after, entries)).success
+    assert one.raft.unproven == meta.index  # its successor has it, but may yet fail to spread it
+    assert one.disk.kept is not None
+    assert one.ask(append(place.term + 2, after, entries, meta.index + 1)).success
+    assert (one.raft.unproven, one.disk.kept) == (0, None)
+
+
+def test_restored_snapshot_survives_a_restart_as_one_that_may_be_taken_back():
+    one = One().lead().follow_up()
+    last, place = one.raft.last_index, one.raft.begin_restore(one.now)
+    meta = replace(place, id="r")
+    one.disk.restored(meta, Machine(meta.index))
+    again = One(disk=one.disk)  # crashed before the core knew
+    assert (again.raft.unproven, again.raft.last_index, again.raft.last_term) == (meta.index, meta.index, meta.term)
+    assert not again.ask(vote(meta.term + 1, index=last, last_term=meta.term)).granted
+    assert not again.ask(append(meta.term + 2, (last, meta.term), [(meta.index, meta.term + 2)])).success
+    assert (again.raft.unproven, again.raft.last_index, again.disk.kept) == (0, last, None)
+    assert again.events[-1] == "raft_restore_undone"
+
+
+def test_leader_says_that_a_restored_snapshot_is_unproven_and_commits_nothing_in_its_name():
+    one = One().lead().follow_up()
+    place = one.raft.begin_restore(one.now)
+    meta = replace(place, id="r")
+    one.disk.restored(meta, Machine(meta.index))
+    assert one.raft.restored(meta, one.now)
+    ticket = one.raft.verify(one.now)
+    one.raft.propose(1, None, one.now)
+    one.sent.clear()
+    one.pump()
+    sent = [effect.message for effect in one.sent if isinstance(effect, Request)]
+    assert {m.unproven for m in sent if isinstance(m, InstallSnapshotRequest)} == {True}
+    assert all(m.leader_commit_index < meta.index for m in sent if isinstance(m, AppendEntriesRequest))
+    one.follow_up()
+    assert (one.raft.unproven, one.disk.kept, one.raft.commit_index) == (0, None, meta.index + 1)
+    assert one.answers[ticket].error is None
+
+
+def test_second_restore_waits_until_the_first_is_committed():
+    one = One().lead().follow_up()
+    meta = replace(one.raft.begin_restore(one.now), id="r")
+    one.disk.restored(meta, Machine(meta.index))
+    assert one.raft.restored(meta, one.now)
+    assert not one.raft.lease_valid(one.now)
+    with pytest.raises(NotLeader):
+        one.raft.begin_restore(one.now)
+
+
+@pytest.mark.parametrize("flagged", [False, True])
+def test_follower_keeps_what_an_unproven_snapshot_replaces(flagged):
+    one = One()
+    one.ask(append(2, (1, 1), [(2, 2), (3, 2)], commit=2))
+    assert one.ask(snapshot(9, unproven=flagged)).success
+    assert (one.disk.kept is not None) is flagged
+    later = one.ask(append(5, (3, 2), [(4, 5)]))
+    if flagged:
+        assert not later.success and one.raft.last_index == 3  # taken back
+        assert one.ask(append(5, (3, 2), [(4, 5)], 4)).success
+    else:
+        assert one.raft.last_index == 9
+
+
+def test_request_that_does_not_tell_whether_its_leader_has_the_restored_snapshot_takes_nothing_back():
+    one = One()
+    one.ask(append(2, (1, 1), [(2, 2), (3, 2)], commit=2))
+    assert one.ask(snapshot(9, unproven=True)).success
+    refused = one.ask(append(5, (2, 2), [(3, 2), (4, 2)]))  # perhaps it has (9, 2) behind it
     assert refused.error == "a restored snapshot here was never replicated"
     assert not refused.message.success
-    after = (meta.index, place.term)  # of a leader that got the snapshot
-    assert one.ask(append(place.term + 2, after, [(meta.index + 1, place.term + 2)])).success
+    assert (one.raft.unproven, one.raft.last_index) == (9, 9)
+
+
+def test_restored_snapshot_is_not_called_committed_before_a_quorum_has_it():
+    five = (*SERVERS, *(Server(id=f"n{i}", address=f"10.0.0.{i}:8300") for i in (4, 5)))
+    one = One(Configuration(servers=five))
+    one.raft.expire(one.now)
+    one.raft.tick(one.now)
+    one.pump()
+
+    def answer(*names, form=None):
+        requests = [e for e in one.sent if isinstance(e, Request) and e.to.id in names]
+        one.sent.clear()
+        for effect in requests:
+            snapshot = isinstance(effect.message, InstallSnapshotRequest)
+            reply = form or (InstallSnapshotResponse if snapshot else AppendEntriesResponse)
+            good = {"granted": True} if form else {"success": True}
+            one.raft.received_reply(effect.sequence, reply(term=one.raft.term, **good), one.now)
+            one.pump()
+        return requests
+
+    answer("n2", "n3", form=RequestVoteResponse)
+    while answer("n2", "n3"):
+        pass
+    meta = replace(one.raft.begin_restore(one.now), id="r")
+    one.disk.restored(meta, Machine(meta.index))
+    assert one.raft.restored(meta, one.now)
+    one.raft.propose(1, None, one.now)
+    one.pump()
+    told = []
+    for _ in range(4):
+        one.now += 0.06
+        one.raft.tick(one.now)
+        one.pump()
+        told += [e.message.leader_commit_index for e in answer("n2") if isinstance(e.message, AppendEntriesRequest)]
+    assert one.raft.unproven == meta.index  # two of five
+    assert told and max(told) < meta.index
+
+
+def test_snapshot_of_a_leader_without_the_restored_one_takes_it_back():
+    one = One()
+    one.ask(append(2, (1, 1), [(2, 2), (3, 2)], commit=2))
+    assert one.ask(snapshot(9, unproven=True)).success
+    assert one.ask(snapshot(6, term=4, sender=4)).error == "a restored snapshot here was never replicated"
+    assert one.raft.last_index == 3
+    assert one.ask(snapshot(6, term=4, sender=4)).success
 
 
 def test_user_restore_of_a_deposed_leader_is_thrown_away():
@@ -663,3 +809,15 @@ def test_snapshot_older_than_a_compacted_log_is_acknowledged_but_not_installed()
     assert one.ask(snapshot(4)).success
     assert not any(ready.install for ready in one.readies)
     assert (one.raft.last_index, one.raft.commit_index) == (8, 8)
+
+
+def test_restarted_only_voter_stands_as_soon_as_no_lease_can_rest_on_it():
+    alone = Configuration(servers=SERVERS[:1])
+    config = replace(CONFIG, fast_bootstrap=True)
+    one = One(alone, config).lead_alone()
+    again = One(disk=one.disk, config=config)
+    assert again.raft.role is Role.FOLLOWER
+    assert again.raft.deadline == pytest.approx(again.now + config.read_lease_s)
+    again.lead_alone()
+    three = One(disk=One(config=config).disk, config=config)
+    assert three.raft.deadline >= three.now + config.heartbeat_timeout_s

@@ -1,6 +1,7 @@
 """Pools of the driver on the simulated network: join, fail, leave, restart, events, keys, and nothing left behind."""
 
 import asyncio
+import random
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from pyconsul_agent.runtime.gossip import GossipOptions, GossipPool
 from pyconsul_agent.runtime.gossip_address import parse_join_address
 from pyconsul_agent.runtime.gossip_cipher import AESCipher, GossipSeal
 from pyconsul_agent.runtime.gossip_events import EVENTS_MAX, Subscription
+from pyconsul_agent.runtime.gossip_rejoin import rejoin
 from pyconsul_agent.serf.config import SerfConfig
 from pyconsul_agent.serf.consul import AgentTags, LanRules, client_tags
 from pyconsul_agent.serf.effects import QueryReceived
@@ -19,6 +21,7 @@ from pyconsul_agent.sim.world import World
 from pyconsul_agent.structs.member import MemberEvent, MemberEventKind, MemberStatus, UserEvent
 from pyconsul_agent.swim.keyring import Keyring
 from pyconsul_agent.wire.serf import Query, encode
+from tests.memory_net import run as run_virtual
 
 
 class Recorder:
@@ -340,6 +343,45 @@ def test_restarted_node_finds_its_peers_by_its_snapshot():
     run(scenario)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_two_that_come_back_together_are_soon_alive_for_those_who_stayed(seed):
+    """Though each may find the other first, which knows nothing of its death."""
+
+    async def scenario(cluster):
+        for number, name in enumerate("abcd", 1):
+            await cluster.start(name, number, snapshot_path=f"/data/{name}")
+            if number > 1:
+                await cluster.pools[name].join(["10.0.0.1"])
+        await asyncio.sleep(3)
+        for name in "cd":
+            await cluster.pools[name].stop()
+        await asyncio.sleep(20)
+        assert cluster.statuses("a") == {"a": "alive", "b": "alive", "c": "failed", "d": "failed"}
+        for number, name in ((3, "c"), (4, "d")):
+            await cluster.start(name, number, snapshot_path=f"/data/{name}")
+        await asyncio.sleep(3)
+        for name in "abcd":
+            assert cluster.statuses(name) == dict.fromkeys("abcd", "alive")
+
+    run(scenario, seed)
+
+
+def test_the_last_two_may_leave_at_once_without_waiting_for_each_other():
+    async def scenario(cluster):
+        for number, name in enumerate("ab", 1):
+            await cluster.start(name, number)
+        await cluster.pools["b"].join(["10.0.0.1"])
+        await asyncio.sleep(3)
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(*(pool.leave() for pool in cluster.pools.values()))
+        assert asyncio.get_running_loop().time() - began < 5.5
+        for log in cluster.logs.values():
+            assert not log.said("timeout while waiting for graceful leave")
+            assert not log.said("timeout waiting for leave broadcast")
+
+    run(scenario)
+
+
 def test_node_that_left_does_not_rejoin_by_itself():
     async def scenario(cluster):
         for number, name in enumerate(("a", "b"), 1):
@@ -533,3 +575,88 @@ def test_a_timer_that_is_due_at_once_can_be_replaced_under_uvloop():
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(scenario())
+
+
+@pytest.mark.parametrize("stall_s", [0.9, 3.0, 20.0])
+def test_a_stalled_loop_blames_itself_and_not_its_peers(stall_s):
+    with World(seed=3) as world:
+        logs = {name: Recorder() for name in "abcd"}
+        processes = []
+
+        def main(name, ip, contact):
+            async def life(env):
+                tags = client_tags(AgentTags(datacenter="dc1", node_id=f"id-{name}", build="1.10.11:"))
+                pool = GossipPool(env, logs[name], GossipOptions(name=name, tags=tags, bind_host=ip))
+                await pool.start()
+                if contact:
+                    await pool.join([contact])
+                await asyncio.Event().wait()
+
+            return life
+
+        async def scenario():
+            for number, name in enumerate("abcd", 1):
+                ip = f"10.0.0.{number}"
+                contact = "10.0.0.1" if number > 1 else None
+                processes.append(world.process(ip, main(name, ip, contact), name=name))
+                await asyncio.sleep(0.5)
+            await asyncio.sleep(5)
+            for _ in range(6):
+                processes[0].stall(stall_s)
+                await asyncio.sleep(stall_s + 7.3)
+            for process in processes:
+                process.kill()
+
+        world.run(scenario())
+    assert logs["a"].said("gossip: the event loop stood still")
+    assert not logs["a"].said("suspect")
+    assert not logs["a"].said("marked_failed")
+
+
+def rejoined_by(answers, *, interval_s=30.0):
+    """(who was contacted when, when it was over): `answers` maps a name to (seconds, whether it answers)."""
+    contacted = []
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+
+        async def contact(name, address):
+            contacted.append((name, round(loop.time() - started, 3)))
+            after_s, answering = answers[name]
+            await asyncio.sleep(after_s)
+            return answering
+
+        known = {name: f"10.0.0.{number}:8301" for number, name in enumerate(answers)}
+        await rejoin(
+            known, contact, lambda: False, random.Random(3), Recorder(), pool="lan", own_name="me",
+            interval_s=interval_s,
+        )  # fmt: skip
+        return round(loop.time() - started, 3)
+
+    return contacted, run_virtual(main())
+
+
+def test_rejoin_talks_to_three_members_of_the_snapshot():
+    contacted, over = rejoined_by(dict.fromkeys("abcde", (0.01, True)))
+    assert len(contacted) == 3
+    assert over == pytest.approx(0.03)
+
+
+def test_silent_addresses_of_the_snapshot_delay_a_rejoin_by_a_second_each():
+    contacted, _ = rejoined_by(dict.fromkeys("abcd", (10.0, False)) | {"e": (0.01, True)})
+    assert len(contacted) == 5
+    assert dict(contacted)["e"] <= 4.0
+    assert contacted[-1][1] <= 4.0
+
+
+def test_rejoin_goes_on_until_somebody_answers():
+    tries = []
+
+    class Slowly(dict):
+        def __getitem__(self, name):
+            tries.append(name)
+            return (0.01, len(tries) > 4)
+
+    _, over = rejoined_by(Slowly.fromkeys("ab"), interval_s=30.0)
+    assert (len(tries), over > 60.0) == (6, True)

@@ -7,7 +7,7 @@ import gc
 import pytest
 
 from pyconsul_agent.env.base import open_stream
-from pyconsul_agent.errors import DecodeError, LeadershipLost, NotLeader, RaftError, RPCError
+from pyconsul_agent.errors import ConsulError, DecodeError, LeadershipLost, NotLeader, RaftError, RPCError
 from pyconsul_agent.runtime.raft_apply import Applier
 from pyconsul_agent.runtime.raft_recovery import recover
 from pyconsul_agent.sim.process import ProcessKilled
@@ -296,6 +296,114 @@ def test_user_restore_replaces_the_state_on_all_servers():
         await cluster.level()
 
     simulate(scenario, count=3)
+
+
+OLD = [b"\x07a%d" % n for n in range(6)]
+NEW = OLD[:3]
+
+
+async def about_to_restore(cluster):
+    """(leader, what `restore` is called with): six writes, of which the saved state has three."""
+    leader = await cluster.boot()
+    for n in range(6):
+        if n == 3:
+            source = await leader.do(lambda node: node.open_snapshot())
+        await cluster.write(b"a%d" % n)
+    return leader, ([b"".join(source.chunks())], source.meta)
+
+
+async def one_state(cluster, *, new):
+    """All servers have the old state or all the new one, and go on; which it was."""
+    await cluster.write(b"after")
+    await cluster.level()
+    items = cluster.alive()[0].machine.items
+    assert items in ([*OLD, b"\x07after"], [*NEW, b"\x07after"]), items
+    assert len(cluster.alive()) == 3
+    assert not any(member.disk.restored for member in cluster.alive())
+    if new is not None:
+        assert (items[: len(OLD)] != OLD) is new
+    return items
+
+
+@pytest.mark.parametrize("operation", range(6))
+@pytest.mark.parametrize("power", [False, True])
+def test_leader_whose_disk_fails_in_a_restore_leaves_the_old_state_or_the_new_one(operation, power):
+    async def scenario(cluster):
+        leader, saved = await about_to_restore(cluster)
+        leader.disk.fail_in = operation
+        with contextlib.suppress(ConsulError, TimeoutError):
+            async with asyncio.timeout(3):
+                await leader.do(lambda node: node.restore(*saved))
+        leader.power_off(cluster.world) if power else leader.kill()
+        leader.disk.repair()
+        await asyncio.sleep(0.5)
+        leader.power_on(cluster.world) if power else leader.process.start()
+        await until(lambda: leader.node is not None)
+        leader.fatal.clear()
+        leader.log.lines.clear()
+        await one_state(cluster, new=None)
+
+    simulate(scenario, count=3, clean=False)
+
+
+@pytest.mark.parametrize("delay_ms", [0, 1, 2, 3, 5, 8, 13, 21, 34])
+def test_leader_killed_in_a_restore_comes_back_to_what_the_others_have(delay_ms):
+    async def scenario(cluster):
+        leader, saved = await about_to_restore(cluster)
+        restoring = asyncio.ensure_future(leader.do(lambda node: node.restore(*saved)))
+        await asyncio.sleep(delay_ms / 1000)
+        acknowledged = restoring.done()
+        leader.kill()
+        await asyncio.gather(restoring, return_exceptions=True)
+        await cluster.leader(without=(leader,))
+        leader.process.start()
+        await until(lambda: leader.node is not None)
+        await one_state(cluster, new=True if acknowledged else None)
+
+    simulate(scenario, count=3, clean=False)
+
+
+def test_restore_that_only_the_leader_has_is_undone_when_others_go_on():
+    async def scenario(cluster):
+        leader, saved = await about_to_restore(cluster)
+        others = [member for member in cluster.alive() if member is not leader]
+        for member in others:
+            member.kill()
+        restoring = asyncio.ensure_future(leader.do(lambda node: node.restore(*saved)))
+        await until(lambda: leader.disk.restored is not None and leader.machine.items == NEW)
+        assert not leader.node.settled
+        assert not leader.node.lease_valid
+        leader.kill()
+        await asyncio.gather(restoring, return_exceptions=True)
+        for member in others:
+            member.process.start()
+        await cluster.leader()
+        leader.process.start()
+        await until(lambda: leader.node is not None)
+        assert leader.machine.items == NEW
+        assert not leader.node.settled
+        await one_state(cluster, new=False)
+        assert ("event", "raft_restore_undone") in [line[:2] for line in leader.log.lines]
+
+    simulate(scenario, count=3, clean=False)
+
+
+def test_restore_that_one_follower_got_survives_the_leader():
+    async def scenario(cluster):
+        leader, saved = await about_to_restore(cluster)
+        slow, quick = [member for member in cluster.alive() if member is not leader]
+        slow.kill()
+        await leader.do(lambda node: node.restore(*saved))
+        assert leader.disk.restored is None
+        leader.kill()
+        slow.process.start()
+        await until(lambda: slow.node is not None)
+        assert (await cluster.leader()) is quick
+        leader.process.start()
+        await until(lambda: leader.node is not None)
+        await one_state(cluster, new=True)
+
+    simulate(scenario, count=3, clean=False)
 
 
 def test_bad_user_snapshot_changes_nothing():

@@ -13,7 +13,8 @@ import pytest
 
 from pyconsul_agent.errors import StorageError
 from pyconsul_agent.raft.types import HardState, InitialState
-from pyconsul_agent.runtime.raft_storage import SqliteRaftStorage
+from pyconsul_agent.runtime import raft_storage
+from pyconsul_agent.runtime.raft_storage import ROWS_PER_STATEMENT, SqliteRaftStorage
 from pyconsul_agent.sim.raft_storage import RaftDisk, SimRaftStorage
 from pyconsul_agent.structs.base import GoTime
 from pyconsul_agent.structs.raft import Configuration, EntryType, LogEntry, Server, SnapshotMeta
@@ -129,6 +130,49 @@ def test_failed_transaction_leaves_nothing(opened):
             assert (state.last_index, state.hard_state) == (3, HardState())
 
     run(scenario())
+
+
+@pytest.mark.parametrize("count", [1, 2, ROWS_PER_STATEMENT, ROWS_PER_STATEMENT + 1, 3 * ROWS_PER_STATEMENT])
+def test_a_batch_of_any_size_is_stored_whole(opened, count):
+    batch = [entry(index, data=b"%d" % index, extensions=None if index % 2 else b"e") for index in range(1, count + 1)]
+
+    async def scenario():
+        async with opened() as (storage, _):
+            await storage.commit(entries=batch)
+        async with opened() as (storage, state):
+            assert state.last_index == count
+            assert storage.reader.entries(1, count, 1 << 20) == batch
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("count", [2, ROWS_PER_STATEMENT + 5])
+def test_a_batch_of_entries_alone_that_fails_leaves_none_of_them(opened, count):
+    async def scenario():
+        async with opened() as (storage, _):
+            await storage.commit(entries=entries(1, 3))
+            with pytest.raises(StorageError):
+                await storage.commit(entries=[*entries(4, count + 2), entry(1)])
+        async with opened() as (_, state):
+            assert state.last_index == 3
+
+    run(scenario())
+
+
+def test_a_statement_by_itself_ends_its_transaction(tmp_path):
+    async def scenario():
+        storage = sqlite_storage(tmp_path)()
+        await storage.load()
+        try:
+            await storage.commit(entries=entries(1, 3))
+            with sqlite3.connect(tmp_path / "raft" / "log.sqlite") as other:
+                seen = other.execute("SELECT count(*) FROM log").fetchone()
+            other.close()
+            return storage._connection().in_transaction, seen
+        finally:
+            await storage.close()
+
+    assert run(scenario()) == (False, (3,))
 
 
 def test_old_peer_list_entries_are_configurations(opened):
@@ -319,6 +363,7 @@ def test_number_beyond_sqlite_is_a_storage_error_not_a_crash(tmp_path):
 
 WRITER = """
 import asyncio, sys
+from pyconsul_agent.runtime import raft_storage
 from pyconsul_agent.runtime.raft_storage import SqliteRaftStorage
 from pyconsul_agent.raft.types import HardState
 from tests.raft_cluster import Recorder
@@ -329,8 +374,9 @@ async def main():
     state = await storage.load()
     index = state.last_index
     while True:
-        batch = [entry(index + n, term=index + 1, data=b"d" * 3000) for n in range(1, 9)]
-        await storage.commit(hard_state=HardState(index + 1), entries=batch)
+        term = index + 1 if sys.argv[2] == "terms" else 1
+        batch = [entry(index + n, term=term, data=b"d" * 3000) for n in range(1, 9)]
+        await storage.commit(hard_state=HardState(term) if term > 1 else None, entries=batch)
         index += 8
         print(index, flush=True)
 
@@ -339,12 +385,13 @@ asyncio.run(main())
 
 
 @pytest.mark.slow
-def test_acknowledged_transactions_survive_kill_9(tmp_path):
+@pytest.mark.parametrize("what", ["terms", "entries"])
+def test_acknowledged_transactions_survive_kill_9(tmp_path, what):
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     last = 0
     for lines in (3, 17, 40):
         with subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path / "raft")], stdout=subprocess.PIPE, cwd=root
+            [sys.executable, "-c", WRITER, str(tmp_path / "raft"), what], stdout=subprocess.PIPE, cwd=root
         ) as child:
             for _ in range(lines):
                 acknowledged = int(child.stdout.readline())
@@ -357,13 +404,191 @@ def test_acknowledged_transactions_survive_kill_9(tmp_path):
             state = await storage.load()
             assert state.last_index >= acknowledged
             assert state.last_index % 8 == 0, "half a transaction"
-            assert state.hard_state.term == state.last_term
+            assert state.hard_state.term == (state.last_term if what == "terms" else 0)
             assert len(storage.reader.entries(1, state.last_index, 1 << 30)) == state.last_index
             await storage.close()
             return state.last_index
 
         assert acknowledged > last
         last = run(check())
+
+
+# --- a restored snapshot that may be taken back ---------------------------------------------------------------
+
+
+async def restored(storage, index=8):
+    """A restored snapshot at `index` on top of entries 1..5 and, behind it, one entry."""
+    sink = storage.receive_snapshot(replace(META, index=index, term=3))
+    await sink.write(b"new state")
+    await sink.finish()
+    await storage.commit(hard_state=HardState(3, 3, b"me"), entries=entries(1, 5))
+    await storage.commit(restored=sink.meta)
+    await sink.publish()
+    await storage.commit(entries=[entry(index + 1, 3)])
+    return sink.meta
+
+
+def test_restored_snapshot_is_known_as_such_after_a_restart(opened):
+    async def main():
+        async with opened() as (storage, _):
+            meta = await restored(storage)
+        async with opened() as (storage, state):
+            assert state.unproven and state.snapshot.index == 8 and state.snapshot.id == meta.id
+            assert (state.first_index, state.last_index, state.last_term) == (9, 9, 3)
+            await storage.commit(settled=True)
+        async with opened() as (storage, state):
+            assert not state.unproven and state.snapshot.index == 8
+            assert (state.first_index, state.last_index) == (9, 9)
+            assert storage.reader.term(5) is None
+
+    run(main())
+
+
+def test_reverted_restore_leaves_the_log_and_the_snapshot_from_before_it(opened):
+    async def main():
+        async with opened() as (storage, _):
+            await storage.create_snapshot(replace(META, index=2, term=1), lambda: [b"old state"])
+            await restored(storage)
+            state = await storage.revert()
+            expected = (False, 2, 1, 5, HardState(3, 3, b"me"))
+            found = (state.unproven, state.snapshot.index, state.first_index, state.last_index, state.hard_state)
+            assert found == expected
+            await storage.commit(entries=[entry(6, 4)])
+        async with opened() as (storage, state):
+            assert (state.unproven, state.snapshot.index, state.last_index) == (False, 2, 6)
+            source = await storage.open_snapshot("")
+            assert b"".join(source.chunks()) == b"old state"
+            await source.close()
+
+    run(main())
+
+
+def test_restore_that_was_marked_but_not_published_never_happened(opened):
+    async def main():
+        async with opened() as (storage, _):
+            await storage.commit(entries=entries(1, 5))
+            sink = storage.receive_snapshot(replace(META, index=6))
+            await sink.write(b"new")
+            await sink.finish()
+            await storage.commit(restored=sink.meta)
+        async with opened() as (storage, state):
+            assert (state.unproven, state.snapshot, state.first_index, state.last_index) == (False, None, 1, 5)
+
+    run(main())
+
+
+def test_leader_s_snapshot_installed_over_a_restore_is_not_unproven(opened):
+    async def main():
+        async with opened() as (storage, _):
+            await restored(storage)
+            sink = storage.receive_snapshot(replace(META, index=20, term=4))
+            await sink.write(b"the leader's")
+            await sink.finish()
+            await sink.publish()  # and a crash before the log is emptied
+        async with opened() as (storage, state):
+            assert (state.unproven, state.snapshot.index, state.last_index) == (False, 20, 0)
+            await storage.commit(entries=[entry(21, 4)])
+        async with opened() as (storage, state):
+            assert (state.unproven, state.first_index, state.last_index) == (False, 21, 21)
+
+    run(main())
+
+
+def test_file_of_the_version_before_gets_the_table_for_restores(tmp_path):
+    make = sqlite_storage(tmp_path)
+
+    async def main():
+        storage = make()
+        await storage.load()
+        await storage.close()
+        with sqlite3.connect(tmp_path / "raft" / "log.sqlite") as connection:
+            connection.execute("DROP TABLE restored")
+        connection.close()
+        storage = make()
+        await storage.load()
+        await restored(storage)
+        await storage.close()
+
+    run(main())
+
+
+def damage(tmp_path, snapshot_id):
+    path = tmp_path / "raft" / "snapshots" / snapshot_id / "state.bin"
+    path.write_bytes(b"?" + path.read_bytes()[1:])
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_damaged_snapshot_that_the_log_does_not_cover_is_refused_in_one_line(tmp_path, older):
+    """Going on with less would let this server vote against what it had acknowledged."""
+    make = sqlite_storage(tmp_path)
+
+    async def main():
+        storage = make()
+        await storage.load()
+        if older:
+            await storage.create_snapshot(replace(META, index=2), lambda: [b"older"])
+        newest = await storage.create_snapshot(replace(META, index=9), lambda: [b"newest"])
+        await storage.close()
+        damage(tmp_path, newest.id)
+        words = f"snapshot {newest.id} is damaged and the log does not cover it"
+        with pytest.raises(StorageError, match=words) as told:
+            await make().load()
+        assert "\n" not in str(told.value)
+        (tmp_path / "raft" / "snapshots" / newest.id).rename(tmp_path / "aside")  # the operator's choice
+        storage = make()
+        assert ((await storage.load()).snapshot is not None) is older
+        await storage.close()
+
+    run(main())
+
+
+def test_damaged_snapshot_that_the_log_covers_is_passed_over(tmp_path):
+    make = sqlite_storage(tmp_path)
+
+    async def main():
+        storage = make()
+        await storage.load()
+        await storage.commit(entries=entries(1, 12))
+        await storage.create_snapshot(replace(META, index=2, term=1), lambda: [b"older"])
+        newest = await storage.create_snapshot(replace(META, index=9, term=1), lambda: [b"newest"])
+        await storage.close()
+        damage(tmp_path, newest.id)
+        storage = make()
+        state = await storage.load()
+        assert (state.snapshot.index, state.first_index, state.last_index) == (2, 1, 12)
+        await storage.close()
+
+    run(main())
+
+
+def test_damaged_restored_snapshot_is_not_taken_for_one_that_never_was(tmp_path):
+    make = sqlite_storage(tmp_path)
+
+    async def main():
+        storage = make()
+        await storage.load()
+        meta = await restored(storage)
+        await storage.close()
+        damage(tmp_path, meta.id)
+        with pytest.raises(StorageError, match="is damaged and the log does not cover it"):
+            await make().load()
+
+    run(main())
+
+
+def test_new_folder_of_raft_is_durable_in_its_parent(tmp_path, monkeypatch):
+    synced = []
+    original = raft_storage.sync_directory
+    monkeypatch.setattr(raft_storage, "sync_directory", lambda path: (synced.append(path), original(path)))
+
+    async def main():
+        storage = sqlite_storage(tmp_path)()
+        await storage.load()
+        await storage.close()
+
+    run(main())
+    assert synced[0] == str(tmp_path)
+    assert str(tmp_path / "raft") in synced
 
 
 def test_every_commit_of_the_log_waits_for_the_medium(tmp_path):

@@ -115,6 +115,7 @@ def test_pruning_a_living_member_waits_and_spares_the_one_that_denies():
     serf = with_members("b", "c")
     tell(serf, LeaveIntent(ltime=5, node="b", prune=True))
     tell(serf, LeaveIntent(ltime=6, node="c", prune=True))
+    serf.tick(5.0)
     assert serf.next_deadline() == 8.0
     tell(serf, JoinIntent(ltime=9, node="c"), 1.0)
     serf.tick(8.0)

@@ -526,3 +526,21 @@ def test_forwarder_reports_the_failed_server_of_another_datacenter():
     with pytest.raises(RPCError):
         run(Forwarder(Pool(RPCError("x")), following(), lookup).to_datacenter("dc2", "KVS.Get", b""))
     assert lookup.failures == [REMOTE]
+
+
+# --- stamps -------------------------------------------------------------------------------------------------------
+
+
+def test_a_stamp_needs_a_leader_that_is_ready_stays_and_holds_its_lease():
+    def stamp(leadership, **options):
+        return Server(leadership, version=lambda part: 7, **options).dispatcher.stamp("kv")
+
+    assert stamp(leading()) == 7
+    assert stamp(leading(lease=False)) is None
+    assert stamp(following()) is None
+    assert stamp(leading(), consistent_ready=lambda: False) is None
+    assert stamp(leading(), is_leaving=lambda: True) is None
+
+
+def test_who_leads_is_a_stamp_of_its_own():
+    assert Server(following()).dispatcher.stamp("leader") == "10.0.0.2:8300"

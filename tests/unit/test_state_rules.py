@@ -198,3 +198,34 @@ def test_names_that_are_not_utf8_are_kept():
     odd = b"\xff".decode("utf-8", "surrogateescape")
     bench.register(odd, service=NodeService(id=odd, service=odd, kind=odd))
     assert catalog.instances(bench.store, WatchSet(), odd)[0] == 1
+
+
+# --- versions -------------------------------------------------------------------------------------------------
+
+
+def test_each_part_of_the_state_is_counted_apart():
+    bench = Bench()
+
+    def moved(change):
+        before = [bench.store.version(part) for part in ("kv", "catalog")]
+        change()
+        after = [bench.store.version(part) for part in ("kv", "catalog")]
+        return [new > old for old, new in zip(before, after, strict=True)]
+
+    put = lambda: bench.write(kv.put, DirEntry(key=b"a", value=b"1"))  # noqa: E731
+    assert moved(put) == [True, False]
+    assert moved(put) == [False, False]  # the same value again changes nothing
+    assert moved(lambda: bench.register("n")) == [False, True]
+    assert moved(lambda: bench.write(kv.delete, b"a")) == [True, False]
+    assert moved(lambda: bench.store.begin(99).abort()) == [False, False]
+    assert moved(lambda: bench.store.restore(Store())) == [True, True]
+
+
+def test_a_session_that_ends_with_its_node_moves_the_keys_it_held():
+    bench = Bench()
+    bench.register("n")
+    bench.write(session.create, Session(id=ID % 1, node="n"))
+    bench.write(kv.lock, DirEntry(key=b"a", session=ID % 1))
+    before = bench.store.version("kv")
+    bench.write(session.destroy, ID % 1)
+    assert bench.store.version("kv") > before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +17,8 @@ class DNSConfig:
     alt_domain: str = ""
     token: str = ""
     recursors: tuple[tuple[str, int], ...] = ()
+    recursion_for: tuple[IPv4Network | IPv6Network, ...] | None = None
+    """Networks whose questions may go to the recursors; None: any."""
     recursor_timeout_s: float = 2.0
     allow_stale: bool = True
     max_stale_s: float = 87600 * 3600.0
@@ -32,3 +35,6 @@ class DNSConfig:
     soa_expire_s: int = 86400
     soa_min_ttl_s: int = 0
     translate_wan_addresses: bool = False
+    use_cache: bool = False
+    cache_max_age_s: float = 0.0
+    """How old a cached answer of a prepared query may be; 0: as old as it is."""

@@ -7,15 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from pyconsul_agent.agent.cache import HEALTH_NODES, NODE_SERVICES, QUERY_EXECUTE, Cache, Kind
 from pyconsul_agent.agent.delegate import Caller
 from pyconsul_agent.env.base import Clock
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import RPCError
+from pyconsul_agent.interfaces.dns import plan as plans
 from pyconsul_agent.interfaces.dns import resolve
 from pyconsul_agent.interfaces.dns.config import DNSConfig
+from pyconsul_agent.interfaces.dns.finish import Instances, Outcome
+from pyconsul_agent.interfaces.dns.prepared import LocalCatalog, order
 from pyconsul_agent.interfaces.dns.recursor import Recursor
-from pyconsul_agent.interfaces.dns.resolve import Apex, Asked, Built
-from pyconsul_agent.structs.base import NANOSECONDS_PER_SECOND, seconds
+from pyconsul_agent.interfaces.dns.resolve import Asked, Built
+from pyconsul_agent.structs.base import NANOSECONDS_PER_SECOND, duration, seconds
 from pyconsul_agent.structs.catalog import Node
 from pyconsul_agent.structs.health import CheckServiceNode
 from pyconsul_agent.structs.methods import (
@@ -40,6 +44,9 @@ from pyconsul_agent.wire.dns import ANY, IN, NOERROR, NOTIMP, NXDOMAIN, SERVFAIL
 RequestT = TypeVar("RequestT", bound=QueryOptions)
 ReplyT = TypeVar("ReplyT", bound=QueryMeta)
 
+CACHED: dict[str, Kind[Any, Any]] = {kind.method.name: kind for kind in (HEALTH_NODES, NODE_SERVICES, QUERY_EXECUTE)}
+"""What `use_cache` takes from the cache, by method; reverse names are always asked for."""
+
 CHASE_DEPTH_MAX = 3
 """Names in our own zone that point to further names in it are followed so many times."""
 
@@ -56,25 +63,15 @@ _ABSENT = ("No path to datacenter", "Permission denied", "Query not found", "rpc
 class Failed(Exception):
     """The catalog could not be asked, or has no such thing: the rcode to answer with."""
 
-    def __init__(self, rcode: int) -> None:
+    def __init__(self, rcode: int, *, by_catalog: bool = False) -> None:
         super().__init__(rcode)
         self.rcode = rcode
+        self.by_catalog = by_catalog
+        """Whether the catalog was asked and told so."""
 
 
 class Unanswered(Exception):
     """A reverse name that the catalog does not know: others may."""
-
-
-class Outcome(Built):
-    """The sections and the rcode of a reply, and whether the client's subnet mattered to it."""
-
-    __slots__ = ("authority", "rcode", "uses_subnet")
-
-    def __init__(self, rcode: int = NOERROR, built: Built | None = None) -> None:
-        super().__init__(built.answers if built else [], built.additional if built else [])
-        self.rcode = rcode
-        self.authority: list[Record] = []
-        self.uses_subnet = False
 
 
 class Lookups:
@@ -88,39 +85,45 @@ class Lookups:
         random: random.Random,
         recursor: Recursor,
         log: Log,
+        *,
+        cache: Cache | None = None,
+        local: LocalCatalog | None = None,
     ) -> None:
         self.config = config
+        self._cache = cache
+        self._local = local
         self._caller = caller
         self._clock = clock
         self._random = random
         self._recursor = recursor
         self._log = log
         self._handlers: dict[type, Callable[..., Any]] = {
-            resolve.ServiceLookup: self._service,
-            resolve.NodeLookup: self._node,
-            resolve.QueryLookup: self._query,
+            plans.ServiceLookup: self._service,
+            plans.NodeLookup: self._node,
+            plans.QueryLookup: self._query,
         }
 
-    async def answer(self, query: Query, plan: resolve.Plan, peer: str, depth: int = CHASE_DEPTH_MAX) -> Outcome:
+    async def answer(self, query: Query, plan: plans.Plan, peer: str, depth: int = CHASE_DEPTH_MAX) -> Outcome:
         """Answer a question of our zone or a reverse one. Raises Unanswered, and CannotPack."""
         try:
-            if isinstance(plan, resolve.Reverse):
+            if isinstance(plan, plans.Reverse):
                 return await self._reverse(query, plan)
-            if isinstance(plan, Apex):
+            if isinstance(plan, plans.Apex):
                 return await self._apex(plan, depth)
-            if isinstance(plan, resolve.Unsupported):
+            if isinstance(plan, plans.Unsupported):
                 return Outcome(NOTIMP)
-            if isinstance(plan, resolve.Literal):
+            if isinstance(plan, plans.Literal):
                 return Outcome(NOERROR, Built(list(plan.records), []))
             handler = self._handlers.get(type(plan))
             if handler is None:
-                raise Failed(NXDOMAIN)
+                raise Failed(NXDOMAIN, by_catalog=True)  # whatever it holds
             outcome: Outcome = await handler(query, plan, peer, depth)
             return outcome
         except Failed as failure:
             outcome = Outcome(failure.rcode)
             if failure.rcode == NXDOMAIN:
                 self._add_soa(outcome)
+            outcome.is_fixed = failure.by_catalog and self._is_repeatable(plan)
             return outcome
 
     def _add_soa(self, outcome: Outcome) -> None:
@@ -136,7 +139,9 @@ class Lookups:
         config = self.config
         request = replace(request, token=config.token, allow_stale=config.allow_stale)
         try:
-            reply = await self._caller.call(method, request)
+            reply = await self._cached(method, request)
+            if reply is None:
+                reply = await self._caller.call(method, request)
             if request.allow_stale and seconds(reply.last_contact) > config.max_stale_s:
                 self._log.warn("Query results too stale, re-requesting")
                 reply = await self._caller.call(method, replace(request, allow_stale=False))
@@ -147,8 +152,28 @@ class Lookups:
             self._log.error("rpc error", method=method.name, error=str(error))
             raise Failed(SERVFAIL) from error
 
-    async def _instances(self, plan: resolve.ServiceLookup) -> list[CheckServiceNode]:
-        """Healthy instances, shuffled. Raises Failed."""
+    async def _cached(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT | None:
+        """The agent's cached answer, fetched if there is none; None when the cache is not for this."""
+        config = self.config
+        kind = CACHED.get(method.name) if config.use_cache and self._cache is not None else None
+        if kind is None or self._cache is None:
+            return None
+        if kind.refreshed and self._is_here(getattr(request, "datacenter", "")):
+            return None  # the own state is at least as new, and costs less to ask
+        request = replace(request, max_age=duration(config.cache_max_age_s))
+        reply: ReplyT = (await self._cache.get(kind, request)).value
+        return reply
+
+    def _is_here(self, datacenter: str) -> bool:
+        """Whether this very process has the catalog, and may answer from it."""
+        config, local = self.config, self._local
+        if local is None or not config.allow_stale or datacenter != config.datacenter:
+            return False
+        age_s = local.catalog_age_s()
+        return age_s is not None and age_s <= config.max_stale_s
+
+    async def _instances(self, plan: plans.ServiceLookup) -> list[CheckServiceNode]:
+        """Healthy instances. Raises Failed."""
         request = ServiceSpecificRequest(
             datacenter=plan.datacenter,
             service_name=plan.service,
@@ -159,47 +184,68 @@ class Lookups:
         )
         reply = await self._call(HEALTH_SERVICE_NODES, request)
         rows = [row for row in reply.nodes or () if row.node is not None and row.service is not None]
-        rows = resolve.healthy(rows, only_passing=self.config.only_passing)
-        if len(rows) > 1:
-            self._random.shuffle(rows)
-        return rows
+        return resolve.healthy(rows, only_passing=self.config.only_passing)
+
+    def _shuffled(self, rows: Sequence[CheckServiceNode]) -> list[CheckServiceNode]:
+        return [rows[place] for place in order(self._random, len(rows), len(rows))]
 
     # --- kinds of names -------------------------------------------------------------------------------------------
 
-    async def _service(self, query: Query, plan: resolve.ServiceLookup, peer: str, depth: int) -> Outcome:
+    async def _service(self, query: Query, plan: plans.ServiceLookup, peer: str, depth: int) -> Outcome:
         if not plan.service:
-            raise Failed(NXDOMAIN)
+            raise Failed(NXDOMAIN, by_catalog=True)
         rows = await self._instances(plan)
         ttl = resolve.service_ttl(plan.service, self.config)
-        return await self._rows(query, rows, plan.datacenter, ttl, depth)
+        outcome = await self._rows(query, self._shuffled(rows), plan.datacenter, ttl, depth)
+        if not self._is_repeatable(plan):
+            outcome.made_of, outcome.is_fixed = None, False
+        elif outcome.made_of is not None:
+            outcome.made_of.rows = rows
+        return outcome
+
+    def _is_repeatable(self, plan: plans.Plan) -> bool:
+        """Whether nothing but nodes, services and checks of this datacenter decides over the answer."""
+        if isinstance(plan, plans.ServiceLookup) and (plan.connect or plan.ingress):
+            return False
+        if isinstance(plan, plans.ServiceLookup | plans.NodeLookup):
+            return plan.datacenter == self.config.datacenter
+        return isinstance(plan, plans.Absent)
 
     async def _rows(
         self, query: Query, rows: Sequence[CheckServiceNode], datacenter: str, ttl: int, depth: int
     ) -> Outcome:
         """The records of instances; NXDOMAIN without any, the SOA when none has a record of the type."""
         if not rows:
-            raise Failed(NXDOMAIN)
+            raise Failed(NXDOMAIN, by_catalog=True)
         asked = Asked(query.name or ".", query.type, datacenter, ttl, query.edns is not None, self.config)
-        chased = await self._chase(resolve.hosts(rows, asked), depth)
-        outcome = Outcome(NOERROR, resolve.service_answer(rows, asked, chased))
+        hosts = resolve.hosts(rows, asked)
+        outcome = Outcome(NOERROR, resolve.service_answer(rows, asked, await self._chase(hosts, depth)))
         if not outcome.answers:
             self._add_soa(outcome)
+            outcome.is_fixed = not hosts
+        elif not hosts:
+            outcome.made_of = Instances(rows, asked)
         return outcome
 
-    async def _node(self, query: Query, plan: resolve.NodeLookup, peer: str, depth: int) -> Outcome:
+    async def _node(self, query: Query, plan: plans.NodeLookup, peer: str, depth: int) -> Outcome:
         if query.type not in resolve.NODE_TYPES:
-            return Outcome()
+            outcome = Outcome()
+            outcome.is_fixed = self._is_repeatable(plan)
+            return outcome
         request = NodeSpecificRequest(datacenter=plan.datacenter, node=plan.node)
         reply = await self._call(CATALOG_NODE_SERVICES, request)
         node = reply.node_services.node if reply.node_services is not None else None
         if node is None:
-            raise Failed(NXDOMAIN)
+            raise Failed(NXDOMAIN, by_catalog=True)
         host = resolve.node_host(node, query.type, plan.datacenter, self.config) if query.type != TXT else None
         chased = await self._chase([host] if host else [], depth)
         owner = query.name or "."
-        return Outcome(NOERROR, resolve.node_answer(node, owner, query.type, plan.datacenter, self.config, chased))
+        built = resolve.node_answer(node, owner, query.type, plan.datacenter, self.config, chased)
+        outcome = Outcome(NOERROR, built)
+        outcome.is_fixed = host is None and self._is_repeatable(plan)
+        return outcome
 
-    async def _query(self, query: Query, plan: resolve.QueryLookup, peer: str, depth: int) -> Outcome:
+    async def _query(self, query: Query, plan: plans.QueryLookup, peer: str, depth: int) -> Outcome:
         config = self.config
         subnet = query.edns.ecs if query.edns is not None else None
         request = PreparedQueryExecuteRequest(
@@ -214,10 +260,11 @@ class Lookups:
             ttl = resolve.service_ttl(reply.service, config)
         rows = [row for row in reply.nodes or () if row.node is not None and row.service is not None]
         outcome = await self._rows(query, rows, reply.datacenter or plan.datacenter, ttl, depth)
+        outcome.made_of, outcome.is_fixed = None, False  # the server has its own order, and judges by the client
         outcome.uses_subnet = True
         return outcome
 
-    async def _apex(self, plan: Apex, depth: int) -> Outcome:
+    async def _apex(self, plan: plans.Apex, depth: int) -> Outcome:
         servers = await self._name_servers(depth)
         outcome = Outcome()
         outcome.additional = servers.additional
@@ -231,16 +278,16 @@ class Lookups:
         """NS records and glue; none when the servers cannot be found."""
         config = self.config
         try:
-            rows = await self._instances(resolve.ServiceLookup(SERVERS_SERVICE, "", config.datacenter))
+            rows = await self._instances(plans.ServiceLookup(SERVERS_SERVICE, "", config.datacenter))
         except Failed:
             return Built([], [])
-        nodes = resolve.name_servers(rows)
+        nodes = resolve.name_servers(self._shuffled(rows))
         found = (resolve.node_host(node, ANY, config.datacenter, config) for node in nodes)
         return resolve.name_server_records(
             nodes, config, await self._chase([host for host in found if host is not None], depth)
         )
 
-    async def _reverse(self, query: Query, plan: resolve.Reverse) -> Outcome:
+    async def _reverse(self, query: Query, plan: plans.Reverse) -> Outcome:
         """The node, else the service, with that address. A catalog that cannot be asked knows neither."""
         record = None
         if plan.address is not None:
@@ -286,12 +333,12 @@ class Lookups:
 
     async def _follow(self, host: str, depth: int) -> Sequence[Record]:
         name = host.lower()
-        if not resolve.in_zone(name, self.config):
+        if not plans.in_zone(name, self.config):
             return await self._recursor.addresses(host) if self.config.recursors else ()
         if depth < 1:
             return ()
         inner = Query(0, 0, host, ANY, IN)
-        return (await self.answer(inner, resolve.plan(name, inner.type, self.config), "", depth - 1)).answers
+        return (await self.answer(inner, plans.plan(name, inner.type, self.config), "", depth - 1)).answers
 
 
 def _subnet_address(subnet: tuple[int, int, bytes]) -> str:

@@ -14,6 +14,7 @@ from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import DecodeError, NetError
 from pyconsul_agent.interfaces.dns.config import DNSConfig
 from pyconsul_agent.wire.dns import (
+    IN,
     NOERROR,
     NXDOMAIN,
     QR,
@@ -44,7 +45,7 @@ class Recursor:
 
     async def forward(self, data: bytes, query: Query, *, tcp: bool) -> bytes | None:
         """The first usable reply to a client's message, packed for that client; None when no server gives one."""
-        question = (query.name or ".", query.type)
+        question = (query.name or ".", query.type, query.cls)
         size = max(UDP_BYTES, query.edns.udp_size if query.edns is not None else 0)
         for server in self.config.recursors:
             reply = await self._ask(server, data[2:], question, size, tcp=tcp)
@@ -60,18 +61,18 @@ class Recursor:
     async def addresses(self, host: str) -> Sequence[Record]:
         """Answer records to a question of type A for `host`, of the first server that answers at all."""
         try:
-            body = pack(Message(0, RD, (host, A, 1)))[2:]
+            body = pack(Message(0, RD, (host, A, IN)))[2:]
         except CannotPack as error:
             self._log.debug("host name cannot be asked for", host=host, error=str(error))
             return ()
         for server in self.config.recursors:
-            reply = await self._ask(server, body, (host, A), UDP_BYTES, tcp=False)
+            reply = await self._ask(server, body, (host, A, IN), UDP_BYTES, tcp=False)
             if reply is not None:
                 return reply.answers
         return ()
 
     async def _ask(
-        self, server: Address, body: bytes, question: tuple[str, int], size: int, *, tcp: bool
+        self, server: Address, body: bytes, question: tuple[str, int, int], size: int, *, tcp: bool
     ) -> Message | None:
         """Send `body` (a message without its id) and wait for the reply to it; None when there is none in time."""
         id_ = self._token_bytes(2)
@@ -84,7 +85,7 @@ class Recursor:
             self._log.debug("recursor failed", recursor=f"{server[0]}:{server[1]}", error=str(error))
             return None
 
-    async def _over_udp(self, server: Address, message: bytes, question: tuple[str, int], size: int) -> Message:
+    async def _over_udp(self, server: Address, message: bytes, question: tuple[str, int, int], size: int) -> Message:
         """Raises NetError, TimeoutError, or DecodeError for a reply that is broken or over `size`."""
         arrived: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
 
@@ -128,9 +129,9 @@ class Recursor:
             writer.close()
 
 
-def _answers(reply: Message, id_: bytes, question: tuple[str, int]) -> bool:
+def _answers(reply: Message, id_: bytes, question: tuple[str, int, int]) -> bool:
     """Whether this is a reply to that question."""
     if not reply.flags & QR or reply.id != int.from_bytes(id_, "big") or reply.question is None:
         return False
-    name, type_, _ = reply.question
-    return type_ == question[1] and name.lower() == question[0].lower()
+    name, type_, cls = reply.question
+    return (type_, cls) == question[1:] and name.lower() == question[0].lower()

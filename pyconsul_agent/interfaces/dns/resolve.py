@@ -1,4 +1,4 @@
-"""What a DNS name asks for, and the records that answer it. Pure: look-ups and chased names are handed in.
+"""The records that answer a DNS question. Pure: look-ups and chased names are handed in.
 
 The rules are those of Consul 1.10. Sockets, time and RPC are not known here.
 """
@@ -15,9 +15,8 @@ from struct import Struct
 from pyconsul_agent.interfaces.dns.config import DNSConfig
 from pyconsul_agent.structs.catalog import Node, ServiceAddress
 from pyconsul_agent.structs.health import CheckServiceNode, HealthCheck
-from pyconsul_agent.wire.dns import AAAA, ANY, AXFR, CNAME, DS, NS, PTR, SOA, SRV, TXT, A, Record, text_data
+from pyconsul_agent.wire.dns import AAAA, ANY, CNAME, NS, PTR, SOA, SRV, TXT, A, Record, text_data
 
-KINDS = frozenset({"service", "connect", "ingress", "node", "query", "addr"})
 NODE_TYPES = frozenset({A, AAAA, ANY, TXT})
 ADDRESS_TYPES = frozenset({ANY, SRV, NS, TXT})
 """Types that take an address of either family; besides them A takes IPv4 and AAAA IPv6."""
@@ -34,178 +33,11 @@ Chased = Mapping[str, Sequence[Record]]
 """Host name with a final dot -> the records that it leads to."""
 
 
-# --- plans --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """Outside of every zone and no recursor to ask."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recurse:
-    """Pass through to the recursors."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reverse:
-    """An address, by a name below `arpa.`; `address` is None when the name spells none."""
-
-    address: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Apex:
-    """SOA or NS of the zone."""
-
-    type: int
-
-
-@dataclass(frozen=True, slots=True)
-class Unsupported:
-    """Zone transfer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Absent:
-    """No name of ours."""
-
-
-@dataclass(frozen=True, slots=True)
-class Literal:
-    """An address that is spelled in the name; empty `records` answer with nothing at all."""
-
-    records: tuple[Record, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class NodeLookup:
-    """A node, in `datacenter`."""
-
-    node: str
-    datacenter: str
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceLookup:
-    """Instances of a service, with `tag` unless it is empty."""
-
-    service: str
-    tag: str
-    datacenter: str
-    connect: bool = False
-    ingress: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class QueryLookup:
-    """A prepared query, by name or id."""
-
-    query: str
-    datacenter: str
-
-
-Plan = (
-    Refuse | Recurse | Reverse | Apex | Unsupported | Absent | Literal | NodeLookup | ServiceLookup | QueryLookup
-)  # fmt: skip
-
-_ABSENT = Absent()
-
-
-def plan(name: str, type_: int, config: DNSConfig) -> Plan:
-    """What to do for a question. `name` is lower case with a final dot."""
-    if name == "arpa." or name.endswith(".arpa."):
-        return Reverse(reverse_address(name))
-    body = _below_zone(name, config)
-    if body is None:
-        return Recurse() if config.recursors else Refuse()
-    if type_ == DS and config.recursors:  # it belongs to the parent zone
-        return Recurse()
-    if type_ in (SOA, NS):
-        return Apex(type_)
-    if type_ == AXFR:
-        return Unsupported()
-    return _by_kind(body, type_, config)
-
-
-def in_zone(name: str, config: DNSConfig) -> bool:
-    """Whether a lower-case name is below one of the agent's domains."""
-    return any(name.endswith(f".{domain}") for domain in (config.domain, config.alt_domain) if domain)
-
-
-def _below_zone(name: str, config: DNSConfig) -> str | None:
-    """The part of the name left of the domain, "" at its apex; None outside."""
-    for domain in sorted((config.domain, config.alt_domain), key=len, reverse=True):
-        if not domain:
-            continue
-        if name == domain:
-            return ""
-        if name.endswith(domain) and name[-len(domain) - 1] == ".":
-            return name[: -len(domain) - 1]
-    return None
-
-
-def _by_kind(body: str, type_: int, config: DNSConfig) -> Plan:
-    labels = body.split(".")
-    for at in range(len(labels) - 1, -1, -1):
-        label = labels[at]
-        if label in KINDS:
-            kind, parts, suffix = label, labels[:at], labels[at + 1 :]
-            break
-        if type_ == SRV and label.startswith("_"):
-            kind, parts, suffix = "service", labels[: at + 1], labels[at + 1 :]
-            break
-    else:
-        return _ABSENT
-    if kind == "addr":
-        return _literal(parts, body, config)
-    if not parts or len(suffix) > 1:
-        return _ABSENT
-    datacenter = suffix[0] if suffix else config.datacenter
-    if kind == "node":
-        return NodeLookup(".".join(parts), datacenter)
-    if kind == "query":
-        return QueryLookup(".".join(parts), datacenter)
-    if kind == "service":
-        return _service(parts, datacenter)
-    return ServiceLookup(parts[-1], "", datacenter, connect=kind == "connect", ingress=kind == "ingress")
-
-
-def _service(parts: list[str], datacenter: str) -> ServiceLookup:
-    if len(parts) == 2 and parts[0].startswith("_") and parts[1].startswith("_"):
-        tag = parts[1][1:]
-        return ServiceLookup(parts[0][1:], "" if tag == "tcp" else tag, datacenter)
-    return ServiceLookup(parts[-1], ".".join(parts[:-1]), datacenter)
-
-
-def _literal(parts: list[str], body: str, config: DNSConfig) -> Plan:
-    if len(parts) != 1:
-        return _ABSENT
-    digits = parts[0]
-    type_ = {4: A, 16: AAAA}.get(len(digits) // 2)
-    if type_ is None:
-        return Literal(())
-    if len(digits) % 2 or not re.fullmatch("[0-9a-f]+", digits):
-        return _ABSENT
-    return Literal((Record(f"{body}.{config.domain}", type_, config.node_ttl_s, (bytes.fromhex(digits),)),))
-
-
-def reverse_address(name: str) -> str | None:
-    """The address of a name below `in-addr.arpa.` or `ip6.arpa.`, in its usual spelling; None if it spells none."""
-    labels = name.split(".")[:-1]
-    if labels[-2:] == ["in-addr", "arpa"]:
-        address = ".".join(reversed(labels[:-2]))
-        return address if _packed(address) is not None and ":" not in address else None
-    if labels[-2:] == ["ip6", "arpa"] and len(labels) == 34 and all(re.fullmatch("[0-9a-f]", x) for x in labels[:-2]):
-        return str(ipaddress.IPv6Address(int("".join(reversed(labels[:-2])), 16)))
-    return None
-
-
 # --- addresses ------------------------------------------------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=ADDRESS_CACHE_MAX)
-def _packed(address: str) -> bytes | None:
+def packed_address(address: str) -> bytes | None:
     """Octets of a numeric address, IPv4-mapped ones as IPv4; None for a host name."""
     try:
         ip = ipaddress.ip_address(address)
@@ -275,7 +107,7 @@ class Built:
 def node_host(node: Node, type_: int, datacenter: str, config: DNSConfig) -> str | None:
     """The host name to chase when a node's address is one."""
     address = node_address(node, type_, datacenter, config)
-    return fqdn(address) if _packed(address) is None else None
+    return fqdn(address) if packed_address(address) is None else None
 
 
 def node_records(
@@ -283,7 +115,7 @@ def node_records(
 ) -> list[Record]:
     """Address records of a node, or the CNAME and where it leads."""
     address = node_address(node, type_, datacenter, config)
-    packed = _packed(address)
+    packed = packed_address(address)
     if packed is not None:
         return address_records(owner, packed, type_, config.node_ttl_s)
     host = fqdn(address)
@@ -388,10 +220,10 @@ def _place(row: CheckServiceNode, asked: Asked) -> _Place:
     own, _ = service_address(row, asked.type, asked.datacenter, config)
     at_node = node_address(node, asked.type, asked.datacenter, config)
     address = own or at_node
-    packed = _packed(address)
+    packed = packed_address(address)
     if packed is None:
         host = fqdn(address)
-        node_packed = _packed(at_node)
+        node_packed = packed_address(at_node)
         if own and host == asked.name and node_packed is not None:
             return _Place(_node_name(node, asked), node_packed)
         return _Place(host, None)
@@ -506,8 +338,8 @@ def pointer(owner: str, name: str, kind: str, datacenter: str, config: DNSConfig
 
 def same_address(text: str, address: str) -> bool:
     """Whether a catalog's address is this one."""
-    packed = _packed(text)
-    return packed is not None and packed == _packed(address)
+    packed = packed_address(text)
+    return packed is not None and packed == packed_address(address)
 
 
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}

@@ -1,7 +1,7 @@
 """DNS over UDP and TCP: reads queries, answers each in a task of its own with a deadline, and keeps every limit.
 
-UDP replies leave from the socket that the query came to. On a wildcard address of a host with several addresses, the
-operating system chooses the source by the route to the client; listen on each address to be sure of it.
+Questions over UDP that a server has answered before are answered on the spot (`prepared`). UDP replies leave from the
+address that the query came to.
 """
 
 from __future__ import annotations
@@ -10,35 +10,20 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
+from ipaddress import ip_address
 
+from pyconsul_agent.agent.cache import Cache
 from pyconsul_agent.agent.delegate import Caller
 from pyconsul_agent.env.base import Address, Clock, Datagrams, Listener, Net, serve_streams
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import NetError
-from pyconsul_agent.interfaces.dns import resolve
+from pyconsul_agent.interfaces.dns import plan as plans
 from pyconsul_agent.interfaces.dns.config import DNSConfig
-from pyconsul_agent.interfaces.dns.lookup import Lookups, Outcome, Unanswered
+from pyconsul_agent.interfaces.dns.finish import Outcome, failure, finish, refusal
+from pyconsul_agent.interfaces.dns.lookup import Lookups, Unanswered
+from pyconsul_agent.interfaces.dns.prepared import Fixed, LocalCatalog, PreparedReplies, Stamp
 from pyconsul_agent.interfaces.dns.recursor import Recursor
-from pyconsul_agent.wire.dns import (
-    AA,
-    CD,
-    NOTIMP,
-    NXDOMAIN,
-    OPCODE,
-    QR,
-    RA,
-    RD,
-    REFUSED,
-    SERVFAIL,
-    TC,
-    CannotPack,
-    Message,
-    Query,
-    opt_record,
-    pack,
-    parse_query,
-)
-from pyconsul_agent.wire.dns_trim import trim_tcp, trim_udp
+from pyconsul_agent.wire.dns import CannotPack, Query, parse_query
 
 QUERIES_MAX = 2048
 """Queries in work at once; beyond, UDP clients are told SERVFAIL at once and TCP ones as well."""
@@ -54,11 +39,14 @@ TCP_CLIENTS_MAX = 2048
 TCP_CLIENTS_PER_ADDRESS_MAX = 100
 TCP_BUFFER_BYTES = 64 * 1024 + 2
 
-_WITHOUT_SCOPE = frozenset({NXDOMAIN, SERVFAIL, REFUSED, NOTIMP})
+Send = Callable[[bytes], None]
 
 
 class DNSServer:
-    """Answers on any number of addresses. `token_bytes` is the operating system's randomness, for recursion."""
+    """Answers on any number of addresses. `token_bytes` is the operating system's randomness, for recursion; `local`
+    is the catalog that stale reads are answered from without asking another process, if there is one; `cache` is used
+    when the configuration wants it.
+    """
 
     def __init__(
         self,
@@ -70,18 +58,22 @@ class DNSServer:
         log: Log,
         *,
         token_bytes: Callable[[int], bytes],
+        local: LocalCatalog | None = None,
+        cache: Cache | None = None,
     ) -> None:
         self._net = net
         self._config = config
+        self._prepared = PreparedReplies(local, random, clock) if local is not None else None
         self._log = log
         self._recursor = Recursor(net, config, token_bytes, log)
-        self._lookups = Lookups(caller, config, clock, random, self._recursor, log)
+        self._lookups = Lookups(caller, config, clock, random, self._recursor, log, cache=cache, local=local)
         self._sockets: list[Datagrams] = []
         self._listeners: list[Listener] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_work = 0
         self._connections: set[asyncio.Task[None]] = set()
         self._clients: Counter[str] = Counter()
+        self.reload(config)
 
     @property
     def addresses(self) -> list[Address]:
@@ -91,6 +83,8 @@ class DNSServer:
     def reload(self, config: DNSConfig) -> None:
         """Use another configuration from the next query on."""
         self._config = self._lookups.config = self._recursor.config = config
+        if self._prepared is not None:
+            self._prepared.use(config)
 
     async def start(self, addresses: list[tuple[str, int]]) -> None:
         """Listen on UDP and TCP. Raises NetError when an address cannot be had; `stop` undoes what was done."""
@@ -100,11 +94,8 @@ class DNSServer:
             await self._listen_udp(host, listener.local[1])
 
     async def _listen_udp(self, host: str, port: int) -> None:
-        def receive(data: bytes, from_: Address) -> None:
-            self._datagram(data, from_, socket)
-
-        socket = await self._net.datagrams(receive, host, port)
-        self._sockets.append(socket)
+        quick = self._prepared.get if self._prepared is not None else _never
+        self._sockets.append(await self._net.questions(quick, self._datagram, host, port))
 
     async def stop(self) -> None:
         """Stop listening; queries in work are dropped and connections closed. Idempotent."""
@@ -121,24 +112,24 @@ class DNSServer:
 
     # --- UDP ------------------------------------------------------------------------------------------------------
 
-    def _datagram(self, data: bytes, from_: Address, socket: Datagrams) -> None:
+    def _datagram(self, data: bytes, from_: Address, send: Send) -> None:
         """One datagram; never waits."""
         query = parse_query(data)
         if isinstance(query, Query):
             if self._in_work < QUERIES_MAX:
                 self._in_work += 1
-                task = asyncio.get_running_loop().create_task(self._answer_datagram(query, data, from_, socket))
+                task = asyncio.get_running_loop().create_task(self._answer_datagram(query, data, from_, send))
                 self._tasks.add(task)
                 task.add_done_callback(self._done)
                 return
-            query = self._failure(query)
+            query = failure(query)
         if query is not None:
-            socket.send(query, from_)
+            send(query)
 
-    async def _answer_datagram(self, query: Query, data: bytes, from_: Address, socket: Datagrams) -> None:
+    async def _answer_datagram(self, query: Query, data: bytes, from_: Address, send: Send) -> None:
         reply = await self._guarded(query, data, from_, tcp=False)
         if reply is not None:
-            socket.send(reply, from_)
+            send(reply)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -193,7 +184,7 @@ class DNSServer:
         if not isinstance(query, Query):
             return query
         if self._in_work >= QUERIES_MAX:
-            return self._failure(query)
+            return failure(query)
         self._in_work += 1
         try:
             return await self._guarded(query, data, peer, tcp=True)
@@ -209,7 +200,7 @@ class DNSServer:
                 return await self._reply(query, data, peer, tcp=tcp)
         except TimeoutError:
             self._log.warn("DNS query took too long", peer=peer[0], name=query.name)
-            return self._failure(query)
+            return failure(query)
         except CannotPack as error:
             self._log.warn("DNS reply cannot be packed", peer=peer[0], name=query.name, error=str(error))
             return None
@@ -217,53 +208,45 @@ class DNSServer:
     async def _reply(self, query: Query, data: bytes, peer: Address, *, tcp: bool) -> bytes | None:
         """Raises CannotPack."""
         if query.name is None:
-            return self._refusal(query)
-        plan = resolve.plan(query.name.lower(), query.type, self._config)
-        if isinstance(plan, resolve.Refuse):
-            return self._refusal(query)
-        if isinstance(plan, resolve.Recurse):
-            return await self._recursor.forward(data, query, tcp=tcp) or self._failure(query)
+            return refusal(query)
+        plan = plans.plan(query.name.lower(), query.type, self._config)
+        if isinstance(plan, plans.Refuse):
+            return refusal(query)
+        if isinstance(plan, plans.Recurse):
+            return await self._recursed(query, data, peer, tcp=tcp)
+        stamp = self._prepared.stamp() if self._prepared is not None and not tcp else None
         try:
             outcome = await self._lookups.answer(query, plan, peer[0])
         except Unanswered:
-            return await self._recursor.forward(data, query, tcp=tcp) or self._failure(query)
-        return self._finish(query, outcome, tcp=tcp, may_trim=not isinstance(plan, resolve.Reverse))
+            return await self._recursed(query, data, peer, tcp=tcp)
+        reply = finish(query, outcome, self._config, tcp=tcp, may_trim=not isinstance(plan, plans.Reverse))
+        if stamp is not None:
+            self._keep(data, stamp, query, outcome, reply)
+        return reply
 
-    def _finish(self, query: Query, outcome: Outcome, *, tcp: bool, may_trim: bool) -> bytes:
-        """Pack an outcome as it fits its transport. Raises CannotPack."""
-        config = self._config
-        flags = QR | AA | _copied(query) | outcome.rcode | (RA if config.recursors else 0)
-        message = Message(query.id, flags, _question(query), outcome.answers, outcome.authority, outcome.additional)
-        if query.edns is not None:
-            scope = 0
-            if outcome.uses_subnet and query.edns.ecs is not None and outcome.rcode not in _WITHOUT_SCOPE:
-                scope = query.edns.ecs[1]
-            message.additional = [*message.additional, opt_record(query.edns, scope=scope)]
-        compress = not config.disable_compression
-        if may_trim:
-            if tcp:
-                cut = trim_tcp(message, compress=compress)
-            else:
-                cut = trim_udp(message, query.edns, answer_limit=config.udp_answer_limit, compress=compress)
-            if cut and config.enable_truncate:
-                message.flags |= TC
-        return pack(message, compress=compress)
+    async def _recursed(self, query: Query, data: bytes, peer: Address, *, tcp: bool) -> bytes:
+        """The recursors' reply, for those who may have it; for others there are no recursors."""
+        if self._config.recursors and not may_recurse(peer[0], self._config):
+            self._log.debug("recursion refused", peer=peer[0], name=query.name)
+            return refusal(query)
+        return await self._recursor.forward(data, query, tcp=tcp) or failure(query)
 
-    def _refusal(self, query: Query) -> bytes:
-        return pack(Message(query.id, QR | _copied(query) | REFUSED, _question(query)))
-
-    def _failure(self, query: Query) -> bytes:
-        """SERVFAIL of the recursive side: not authoritative, recursion available."""
-        extra = [] if query.edns is None else [opt_record(query.edns)]
-        flags = QR | RA | _copied(query) | SERVFAIL
-        return pack(Message(query.id, flags, _question(query), additional=extra))
+    def _keep(self, data: bytes, stamp: Stamp, query: Query, outcome: Outcome, reply: bytes) -> None:
+        assert self._prepared is not None
+        if outcome.is_fixed:
+            self._prepared.put(data, stamp, query, Fixed(reply[2:], outcome.soa_numbers))
+        elif outcome.made_of is not None:
+            self._prepared.put(data, stamp, query, outcome.made_of)
 
 
-def _copied(query: Query) -> int:
-    """The flags of the query that its reply repeats."""
-    opcode = query.flags & OPCODE
-    return opcode if opcode else query.flags & (RD | CD)
+def may_recurse(host: str, config: DNSConfig) -> bool:
+    """Whether a client's questions may be passed on (`dns_allow_recursion`)."""
+    if config.recursion_for is None:
+        return True
+    address = ip_address(host.partition("%")[0])
+    return any(address in network for network in config.recursion_for)
 
 
-def _question(query: Query) -> tuple[str, int, int] | None:
-    return None if query.name is None else (query.name, query.type, query.cls)
+def _never(data: bytes) -> bytes | None:
+    """Without prepared replies."""
+    return None

@@ -50,12 +50,12 @@ class Health:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/v1/health/node/", (("GET", self.node),), "node:read", blocking=True),
-            Route("/v1/health/checks/", (("GET", self.checks),), "service:read", blocking=True),
-            Route("/v1/health/state/", (("GET", self.state),), "node:read", blocking=True),
-            Route("/v1/health/service/", (("GET", self.service),), "service:read", blocking=True),
-            Route("/v1/health/connect/", (("GET", self.connect),), "service:read", blocking=True),
-            Route("/v1/health/ingress/", (("GET", self.ingress),), "service:read", blocking=True),
+            Route("/v1/health/node/", (("GET", self.node),), "node:read", blocking=True, state="catalog"),
+            Route("/v1/health/checks/", (("GET", self.checks),), "service:read", blocking=True, state="catalog"),
+            Route("/v1/health/state/", (("GET", self.state),), "node:read", blocking=True, state="catalog"),
+            Route("/v1/health/service/", (("GET", self.service),), "service:read", blocking=True, state="catalog"),
+            Route("/v1/health/connect/", (("GET", self.connect),), "service:read", blocking=True, state="catalog"),
+            Route("/v1/health/ingress/", (("GET", self.ingress),), "service:read", blocking=True, state="catalog"),
         ]
 
     async def node(self, request: Request) -> Response:

@@ -42,6 +42,7 @@ class KV:
                 methods,
                 "key",
                 blocking=True,
+                state="kv",
                 body_bytes_max=self._value_bytes_max,
                 chunked_bytes_max=CHUNKED_BYTES_MAX,
             )
@@ -64,7 +65,7 @@ class KV:
             return Response(404, headers=headers)
         if "raw" in request.query and method is KVS_GET:
             return Response(200, reply.entries[0].value or b"", "text/plain", {**headers, **RAW_HEADERS})
-        entries = [replace(entry, value=entry.value or None) for entry in reply.entries]
+        entries = [replace(entry, value=None) if entry.value == b"" else entry for entry in reply.entries]
         return json_response(entries, request, headers=headers, pretty=self._defaults.pretty)
 
     async def _keys(self, request: Request, prefix: bytes, asked: KeyListRequest) -> Response:
@@ -92,7 +93,9 @@ class KV:
             operation, session = "lock", query.get("acquire")
         if "release" in query:
             operation, session = "unlock", query.get("release")
-        entry = DirEntry(key=key, flags=flags, value=request.body, session=session, modify_index=index)
+        # The original's buffer stays nil if there is nothing to read.
+        value = request.body or None
+        entry = DirEntry(key=key, flags=flags, value=value, session=session, modify_index=index)
         return await self._apply(request, operation, entry)
 
     async def delete(self, request: Request) -> Response:

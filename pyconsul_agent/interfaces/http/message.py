@@ -32,7 +32,10 @@ class Query:
             self.pairs.append((_unescape(name), _unescape(value)))
 
     def __contains__(self, name: str) -> bool:
-        return any(key == name for key, _ in self.pairs)
+        for key, _ in self.pairs:  # noqa: SIM110 -- mostly there are none, and `any` would make a generator for it
+            if key == name:
+                return True
+        return False
 
     def get(self, name: str) -> str:
         """The first value of `name`, empty if absent."""
@@ -95,6 +98,8 @@ class Request:
     remote: str
     body_length: int | None = None
     """The declared Content-Length, None when chunked or absent."""
+    body_stream: AsyncIterator[bytes] | None = None
+    """The body as it arrives, for routes that ask for it so; `body` is empty then."""
 
 
 @dataclass(slots=True)

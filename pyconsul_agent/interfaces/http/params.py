@@ -46,7 +46,9 @@ def token_of(request: Request, defaults: Defaults) -> str:
         return token
     if token := request.headers.get("x-consul-token", ""):
         return token
-    scheme, _, rest = request.headers.get("authorization", "").strip().partition(" ")
+    if not (given := request.headers.get("authorization")):
+        return defaults.token
+    scheme, _, rest = given.strip().partition(" ")
     if scheme.lower() == "bearer" and (words := rest.split()):
         return words[0]
     return defaults.token
@@ -88,6 +90,8 @@ def read_fields(request: Request, defaults: Defaults, *, discovery: bool = False
 
 def _consistency(request: Request, defaults: Defaults, fields: ReadFields, discovery: bool) -> None:
     query = request.query
+    if not query.pairs and not (discovery and defaults.discovery_max_stale > 0):
+        return
     default = True
     if "stale" in query:
         fields["allow_stale"] = True
@@ -118,10 +122,10 @@ def _consistency(request: Request, defaults: Defaults, fields: ReadFields, disco
 
 
 def _cache_control(request: Request, defaults: Defaults, fields: ReadFields) -> None:
-    header = request.headers.get("cache-control", "").strip().lower()
+    header = request.headers.get("cache-control", "")
     if not header or not defaults.use_cache:
         return
-    for part in header.split(","):
+    for part in header.lower().split(","):
         name, _, value = part.strip().partition("=")
         if name == "must-revalidate":
             fields["must_revalidate"] = True
@@ -137,6 +141,8 @@ def _cache_control(request: Request, defaults: Defaults, fields: ReadFields) -> 
 
 
 def _wait(request: Request, fields: ReadFields) -> None:
+    if not request.query.pairs:
+        return
     if text := request.query.get("wait"):
         try:
             fields["max_query_time"] = parse_duration(text)

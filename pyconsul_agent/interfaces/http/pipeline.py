@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -23,6 +23,11 @@ from pyconsul_agent.interfaces.http.routes import Handler, Route, RouteTable
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that `allow_write_http_from` lets everybody use."""
+
+
+NOT_REPEATABLE = frozenset({"index", "wait", "consistent", "cached", "max_stale", "dc", "token"})
+"""Parameters that make an answer depend on more than the state: it waits, asks others, or is for one's eyes only."""
+NOT_REPEATABLE_HEADERS = ("cache-control", "x-consul-token", "authorization")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +61,68 @@ class Pipeline:
         log: Log,
         *,
         fallback: Callable[[Request], Response | None] | None = None,
+        stamp: Callable[[str], Hashable | None] = lambda part: None,
     ) -> None:
+        """`stamp` is `Delegate.stamp`."""
         self._table = table
         self._rules = rules
         self._log = log
         self._fallback = fallback
         self._write_networks = [ipaddress.ip_network(text, strict=False) for text in rules.allow_write_from]
         self._common = dict(rules.response_headers)
+        self._blocked = tuple(rules.block_endpoints)
+        self._v1 = self._v1_headers()
+        self._stamp = stamp
+        self._reloads = 0
 
     def set_response_headers(self, headers: Mapping[str, str]) -> None:
         """Send these with every answer from now on (reload)."""
         self._common = dict(headers)
+        self._v1 = self._v1_headers()
+        self._reloads += 1
+
+    def at_once(self, target: Target, request: Request) -> tuple[Response, Hashable | None] | None:
+        """The answer, if it depends on state that is here and can be had without waiting; None if not.
+
+        With it comes the stamp under which it may be given again, if any. No task is made: the handler runs here, and
+        a read that finds that it must wait after all (the lease ended meanwhile) is given up, to be asked in a task.
+        """
+        if target.route is None or not self.repeatable(target, request):
+            return None
+        stamp = self.stamp(target.route)
+        if stamp is None:
+            return None
+        work = self.answer(target, request)
+        try:
+            work.send(None)
+        except StopIteration as done:
+            return done.value, stamp if stamp == self.stamp(target.route) else None
+        work.close()
+        return None
+
+    def stamp(self, route: Route) -> Hashable | None:
+        """While this stays equal, repeatable requests of `route` are answered alike; None when that is not known."""
+        state = self._stamp(route.state)
+        return None if state is None else (state, self._reloads)
+
+    @staticmethod
+    def repeatable(target: Target, request: Request) -> bool:
+        """Whether the answer depends on nothing but the request and the state that its route names."""
+        if target.route is None or not target.route.state or request.method != "GET" or request.body:
+            return False
+        if any(name in NOT_REPEATABLE for name, _ in request.query.pairs):
+            return False
+        return not any(name in request.headers for name in NOT_REPEATABLE_HEADERS)
 
     def locate(self, raw_target: str, method: str) -> Target | Response:
         """Decode, clean and route a raw target before its body is read; a Response ends the matter."""
         raw_path, _, raw_query = raw_target.partition("?")
-        if "://" in raw_path.split("/", 1)[0] + "/" or raw_path.startswith(("http://", "https://")):
+        if not raw_path.startswith("/") and (
+            "://" in raw_path.split("/", 1)[0] + "/" or raw_path.startswith(("http://", "https://"))
+        ):
             raw_path = "/" + raw_path.split("://", 1)[1].partition("/")[2]
         try:
-            path = percent_decode(raw_path)
+            path = percent_decode(raw_path) if "%" in raw_path else raw_path
         except BadQuery:
             return Response(400, b"400 Bad Request", TEXT, close=True, bare=True)
         if self._rules.filter_unprintable and not _printable(path):
@@ -110,7 +158,7 @@ class Pipeline:
 
     def dressed(self, response: Response) -> Response:
         """A response of a route with the headers that all of them carry."""
-        response.headers = {**self._v1_headers(), **response.headers}
+        response.headers = {**self._v1, **response.headers}
         return response
 
     async def answer(self, target: Target, request: Request) -> Response:
@@ -138,7 +186,7 @@ class Pipeline:
     def _refusal(self, target: Target, route: Route, method: str, remote: str) -> Response | None:
         if target.query is None:
             return Response(500)
-        if any(target.path.startswith(prefix) for prefix in self._rules.block_endpoints):
+        if self._blocked and target.path.startswith(self._blocked):
             return text_response("Endpoint is blocked by agent configuration", status=403)
         if method == "OPTIONS" and route.any_method is None:
             return Response(200, headers={"Allow": route.allow})

@@ -30,6 +30,9 @@ class Route:
     """The setting that a refusal of a longer body names."""
     chunked_bytes_max: int = 0
     """A limit of its own for bodies whose length is not declared, where it is larger."""
+    state: str = ""
+    """The part of the state (see `Delegate.stamp`) that a GET without token or unusual consistency is a function of,
+    with the request; its answer may then be given again while that part is unchanged. Empty: never."""
     any_method: Handler | None = None
     """Takes every request, of whatever method, and refuses by itself; `methods` then only tell what there is."""
 
@@ -55,7 +58,8 @@ class RouteTable:
         self.routes = tuple(routes)
         self._exact = {route.pattern: route for route in routes if not route.pattern.endswith("/")}
         prefixes = [route for route in routes if route.pattern.endswith("/")]
-        self._prefixes = sorted(prefixes, key=lambda route: -len(route.pattern))
+        self._prefixes = {route.pattern: route for route in prefixes}
+        self._depth = max((route.pattern.count("/") for route in prefixes), default=0)
         self._without_slash = {route.pattern[:-1] for route in prefixes} - self._exact.keys()
         assert len({route.pattern for route in routes}) == len(routes), "two routes share a pattern"
 
@@ -64,10 +68,13 @@ class RouteTable:
         route = self._exact.get(path)
         if route is not None:
             return route
-        for candidate in self._prefixes:
-            if path.startswith(candidate.pattern):
-                return candidate
-        return None
+        end = 0
+        for _ in range(self._depth):
+            end = path.find("/", end) + 1
+            if not end:
+                break
+            route = self._prefixes.get(path[:end], route)
+        return route
 
     def redirect(self, path: str) -> str | None:
         """Where a path that misses only its final slash should go."""

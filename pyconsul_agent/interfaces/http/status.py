@@ -28,7 +28,7 @@ class Status:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/v1/status/leader", (("GET", self.leader),), "none"),
+            Route("/v1/status/leader", (("GET", self.leader),), "none", state="leader"),
             Route("/v1/status/peers", (("GET", self.peers),), "none"),
             Route("/v1/status/diagnosis", (("GET", self.diagnosis),), "none"),
         ]

@@ -20,12 +20,15 @@ import httptools
 
 from pyconsul_agent.env.base import Clock, Listener, Net
 from pyconsul_agent.env.log import Log
+from pyconsul_agent.errors import ConsulError, RPCError
+from pyconsul_agent.interfaces.http.body import BodyStream, cut_off
 from pyconsul_agent.interfaces.http.compression import (
     GZIP_BYTES_MIN,
     GzipStream,
     accepts_gzip,
     compressed_whole,
 )
+from pyconsul_agent.interfaces.http.known import Answer, Known
 from pyconsul_agent.interfaces.http.message import TEXT, Query, Request, Response, text_response
 from pyconsul_agent.interfaces.http.pipeline import Pipeline, Target
 
@@ -42,9 +45,14 @@ EOF_GRACE_S = 0.5
 CONNECTIONS_PER_CLIENT = 200
 CONNECTIONS_MAX = 16_384
 PIPELINED_MAX = 16
-SNAPSHOT_BYTES_MAX = 1 << 31
+STREAMED_BYTES_MAX = 1 << 34
+"""Of a body that its handler takes as it arrives; snapshots go to the disk, which bounds them further."""
+STREAMED_METHODS = frozenset({"PUT", "POST"})
 UNROUTED_BYTES_MAX = 512 * 1024
 """A body sent to a path that nobody serves is read, so that its 404 can be."""
+
+REPEATED = frozenset({200, 404})
+"""Statuses of answers that may be given again."""
 
 TOO_MANY = (
     b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain\r\nContent-Length: 81\r\nConnection: close\r\n\r\n"
@@ -80,6 +88,7 @@ class HTTPServer:
         self._connections: set[_Connection] = set()
         self.stopped = False
         self._date = (0, b"")
+        self.known: Known[_Head] = Known()
 
     async def start(self, addresses: list[tuple[str, int]], *, tls: ssl.SSLContext | None = None) -> None:
         """Listen. Raises NetError when an address cannot be had."""
@@ -122,6 +131,15 @@ class HTTPServer:
         """Another limit from now on (reload)."""
         self._limit = limit
 
+    def repeated(self, head: _Head) -> bytes | None:
+        """The answer given before, if it would be the same now, with today's date."""
+        answer, target = head.answer, head.target
+        if answer is None or not isinstance(target, Target) or target.route is None:
+            return None
+        if self.pipeline.stamp(target.route) != answer.stamp:
+            return None
+        return b"%s%s%s" % (answer.before, self.date(), answer.after)
+
     def date(self) -> bytes:
         """The Date header's value, made once a second."""
         second = self._clock.wall_ns() // 1_000_000_000
@@ -131,9 +149,10 @@ class HTTPServer:
 
 
 class _Head:
-    """A request while it is read."""
+    """A request while it is read. Nothing but `answer` changes afterwards."""
 
     __slots__ = (
+        "answer",
         "body",
         "body_limit",
         "head_size",
@@ -142,13 +161,17 @@ class _Head:
         "keep_alive",
         "length",
         "method",
+        "repeatable",
         "size",
+        "stream",
         "target",
         "url",
     )
 
     def __init__(self) -> None:
         self.url = b""
+        self.answer: Answer | None = None
+        self.repeatable = False
         self.headers: dict[str, str] = {}
         self.head_size = 0
         self.hosts = 0
@@ -158,6 +181,7 @@ class _Head:
         self.keep_alive = True
         self.length: int | None = None
         self.body_limit = 0
+        self.stream: BodyStream | None = None
         self.target: Target | Response = Response(400)
 
 
@@ -178,13 +202,14 @@ _OTHER_VERSION = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32} \S{1,8192} HTTP
 _BAD_VERSION = _bad("505 HTTP Version Not Supported: unsupported protocol version", 505)
 
 
-def _body_limit(target: Target, declared: int | None) -> int:
+def _body_limit(target: Target, method: str, declared: int | None) -> int:
     """How long a request's body may be."""
     route = target.route
     if route is None:
         return UNROUTED_BYTES_MAX
-    limit = SNAPSHOT_BYTES_MAX if route.body_bytes_max is None else route.body_bytes_max
-    return limit if declared is not None else max(limit, route.chunked_bytes_max)
+    if route.body_bytes_max is None:
+        return STREAMED_BYTES_MAX if method in STREAMED_METHODS else UNROUTED_BYTES_MAX
+    return route.body_bytes_max if declared is not None else max(route.body_bytes_max, route.chunked_bytes_max)
 
 
 class _Connection(asyncio.Protocol):
@@ -200,6 +225,9 @@ class _Connection(asyncio.Protocol):
         self._head = _Head()
         self._head_bytes = 0
         self._reading_body = False
+        self._between = True
+        """No byte of a further request has come."""
+        self._complete = 0
         self._waiting: deque[_Head | Response] = deque()
         self._task: asyncio.Task[None] | None = None
         self._refused = False
@@ -235,6 +263,7 @@ class _Connection(asyncio.Protocol):
         if self._admitted:
             self._server.release(self, self._client)
         self._cancel_timers()
+        self._fail_body(cut_off())
         self._writable.set()
         self._waiting.clear()
         if self._task is not None:
@@ -260,6 +289,11 @@ class _Connection(asyncio.Protocol):
         if self._closing or self._refused:
             self._drop(len(data))
             return
+        alone = self._between and self._task is None and not self._waiting
+        self._complete = 0
+        if alone and (head := self._server.known.get(data)) is not None:
+            self._answer_known(head)
+            return
         if not self._reading_body:
             if self._head_bytes == 0 and not self._waiting and self._task is None:
                 self._expect(HEAD_TIMEOUT_S)
@@ -268,6 +302,8 @@ class _Connection(asyncio.Protocol):
             self._expect(BODY_TIMEOUT_S)
         try:
             self._parser.feed_data(data)
+            if alone and self._between and self._complete == 1 and self._server.known.again(data):
+                self._learn(data)
             if not self._reading_body and self._head_bytes > HEAD_BYTES_MAX:
                 raise _bad("431 Request Header Fields Too Large", 431)
         except httptools.HttpParserCallbackError as error:
@@ -285,6 +321,23 @@ class _Connection(asyncio.Protocol):
             self._server.log.debug("Malformed request", from_=self._client, error=str(error)[:200])
             self._refuse(_BAD_VERSION.response if _OTHER_VERSION.match(data) else _bad().response)
 
+    def _learn(self, data: bytes) -> None:
+        """One whole request came in one piece; the like of it need not be parsed again."""
+        head, target = self._head, self._head.target
+        if isinstance(target, Target) and head.keep_alive and "expect" not in head.headers:
+            head.repeatable = self._server.pipeline.repeatable(target, self._request(head, target))
+            if head.repeatable:
+                self._server.known.learn(data, head)
+
+    def _answer_known(self, head: _Head) -> None:
+        """A request seen before: the answer is the same, or it is asked for as the first time."""
+        answer = self._server.repeated(head) if self._writable.is_set() else None
+        if answer is None or self._transport is None:
+            self._queue(head)
+            return
+        self._transport.write(answer)
+        self._expect(IDLE_TIMEOUT_S)
+
     def _drop(self, size: int) -> None:
         """Bytes behind a request that was refused; so many are read that a client is likely to find the answer."""
         self._dropped += size
@@ -295,7 +348,17 @@ class _Connection(asyncio.Protocol):
         """The client sends no more. It may still read: an answer that is on its way gets a moment."""
         if self._task is None or self._transport is None or self._transport.get_extra_info("sslcontext") is not None:
             return False
+        self._fail_body(cut_off())
         self._ending = self._loop.call_later(EOF_GRACE_S, self._close)
+        self._refused = True
+        return True
+
+    def _fail_body(self, error: ConsulError) -> bool:
+        """Tell the handler that takes a body as it arrives that no more comes; whether there is one."""
+        stream = self._head.stream
+        if stream is None or stream.complete:
+            return False
+        stream.fail(error)
         self._refused = True
         return True
 
@@ -315,6 +378,7 @@ class _Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._head = _Head()
+        self._between = False
 
     def on_url(self, url: bytes) -> None:
         self._head.url += url
@@ -344,7 +408,7 @@ class _Connection(asyncio.Protocol):
         self._framing(head)
         head.target = self._server.pipeline.locate(head.url.decode("utf-8", "surrogateescape"), head.method)
         if isinstance(head.target, Target):
-            head.body_limit = _body_limit(head.target, head.length)
+            head.body_limit = _body_limit(head.target, head.method, head.length)
         if head.length is not None and head.length > head.body_limit:
             raise _Refused(self._too_large(head, head.length))
         expect = head.headers.get("expect")
@@ -355,6 +419,28 @@ class _Connection(asyncio.Protocol):
                 self._transport.write(CONTINUE)
         self._reading_body = True
         self._expect(BODY_TIMEOUT_S)
+        if self._is_streamed(head):
+            head.stream = BodyStream(self._pause_body, self._resume_body)
+            self._queue(head)
+
+    def _is_streamed(self, head: _Head) -> bool:
+        """Whether the handler takes the body as it arrives; a request that is refused anyway never gets that far."""
+        target = head.target
+        if head.method not in STREAMED_METHODS or not isinstance(target, Target) or target.route is None:
+            return False
+        refused = self._server.pipeline.refuse(target, head.method, self._client)
+        return target.route.body_bytes_max is None and refused is None
+
+    def _pause_body(self) -> None:
+        self._stop_timer()
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def _resume_body(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+            if self._reading_body:
+                self._expect(BODY_TIMEOUT_S)
 
     def _framing(self, head: _Head) -> None:
         """How the body's end is known. Both ways at once would let two readers disagree."""
@@ -373,8 +459,15 @@ class _Connection(asyncio.Protocol):
         head = self._head
         head.size += len(body)
         if head.size > head.body_limit:
+            if head.stream is not None:
+                head.stream.fail(RPCError(f"request body is larger than {head.body_limit} bytes"))
+                self._refused = True
+                return
             raise _Refused(self._too_large(head, head.size))
-        head.body.append(body)
+        if head.stream is not None:
+            head.stream.feed(body)
+        else:
+            head.body.append(body)
 
     def _too_large(self, head: _Head, size: int) -> Response:
         """The answer to a body over its limit. The rules of the route come first: a wrong method is told as such."""
@@ -387,11 +480,20 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._reading_body = False
-        self._queue(self._head)
+        self._between = True
+        self._complete += 1
+        if self._head.stream is None:
+            self._queue(self._head)
+            return
+        self._head.stream.finish()
+        self._stop_timer()
 
     # --- answering --------------------------------------------------------------------------------------------
 
     def _queue(self, item: _Head | Response) -> None:
+        idle = self._task is None and not self._waiting
+        if idle and self._complete <= 1 and isinstance(item, _Head) and self._answer_at_once(item):
+            return
         self._waiting.append(item)
         if self._task is None:
             self._task = self._loop.create_task(self._answer_all())
@@ -412,6 +514,8 @@ class _Connection(asyncio.Protocol):
             while self._waiting and not self._closing:
                 self._stop_timer()
                 item = self._waiting.popleft()
+                if isinstance(item, _Head) and item.stream is not None and not item.stream.complete:
+                    self._expect(BODY_TIMEOUT_S)  # the handler waits for the body, so somebody must watch it
                 keep = await self._answer(item)
                 if not keep:
                     self._linger()
@@ -423,6 +527,10 @@ class _Connection(asyncio.Protocol):
                 self._linger()
         except TimeoutError:
             self._server.log.debug("Client does not read its answer", from_=self._client)
+            self.end()
+        except ConsulError as error:
+            # Cut off without the last chunk, an answer is not taken for whole.
+            self._server.log.error("Answer not completed", from_=self._client, error=str(error))
             self.end()
         finally:
             self._task = None
@@ -438,59 +546,91 @@ class _Connection(asyncio.Protocol):
         if isinstance(target, Response):
             response = target
         else:
-            request = Request(
-                item.method,
-                target.path,
-                target.query or Query(""),
-                item.headers,
-                item.body[0] if len(item.body) == 1 else b"".join(item.body),
-                self._client,
-                item.length,
-            )
-            response = await self._server.pipeline.answer(target, request)
+            response = await self._server.pipeline.answer(target, self._request(item, target))
+        if item.stream is not None and not item.stream.complete:
+            self._refused = response.close = True
+            item.stream.discard()
         keep_alive = item.keep_alive and not response.close
-        await self._send(
-            response, keep_alive=keep_alive, accepts=item.headers.get("accept-encoding", ""), method=item.method
-        )
+        accepts = item.headers.get("accept-encoding", "")
+        await self._send(response, keep_alive=keep_alive, accepts=accepts, method=item.method)
         return keep_alive
+
+    def _answer_at_once(self, item: _Head) -> bool:
+        """Answer without a task if that is possible. Only for a connection that has nothing else under way."""
+        target = item.target
+        if item.method != "GET" or not isinstance(target, Target) or not item.keep_alive:
+            return False
+        if target.route is None or not target.route.state:
+            return False
+        if not self._writable.is_set() or self._closing:
+            return False
+        found = self._server.pipeline.at_once(target, self._request(item, target))
+        if found is None:
+            return False
+        response, stamp = found
+        if response.close or response.stream is not None:
+            return False
+        made = self._write(response, keep_alive=True, accepts=item.headers.get("accept-encoding", ""), method="GET")
+        if stamp is not None and item.repeatable and made is not None and response.status in REPEATED:
+            answer = Answer(stamp, *made)
+            if self._server.known.admits(answer, item.answer):
+                item.answer = answer
+        self._expect(IDLE_TIMEOUT_S)
+        return True
+
+    def _request(self, item: _Head, target: Target) -> Request:
+        return Request(
+            item.method,
+            target.path,
+            target.query or Query(""),
+            item.headers,
+            item.body[0] if len(item.body) == 1 else b"".join(item.body),
+            self._client,
+            item.length,
+            item.stream,
+        )
 
     async def _send(self, response: Response, *, keep_alive: bool, accepts: str, method: str) -> None:
         if self._transport is None or self._closing:
+            if (close := getattr(response.stream, "aclose", None)) is not None:
+                await close()
             return
+        self._write(response, keep_alive=keep_alive, accepts=accepts, method=method)
+        if response.stream is not None:
+            packed = bool(accepts) and accepts_gzip(accepts) and "Content-Encoding" not in response.headers
+            await self._send_stream(response, packed)
+        if not self._writable.is_set():
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
+                await self._writable.wait()
+
+    def _write(self, response: Response, *, keep_alive: bool, accepts: str, method: str) -> tuple[bytes, bytes] | None:
+        """Write an answer, or the head of a stream; the bytes before and after the date if all was written."""
+        assert self._transport is not None
         wants_gzip = bool(accepts) and accepts_gzip(accepts)
-        body = response.body
+        body = response.body if method != "HEAD" else b""
         extra = b""
         if response.stream is not None:
             extra = b"Transfer-Encoding: chunked\r\n"
             if wants_gzip and "Content-Encoding" not in response.headers:
                 extra += b"Content-Encoding: gzip\r\n"
         else:
-            if wants_gzip and len(body) >= GZIP_BYTES_MIN:
-                body = compressed_whole(body)
-                extra = b"Content-Encoding: gzip\r\n"
-            extra += b"Content-Length: %d\r\n" % len(body)
+            if wants_gzip and len(response.body) >= GZIP_BYTES_MIN:
+                packed = compressed_whole(response.body)
+                extra = b"Content-Encoding: gzip\r\nContent-Length: %d\r\n" % len(packed)
+                body = packed if body else b""
+            else:
+                extra = b"Content-Length: %d\r\n" % len(response.body)
         if not keep_alive:
             extra += b"Connection: close\r\n"
-        head = self._head_bytes_of(response, extra)
-        if response.stream is None:
-            self._transport.write(head + body if method != "HEAD" else head)
-        else:
-            self._transport.write(head)
-            await self._send_stream(response, wants_gzip and b"gzip" in extra)
-        if not self._writable.is_set():
-            async with asyncio.timeout(WRITE_TIMEOUT_S):
-                await self._writable.wait()
-
-    def _head_bytes_of(self, response: Response, extra: bytes) -> bytes:
-        lines = [f"HTTP/1.1 {response.status} {REASONS.get(response.status, '')}\r\n"]
-        if response.content_type:
-            lines.append(f"Content-Type: {response.content_type}\r\n")
-        for name, value in response.headers.items():
-            lines.append(f"{name}: {_one_line(value)}\r\n")
-        head = "".join(lines).encode("utf-8", "surrogateescape")
+        head = _head_of(response)
+        made = None
         if response.bare:
-            return b"%s%s\r\n" % (head, extra)
-        return b"%sDate: %s\r\n%s\r\n" % (head, self._server.date(), extra)
+            self._transport.write(b"%s%s\r\n%s" % (head, extra, b"" if response.stream is not None else body))
+        else:
+            before, after = head + b"Date: ", b"\r\n%s\r\n%s" % (extra, b"" if response.stream is not None else body)
+            self._transport.write(b"%s%s%s" % (before, self._server.date(), after))
+            made = (before, after) if response.stream is None else None
+        return made
 
     async def _send_stream(self, response: Response, compressed: bool) -> None:
         assert response.stream is not None and self._transport is not None
@@ -561,15 +701,25 @@ class _Connection(asyncio.Protocol):
                 self._timer = self._loop.call_at(self._deadline, self._late)
                 self._timer_due = self._deadline
             return
+        if self._reading_body and self._fail_body(RPCError("failed to read the request body: i/o timeout")):
+            return
         if self._reading_body or self._head_bytes:
             self._refuse(Response(408, b"408 Request Timeout", TEXT, close=True))
         else:
             self._close()
 
 
-def _one_line(value: str) -> str:
-    """A header value; whatever a user configured, it cannot end the line."""
-    return value.replace("\r", " ").replace("\n", " ")
+def _head_of(response: Response) -> bytes:
+    """Status line and headers, without those that tell date, length and connection."""
+    lines = [f"HTTP/1.1 {response.status} {REASONS.get(response.status, '')}\r\n"]
+    if response.content_type:
+        lines.append(f"Content-Type: {response.content_type}\r\n")
+    lines += [f"{name}: {value}\r\n" for name, value in response.headers.items()]
+    head = "".join(lines)
+    if head.count("\n") != len(lines) or head.count("\r") != len(lines):
+        # Whatever a user configured, a value cannot end its line.
+        head = "".join(line[:-2].replace("\r", " ").replace("\n", " ") + "\r\n" for line in lines)
+    return head.encode("utf-8", "surrogateescape")
 
 
 def _too_large(size: int, limit: int, setting: str) -> Response:

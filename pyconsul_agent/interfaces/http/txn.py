@@ -10,6 +10,7 @@ from pyconsul_agent.interfaces.http.message import HTTPError, Request, Response,
 from pyconsul_agent.interfaces.http.params import Defaults, datacenter_of, read_fields, token_of
 from pyconsul_agent.interfaces.http.routes import Route
 from pyconsul_agent.structs.base import struct, wire
+from pyconsul_agent.structs.catalog import Weights
 from pyconsul_agent.structs.kv import DirEntry
 from pyconsul_agent.structs.methods import TXN_APPLY, TXN_READ
 from pyconsul_agent.structs.requests import TxnReadRequest, TxnRequest
@@ -135,7 +136,9 @@ def _one(body: OpBody, datacenter: str) -> TxnOp:
         node = replace(body.node.node, datacenter=body.node.node.datacenter or datacenter)
         return TxnOp(node=replace(body.node, node=node))
     if body.service is not None:
-        return TxnOp(service=body.service)
+        # Weights that were not sent are zero, not absent.
+        service = replace(body.service.service, weights=body.service.service.weights or Weights())
+        return TxnOp(service=replace(body.service, service=service))
     return TxnOp(check=body.check)
 
 

@@ -228,13 +228,13 @@ class Catalog:
         return await self._blocking.run(request, query)
 
     async def gateway_services(self, request: ServiceSpecificRequest) -> IndexedGatewayServices:
-        """Services behind a gateway: none, as gateways are not implemented."""
+        """Services behind a gateway."""
         if not request.service_name:
             raise RPCError("Must provide service name")
 
         def query(watch: WatchSet) -> IndexedGatewayServices:
-            watch.row("index", b"gateway-services")
-            return IndexedGatewayServices(index=self._store.index("gateway-services"), services=None)
+            index, rows = catalog.gateway_services(self._store, watch, request.service_name)
+            return IndexedGatewayServices(index=index, services=tuple(rows) or None)
 
         return await self._blocking.run(request, query)
 

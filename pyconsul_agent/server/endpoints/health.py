@@ -87,8 +87,8 @@ class Health:
 
     def _instances(self, request: ServiceSpecificRequest, watch: WatchSet) -> tuple[int, list[CheckServiceNode]]:
         if request.ingress and not request.connect:
-            watch.row("index", b"gateway-services")
-            return self._store.index("gateway-services"), []
+            index, rows = health.ingress_nodes(self._store, watch, request.service_name)
+            return index, [row for row in rows if matches_meta(row.node, request.node_meta_filters)]
         index, rows = health.service_nodes(self._store, watch, request.service_name, connect=request.connect)
         if not request.connect:
             tags = wanted_tags(request)

@@ -8,11 +8,11 @@ from pyconsul_agent.errors import RPCError
 from pyconsul_agent.server.blocking import Blocking
 from pyconsul_agent.server.endpoints.shared import filtered
 from pyconsul_agent.server.seams import Endpoint, Where
-from pyconsul_agent.state import health
+from pyconsul_agent.state import catalog, health
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet
 from pyconsul_agent.structs import methods
-from pyconsul_agent.structs.health import CheckServiceNode, NodeInfo
+from pyconsul_agent.structs.health import CheckServiceNode, NodeInfo, ServiceInfo
 from pyconsul_agent.structs.requests import (
     DCSpecificRequest,
     EventFireRequest,
@@ -79,17 +79,30 @@ class Internal:
 
         def query(watch: WatchSet) -> IndexedNodesWithGateways:
             index, rows = health.service_dump(self._store, watch, kind)
-            return IndexedNodesWithGateways(index=index, nodes=filtered(request.filter, CheckServiceNode, rows))
+            mapped, gateways = catalog.gateway_services(self._store, watch, "")
+            return IndexedNodesWithGateways(
+                index=max(index, mapped),
+                nodes=filtered(request.filter, CheckServiceNode, rows),
+                gateways=tuple(gateways) or None,
+            )
 
         return await self._blocking.run(request, query)
 
     async def gateway_service_dump(self, request: ServiceSpecificRequest) -> IndexedServiceDump:
-        """Services behind a gateway: none, as gateways are not implemented."""
+        """Services behind a gateway, with their instances as far as there are any."""
         if not request.service_name:
             raise RPCError("Must provide gateway name")
 
         def query(watch: WatchSet) -> IndexedServiceDump:
-            watch.row("index", b"gateway-services")
-            return IndexedServiceDump(index=self._store.index("gateway-services"), dump=None)
+            index, mappings = catalog.gateway_services(self._store, watch, request.service_name)
+            dump: list[ServiceInfo] = []
+            for mapping in mappings:
+                own, rows = health.service_nodes(self._store, watch, mapping.service.name)
+                index = max(index, own)
+                dump += [
+                    ServiceInfo(node=row.node, service=row.service, checks=row.checks, gateway_service=mapping)
+                    for row in rows
+                ] or [ServiceInfo(gateway_service=mapping)]
+            return IndexedServiceDump(index=index, dump=tuple(dump) or None)
 
         return await self._blocking.run(request, query)

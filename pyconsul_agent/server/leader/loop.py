@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from pyconsul_agent.env.log import Log
+from pyconsul_agent.errors import LeadershipLost, RPCError
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.server.leader.reconcile import Reconciler
 from pyconsul_agent.server.seams import Proposer
@@ -19,6 +20,7 @@ from pyconsul_agent.structs.member import Member, MemberEvent
 RECONCILE_INTERVAL_S = 60.0
 BARRIER_TIMEOUT_S = 120.0
 RETRY_S = 5.0
+REASSERT_TIMEOUT_S = 60.0
 EVENTS_MAX = 4096
 """Member events waiting for the leader; beyond it a full reconcile makes up for those dropped."""
 
@@ -51,7 +53,9 @@ class LeaderLoop:
         self._establish = establish
         self._duties = duties
         self._owner = TaskOwner(log)
-        self._events: asyncio.Queue[MemberEvent] = asyncio.Queue(EVENTS_MAX)
+        self._events: asyncio.Queue[MemberEvent | None] = asyncio.Queue(EVENTS_MAX)
+        self._reasserts: list[asyncio.Future[None]] = []
+        self._running = TaskOwner(log)
         self._overflow = False
         self._task: asyncio.Task[None] | None = None
         self._ready = False
@@ -80,8 +84,26 @@ class LeaderLoop:
         else:
             self._events.put_nowait(event)
 
+    async def reassert(self) -> None:
+        """Begin the duties anew, since the state has been replaced; returns when that is done. Raises RPCError."""
+        if self._task is None:
+            raise LeadershipLost
+        done = asyncio.get_running_loop().create_future()
+        self._reasserts.append(done)
+        if not self._events.full():
+            self._events.put_nowait(None)
+        try:
+            async with asyncio.timeout(REASSERT_TIMEOUT_S):
+                await done
+        except TimeoutError:
+            raise RPCError("timed out waiting to re-run leader actions") from None
+
     def _end(self) -> None:
         self._ready = False
+        for done in self._reasserts:
+            if not done.done():
+                done.set_exception(LeadershipLost())
+        self._reasserts.clear()
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -96,18 +118,37 @@ class LeaderLoop:
             self._announce()
         except ValueError as error:
             self._log.error("failed to broadcast new leader event", error=str(error))
-        duties = TaskOwner(self._log)
+        self._running = running = TaskOwner(self._log)
         try:
             while True:
                 try:
-                    await self._round(duties)
+                    await self._round()
                 except Exception as error:
                     # The edge of the task: without it this server would lead on and never be ready for reads.
                     self._log.error("leader duties failed, trying again", error=f"{type(error).__name__}: {error}")
                     await asyncio.sleep(RETRY_S)
         finally:
             self._ready = False
-            await duties.close()
+            await running.close()
+
+    async def _establish_all(self) -> None:
+        for step in self._establish:
+            await step()
+        self._ready = True
+        for name, duty in self._duties:
+            self._running.start(self._kept(duty, name), name)
+
+    async def _reassert(self) -> None:
+        """End the duties and establish them again; the state below them is another one."""
+        if not self._reasserts:
+            return
+        self._ready = False
+        await self._running.close()
+        await self._establish_all()
+        for done in self._reasserts:
+            if not done.done():
+                done.set_result(None)
+        self._reasserts.clear()
 
     async def _kept(self, duty: Duty, name: str) -> None:
         """The edge of a duty: one that fails is begun again, since nobody else does its work."""
@@ -118,16 +159,13 @@ class LeaderLoop:
                 self._log.error("leader duty failed, trying again", duty=name, error=f"{type(error).__name__}: {error}")
                 await asyncio.sleep(RETRY_S)
 
-    async def _round(self, duties: TaskOwner) -> None:
+    async def _round(self) -> None:
         """Barrier, establish if need be, reconcile all; then events until the minute is over."""
         async with asyncio.timeout(BARRIER_TIMEOUT_S):
             await self._proposer.barrier()
         if not self._ready:
-            for step in self._establish:
-                await step()
-            self._ready = True
-            for name, duty in self._duties:
-                duties.start(self._kept(duty, name), name)
+            await self._establish_all()
+        await self._reassert()
         self._overflow = False
         await self._reconciler.everyone(self._members())
         loop = asyncio.get_running_loop()
@@ -138,4 +176,6 @@ class LeaderLoop:
                     event = await self._events.get()
             except TimeoutError:
                 return
-            await self._reconciler.event(event.kind, event.member)
+            await self._reassert()
+            if event is not None:
+                await self._reconciler.event(event.kind, event.member)

@@ -8,11 +8,12 @@ from collections.abc import Callable
 
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import RPCError
-from pyconsul_agent.fsm.apply import TOMBSTONE, TombstoneRequest
+from pyconsul_agent.fsm.apply import TOMBSTONE
 from pyconsul_agent.server.endpoints.shared import propose
 from pyconsul_agent.server.seams import Proposer
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet
+from pyconsul_agent.structs.system import TombstoneRequest
 
 TTL_S = 15 * 60.0
 GRANULARITY_S = 30.0
