@@ -1,7 +1,7 @@
 """`StateChangeSubscription.Subscribe`: a snapshot of events, then what changes, for as long as the caller listens.
 
 Any server answers from its own state, as the original does: what it tells may be old, never wrong. The rules of the
-order of events are in docs/protocol/rpc.md#grpc-subscribe-byte-8.
+order of events are in docs/protocol/rpc.md#grpc-subscribe.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The messages of `subscribe.StateChangeSubscription/Subscribe` (docs/protocol/rpc.md#grpc-subscribe-byte-8)."""
+"""The messages of `subscribe.StateChangeSubscription/Subscribe` (docs/protocol/rpc.md#grpc-subscribe)."""
 
 from __future__ import annotations
 
