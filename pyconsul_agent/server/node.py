@@ -150,7 +150,7 @@ class ServerNode:
         )
         self._streaming = Streaming(
             env.net, env.clock, log.named("grpc"), self._store, self._directory,
-            datacenter=config.datacenter, local_host=_source(config.bind),
+            datacenter=config.datacenter, local_host=_source(config.bind), settled=lambda: self._raft.settled,
         )  # fmt: skip
         self._snapshots = self._make_snapshots()
         self._rpc = RPCServer(

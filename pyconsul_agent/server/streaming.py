@@ -6,7 +6,7 @@ HTTP/2 is imported when the first such connection comes: most servers of this ma
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Streaming:
-    """What stands behind first byte 8."""
+    """What stands behind first byte 8. `settled` as in `dispatch.Dispatcher`."""
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class Streaming:
         *,
         datacenter: str,
         local_host: str | None = None,
+        settled: Callable[[], bool] = lambda: True,
     ) -> None:
         self._net = net
         self._clock = clock
@@ -44,6 +45,7 @@ class Streaming:
         self._servers = servers
         self._datacenter = datacenter
         self._local_host = local_host
+        self._settled = settled
         self.feeds = Feeds(store)
         self._server: GRPCServer | None = None
         self._pool: GRPCPool | None = None
@@ -54,7 +56,7 @@ class Streaming:
             from pyconsul_agent.runtime.grpc_server import GRPCServer
             from pyconsul_agent.server.subscribe import Subscriptions
 
-            subscriptions = Subscriptions(self.feeds, self._datacenter, self._elsewhere)
+            subscriptions = Subscriptions(self.feeds, self._datacenter, self._elsewhere, self._settled)
             self._server = GRPCServer(self._clock, self._log, {subscribe.PATH: subscriptions.serve})
         await self._server.serve(reader, writer, peer)
 
