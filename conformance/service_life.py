@@ -161,7 +161,8 @@ def events(checks: Checks, through: Agent, server: Agent) -> None:
     checks.note(f"{through.name} fires an event", isinstance(fired, dict) and fired.get("ID"), fired)
 
     def heard() -> bool:
-        return [e["Payload"] for e in server.get("/v1/event/list?name=deploy") or ()] == ["djI="]
+        rows = server.get("/v1/event/list?name=deploy") or ()
+        return [e["Payload"] for e in rows if e["ID"] == fired["ID"]] == ["djI="]
 
     checks.until(f"{server.name} hears it", heard)
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 
 import pyconsul_agent.structs
-from conformance import vectors_rpc_connections
+from conformance import vectors_rpc_connections, vectors_rpc_subscribe
 from conformance.case import Case, Mismatch, Skip, holds, load, same
 from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.structs import methods, methods_mesh
@@ -392,4 +392,4 @@ def cases(folder: Path) -> Iterator[Case | Skip]:
     for vector in load(folder, "snapshot-rpc")["conversations"]:
         yield Case(f"snapshot {vector['name']}", partial(snapshot_conversation, vector))
     yield from vectors_rpc_connections.cases(folder)
-    yield Skip("grpc-subscribe", "gRPC subscriptions (connection type 8)")
+    yield from vectors_rpc_subscribe.cases(folder)

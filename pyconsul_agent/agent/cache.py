@@ -1,7 +1,8 @@
 """The agent's cache of answers of servers: for `?cached` over HTTP and `dns_config.use_cache`.
 
 `get` answers from what is there, or fetches and keeps it. Kinds that support blocking queries are kept up to date: a
-task per entry repeats a blocking query as long as the entry stays. What is fresh, what stays and how much of it is
+task per entry repeats a blocking query as long as the entry stays; the health of a service is followed by a
+subscription instead where servers offer them (`health_view`). What is fresh, what stays and how much of it is
 decided in `cache_table`; here are the calls and the waiting.
 """
 
@@ -10,14 +11,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from pyconsul_agent.agent.cache_table import DEFAULT_LIMITS, CacheLimits, Entry, Table
-from pyconsul_agent.agent.delegate import Caller
+from pyconsul_agent.agent.delegate import Caller, Subscriber
+from pyconsul_agent.agent.health_view import HealthView
 from pyconsul_agent.env.base import Clock
 from pyconsul_agent.env.log import Log
-from pyconsul_agent.errors import ConsulError, RPCError
+from pyconsul_agent.errors import ConsulError, DecodeError, NoServers, RPCError
 from pyconsul_agent.structs.base import Duration, duration, seconds
 from pyconsul_agent.structs.methods import (
     CATALOG_LIST_DATACENTERS,
@@ -28,8 +31,16 @@ from pyconsul_agent.structs.methods import (
     PREPARED_QUERY_EXECUTE,
     Method,
 )
-from pyconsul_agent.structs.requests import PreparedQueryExecuteRequest, QueryMeta, QueryOptions, QuerySource
+from pyconsul_agent.structs.requests import (
+    PreparedQueryExecuteRequest,
+    QueryMeta,
+    QueryOptions,
+    QuerySource,
+    ServiceSpecificRequest,
+)
+from pyconsul_agent.wire.grpc import GRPCError, NotOffered, Status
 from pyconsul_agent.wire.msgpack import encode
+from pyconsul_agent.wire.subscribe import EVENT
 
 REFRESH_WAIT_S = 600.0
 """How long each blocking query of a refresh may take."""
@@ -38,6 +49,14 @@ CONNECTED_S = 31.0
 REFRESH_PAUSE_S = 1.0
 """Before a refresh asks again that was answered without having waited and without news."""
 WAIT_DEFAULT_S, WAIT_MAX_S = 300.0, 600.0
+SNAPSHOT_TIMEOUT_S = 10.0
+"""How long a subscription may take to tell what there is; a call is tried then."""
+STREAM_IDLE_S = 1200.0
+"""An entry that is followed by a subscription goes when nobody has asked for it so long."""
+STREAM_RETRY_S = 120.0
+"""How long calls are used after all servers have refused subscriptions."""
+STREAM_FAILURES_MAX = 3
+STREAM_PAUSE_S = 0.2
 
 RequestT = TypeVar("RequestT", bound=QueryOptions)
 ReplyT = TypeVar("ReplyT")
@@ -92,9 +111,18 @@ class Cache:
     """Answers from memory where it may. `close` ends the refreshing."""
 
     def __init__(
-        self, caller: Caller, clock: Clock, draw: random.Random, log: Log, limits: CacheLimits = DEFAULT_LIMITS
+        self,
+        caller: Caller,
+        clock: Clock,
+        draw: random.Random,
+        log: Log,
+        limits: CacheLimits = DEFAULT_LIMITS,
+        *,
+        subscriber: Subscriber | None = None,
     ) -> None:
         self._caller = caller
+        self._subscriber = subscriber
+        self._stream_at = 0.0
         self._clock = clock
         self._draw = draw
         self._log = log
@@ -104,6 +132,11 @@ class Cache:
 
     def __len__(self) -> int:
         return len(self._table)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the health of services is followed by subscriptions (if a server offers them)."""
+        return self._subscriber is not None
 
     @property
     def bytes_kept(self) -> int:
@@ -195,6 +228,10 @@ class Cache:
         """Fetch once; a kind that is refreshed again and again, until the entry has gone."""
         entry = slot.entry
         while not entry.gone and not self._closed:
+            if isinstance(request, ServiceSpecificRequest) and kind.method is HEALTH_SERVICE_NODES:
+                await self._follow(slot, request)
+                if entry.gone:
+                    return
             while (pause := self._table.pause_s(entry, self._clock.monotonic())) > 0:
                 await asyncio.sleep(pause)
             began, index = self._clock.monotonic(), entry.index
@@ -210,6 +247,61 @@ class Cache:
             if entry.index == index and entry.error is None and self._clock.monotonic() - began < REFRESH_PAUSE_S:
                 pause = max(pause, REFRESH_PAUSE_S)
             await _pause(pause, slot.hurry)
+
+    async def _follow(self, slot: _Slot, request: ServiceSpecificRequest) -> None:
+        """Keep an entry fresh by a subscription, until that cannot go on; then calls do it."""
+        entry, failures = slot.entry, 0
+        try:
+            view = HealthView(request)
+        except ValueError:
+            return  # a server says what is wrong with the filter
+        while self._subscriber is not None and self._may_stream(entry, request) and failures < STREAM_FAILURES_MAX:
+            connected = asyncio.get_running_loop().call_later(CONNECTED_S, _connected, entry)
+            try:
+                failures = 0 if await self._subscribed(self._subscriber, slot, view) else failures + 1
+            except TimeoutError:
+                if not view.complete:
+                    return
+                if self._clock.monotonic() - entry.used_at >= STREAM_IDLE_S:
+                    self._table.drop(entry)
+                    self._forget([entry])
+            except NoServers:
+                return
+            except NotOffered:
+                self._stream_at = self._clock.monotonic() + STREAM_RETRY_S
+            except (RPCError, DecodeError) as error:
+                failures += 1
+                if isinstance(error, GRPCError) and error.status == Status.ABORTED:
+                    view.reset()
+                elif entry.lost_contact_at is None:
+                    self._log.debug("Subscription lost", service=request.service_name, error=str(error))
+                    entry.lost_contact_at = self._clock.monotonic()
+                await asyncio.sleep(self._draw.random() * STREAM_PAUSE_S * 2**failures)
+            finally:
+                connected.cancel()
+
+    async def _subscribed(self, subscriber: Subscriber, slot: _Slot, view: HealthView) -> bool:
+        """One subscription, to its end. Raises TimeoutError without a snapshot, or when it was quiet for long."""
+        entry, loop, news = slot.entry, asyncio.get_running_loop(), False
+        async with asyncio.timeout(SNAPSHOT_TIMEOUT_S) as limit, aclosing(subscriber.subscribe(view.question)) as told:
+            if view.complete:
+                limit.reschedule(loop.time() + STREAM_IDLE_S)
+            async for message in told:
+                if not view.apply(EVENT.decode(message)):
+                    continue
+                news = True
+                limit.reschedule(loop.time() + STREAM_IDLE_S)
+                self._forget(self._table.arrived(entry, view.reply(), view.index, self._clock.monotonic()))
+                slot.hurry.clear()
+                slot.wake()
+                if entry.gone:
+                    break
+        return news
+
+    def _may_stream(self, entry: Entry, request: ServiceSpecificRequest) -> bool:
+        if entry.gone or self._closed or self._clock.monotonic() < self._stream_at:
+            return False
+        return not request.ingress and not request.source.node
 
     async def _fetch(self, slot: _Slot, kind: Kind[RequestT, ReplyT], request: RequestT) -> None:
         """One call; its result goes into the entry."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Hashable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from pyconsul_agent.structs.coordinate import VivaldiCoordinate
@@ -11,6 +11,7 @@ from pyconsul_agent.structs.member import Member
 from pyconsul_agent.structs.methods import Method
 from pyconsul_agent.structs.requests import SnapshotRequest
 from pyconsul_agent.structs.snapshot import Archive, SnapshotAnswer
+from pyconsul_agent.structs.subscribe import SubscribeRequest
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
@@ -21,6 +22,16 @@ class Caller(Protocol):
 
     async def call(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
         """Call `method`. Raises RPCError with the text that Consul would answer, wrapped as Consul wraps it."""
+
+
+class Subscriber(Protocol):
+    """Follows what servers tell: a client agent."""
+
+    def subscribe(self, request: SubscribeRequest) -> AsyncGenerator[bytes, None]:
+        """Encoded events, for as long as a server tells them.
+
+        Raises NotOffered when no server has subscriptions, else GRPCError with the status that ended this one.
+        """
 
 
 class Snapshotter(Protocol):

@@ -177,6 +177,9 @@ class Agent:
             env.random,
             self._log.named("cache"),
             CacheLimits(options.cache.entry_fetch_rate, options.cache.entry_fetch_max_burst),
+            subscriber=self.delegate
+            if options.use_streaming_backend and isinstance(self.delegate, ClientNode)
+            else None,
         )
         self._pipeline = Pipeline(
             RouteTable(self._routes()),

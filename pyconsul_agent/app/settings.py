@@ -106,6 +106,7 @@ def server_config(options: Options, node_id: str) -> ServerConfig:
         hold_timeout_s=options.performance.rpc_hold_timeout,
         rpc_handshake_timeout_s=options.limits.rpc_handshake_timeout,
         rpc_connections_per_client=options.limits.rpc_max_conns_per_client,
+        enable_streaming=options.rpc.enable_streaming,
         session_ttl_min_s=options.session_ttl_min or SESSION_TTL_MIN_S,
         primary_datacenter=options.primary_datacenter,
         connect_enabled=options.connect.enabled,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pyconsul_agent.client.rate import TokenBucket
 from pyconsul_agent.client.router import Router
+from pyconsul_agent.client.streaming import Streams
 from pyconsul_agent.env.base import Env
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import RPCError, RPCRateExceeded
@@ -26,6 +27,7 @@ from pyconsul_agent.structs.member import Member, MemberEvent, MemberEventKind, 
 from pyconsul_agent.structs.methods import Method
 from pyconsul_agent.structs.requests import SnapshotRequest
 from pyconsul_agent.structs.snapshot import Archive, SnapshotAnswer
+from pyconsul_agent.structs.subscribe import SubscribeRequest
 from pyconsul_agent.swim.config import LAN, SwimConfig
 from pyconsul_agent.swim.keyring import Keyring
 from pyconsul_agent.telemetry.meters import RPCMeter
@@ -118,6 +120,8 @@ class ClientNode:
             hold_timeout_s=config.hold_timeout_s,
         )
 
+        self._streams = Streams(env.net, env.clock, log.named("grpc"), lambda: self._router.servers)
+
     # --- life -------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -134,6 +138,7 @@ class ClientNode:
         await self._tasks.close()
         await self._lan.stop()
         await self._router.close()
+        await self._streams.close()
         await self._pool.close()
 
     async def leave(self) -> None:
@@ -171,6 +176,7 @@ class ClientNode:
         else:
             self._log.event("server_removed", **fields)
             self._router.server_left(info.name)
+            self._streams.forget(ServerAddress(info.name, info.address, info.port, info.datacenter))
 
     def set_call_limit(self, rate: float, burst: int) -> None:
         """Other limits on this agent's calls, from now on (reload)."""
@@ -191,6 +197,10 @@ class ClientNode:
         finally:
             if self._meter is not None:
                 self._meter.own_call(failed=failed, exceeded=exceeded)
+
+    def subscribe(self, request: SubscribeRequest) -> AsyncGenerator[bytes, None]:
+        """A subscription at a server, for `agent.cache`."""
+        return self._streams.subscribe(request)
 
     async def snapshot(self, request: SnapshotRequest, archive: Archive) -> SnapshotAnswer:
         """Ask a server to save or restore the state."""

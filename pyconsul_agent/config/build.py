@@ -53,7 +53,7 @@ GONE = {
 """Keys of old files; accepted with a warning, without effect."""
 
 WITHOUT_EFFECT = {
-    "auto_config", "primary_gateways", "primary_gateways_interval", "rpc",
+    "auto_config", "primary_gateways", "primary_gateways_interval",
 }  # fmt: skip
 """Keys of today's Consul for things that this agent does not have; accepted with a warning."""
 

@@ -339,6 +339,13 @@ class AutoEncrypt:
     ip_san: tuple[str, ...] = texts()
 
 
+@dataclass(frozen=True, slots=True)
+class RPC:
+    """The `rpc` block."""
+
+    enable_streaming: bool = flag(True)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheOptions:
     """`cache`: how often an entry of the agent's cache may be fetched, per second and at once."""
@@ -432,6 +439,7 @@ class Options:
     limits: Limits = section(Limits())
     cache: CacheOptions = section(CacheOptions())
     use_streaming_backend: bool = flag(True)
+    rpc: RPC = section(RPC())
     acl: ACL = section(ACL())
     tls: TLS = derived(TLS())
     auto_encrypt: AutoEncrypt = section(AutoEncrypt())

@@ -53,6 +53,8 @@ class ServerConfig:
     hold_timeout_s: float = 7.0
     rpc_handshake_timeout_s: float = 5.0
     rpc_connections_per_client: int = 100
+    enable_streaming: bool = True
+    """Whether byte 8 of the server port is served."""
     session_ttl_min_s: float = 10.0
     primary_datacenter: str = ""
     """Where config entries are written; empty: here."""

@@ -45,6 +45,7 @@ from pyconsul_agent.server.methods import Parts, offered
 from pyconsul_agent.server.pools import PoolWatcher
 from pyconsul_agent.server.seams import Proposer
 from pyconsul_agent.server.snapshots import Snapshots
+from pyconsul_agent.server.streaming import Streaming
 from pyconsul_agent.state import system
 from pyconsul_agent.state.catalog import CHECKS, NODES, SERVICES
 from pyconsul_agent.state.store import Store
@@ -160,11 +161,16 @@ class ServerNode:
             wan=self._wan,
             server_moved=self._server_moved,
         )
+        self._streaming = Streaming(
+            env.net, env.clock, log.named("grpc"), self._store, self._directory,
+            datacenter=config.datacenter, local_host=_source(config.bind), settled=lambda: self._raft.settled,
+        )  # fmt: skip
         self._snapshots = self._make_snapshots()
         self._rpc = RPCServer(
             env.net, env.clock, log.named("rpc"), self._service,
             raft_accept=self._accept_raft,
             snapshot=SnapshotPort(self._snapshots.answer, log.named("snapshot")).serve,
+            grpc=self._streaming.serve if config.enable_streaming else None,
             limits=self._limits(),
         )  # fmt: skip
 
@@ -341,6 +347,7 @@ class ServerNode:
         await self._leader.stop()
         await self._watcher.stop()
         await self._rpc.close()
+        await self._streaming.close()
         await self._raft.stop()
         await self._lan.stop()
         if self._wan is not None:

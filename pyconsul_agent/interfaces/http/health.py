@@ -104,12 +104,14 @@ class Health:
         return await self._instances(request, replace(asked, ingress=True))
 
     async def _instances(self, request: Request, asked: ServiceSpecificRequest) -> Response:
-        if asked.use_cache:
+        streamed = self._streamed(asked)
+        # What must be consistent is asked of the leader, though 1.10 gives the subscription's answer.
+        if asked.use_cache or (streamed and self._cache.streams and not asked.require_consistent):
             found = await self._cache.get(cache.HEALTH_NODES, asked)
-            reply, more = found.value, found.headers
+            reply, more = found.value, found.headers if asked.use_cache else {}
         else:
             reply, more = await self._caller.call(HEALTH_SERVICE_NODES, asked), {}
-        if self._streamed(asked):
+        if streamed and not self._cache.streams:
             reply = replace(reply, known_leader=False, last_contact=Duration(0), backend=STREAMING)
         headers = {**meta_headers(reply, asked), **more}
         nodes = list(reply.nodes or ())
@@ -128,7 +130,7 @@ class Health:
     def _streamed(self, asked: ServiceSpecificRequest) -> bool:
         """Whether Consul would answer this from a subscription, which knows nothing of a leader.
 
-        compat: here a blocking query answers all the same; what is shown of the two is equal.
+        compat: a client agent does the same; on a server a blocking query answers, and what is shown is equal.
         """
         waits = asked.use_cache or asked.min_query_index > 0
         return self._defaults.use_streaming and waits and not asked.ingress and not asked.source.node
