@@ -43,6 +43,7 @@ scrape_configs:
   static_configs: [{{targets: ['{agent}']}}]
 """
 METRICS = "/v1/agent/metrics"
+RETENTION = 'telemetry { prometheus_retention_time = "1m" }'
 
 
 class Target(BaseHTTPRequestHandler):
@@ -103,7 +104,7 @@ def register(agent: Agent, number: int, port: int, *tags: str) -> None:
 def run(scenario: Scenario) -> None:
     """Start it beside an agent and follow what it sees."""
     binary = debian11("prometheus", "usr/bin/prometheus")
-    with scenario.agent(ADDRESS, "-node-meta=rack:r1") as agent, target() as one, target() as two:
+    with scenario.agent(ADDRESS, "-node-meta=rack:r1", "-hcl", RETENTION) as agent, target() as one, target() as two:
         register(agent, 1, one, "blue", "v1")
         register(agent, 2, two, "green")
         with tempfile.TemporaryDirectory(prefix="prometheus-") as folder:
