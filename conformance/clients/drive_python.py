@@ -51,10 +51,19 @@ def until(step: str, look: Any) -> Any:
 
 
 def blocking(step: str, look: Any, index: str, change: Any, holds: Any) -> None:
-    """A read that waits on `index` must stand until `change`, and then answer."""
+    """A read that waits on `index` must stand until `change`, and then answer.
+
+    Reads of the catalog are first let settle: the agent's own anti-entropy may still be writing.
+    """
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(look, connect(), index)
         time.sleep(0.4)
+        for _ in range(10 if step.startswith(("catalog", "health")) else 0):
+            if not waiting.done():
+                break
+            index = waiting.result()[0]
+            waiting = pool.submit(look, connect(), index)
+            time.sleep(0.4)
         stood = not waiting.done()
         change()
         after, data = waiting.result(WAIT_S)
