@@ -59,7 +59,7 @@ TEXTS = {
     "nokind.hcl": 'Name = "web"\n',
     "ok.hcl": 'data_dir = "/tmp/pyconsul-validate"\nserver = true\nbootstrap_expect = 1\n',
     "p.hcl": 'key_prefix "app/" { policy = "write" }\nnode_prefix "" { policy = "read" }\n',
-    "bad.snap": "\x1f\x08no snapshot",
+    "bad.snap": "no snap\n",
     "tok": TOKEN + "\n",
     "jwt": "eyJhbGciOiJSUzI1NiJ9.e30.c2ln\n",
 }

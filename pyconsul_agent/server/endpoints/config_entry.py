@@ -16,7 +16,7 @@ from pyconsul_agent.state.intention import in_config_entries
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet
 from pyconsul_agent.structs import methods_mesh as methods
-from pyconsul_agent.structs.config_kinds import KINDS, SERVICE_INTENTIONS, ConfigEntry, kind_of
+from pyconsul_agent.structs.config_kinds import KINDS, SERVICE_INTENTIONS, ConfigEntry, kind_of, name_of
 from pyconsul_agent.structs.config_requests import (
     ConfigEntryListAllRequest,
     ConfigEntryQuery,
@@ -28,6 +28,7 @@ from pyconsul_agent.structs.config_requests import (
     ServiceConfigResponse,
 )
 from pyconsul_agent.structs.methods import Empty
+from pyconsul_agent.structs.requests import QueryOptions
 
 UPSERT, UPSERT_CAS, DELETE = "upsert", "upsert-cas", "delete"
 NOT_MIGRATED = "Intentions are read only while being upgraded to config entries"
@@ -65,11 +66,27 @@ class ConfigEntries:
         return request.entry
 
     async def apply(self, request: ConfigEntryRequest) -> bool:
-        """Store an entry; with `upsert-cas` only over the ModifyIndex that it carries."""
+        """Store an entry; with `upsert-cas` only over the ModifyIndex that it carries.
+
+        compat: one that is stored just so already is not written again, and its ModifyIndex does not matter (1.10.11).
+        """
         entry = checked(self._entry(request))
         op = request.op if request.op in (UPSERT, UPSERT_CAS) else UPSERT
+        if self._stored(entry) and await self._is_proven(entry):
+            return True
         done = await propose(self._proposer, CONFIG_ENTRY, replace(request, entry=entry, op=op))
         return bool(done)
+
+    def _stored(self, entry: ConfigEntry) -> bool:
+        _, known = config_entry.get(self._store, WatchSet(), kind_of(entry), name_of(entry))
+        if known is None:
+            return False
+        return replace(known, create_index=0, modify_index=0) == replace(entry, create_index=0, modify_index=0)
+
+    async def _is_proven(self, entry: ConfigEntry) -> bool:
+        """Whether it is still so once this server has proved that it leads: it may have been deposed unawares."""
+        await self._blocking.check(QueryOptions(require_consistent=True))
+        return self._stored(entry)
 
     async def delete(self, request: ConfigEntryRequest) -> Empty:
         """Delete an entry by kind and name; what is not there is fine."""
