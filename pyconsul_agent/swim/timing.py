@@ -59,6 +59,6 @@ def extra_pings(node_count: int, most: int) -> int:
 
     None where the probes alone suffice. It grows no further with the pool, since the others grow too.
     """
-    if node_count < 3:
+    if node_count < 3 or most < 1:
         return 0
     return next((extra for extra in range(most) if overlooked_chance(node_count, extra) < OVERLOOKED_CHANCE_MAX), most)
