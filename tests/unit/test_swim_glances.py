@@ -24,7 +24,7 @@ def rig_after_first_probe(others=8, **changes):
 
 
 def test_an_interval_brings_a_probe_and_extra_pings_to_different_members():
-    rig, pings = rig_after_first_probe()
+    _, pings = rig_after_first_probe()
     assert len(pings) == 1 + LAN.extra_pings_max
     assert all((ping.source_node, ping.source_port) == ("me", 8301) for ping in pings.values())
 
