@@ -30,6 +30,7 @@ def swim(base: SwimConfig, gossip: Gossip) -> SwimConfig:
     """A pool's profile with the numbers that users may set."""
     return replace(
         base,
+        extra_pings_max=gossip.extra_pings,
         gossip_interval_s=gossip.gossip_interval,
         gossip_nodes=gossip.gossip_nodes,
         probe_interval_s=gossip.probe_interval,

@@ -157,8 +157,9 @@ class Performance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gossip:
-    """A pool's memberlist timing. Defaults are the LAN's."""
+    """A pool's memberlist timing. Defaults are the LAN's. `extra_pings` is ours: 0 for memberlist's probes alone."""
 
+    extra_pings: int = integer(4)
     gossip_interval: float = duration(0.2)
     gossip_nodes: int = integer(3)
     probe_interval: float = duration(1.0)
@@ -167,7 +168,7 @@ class Gossip:
     suspicion_mult: int = integer(4)
 
 
-GOSSIP_WAN = Gossip(gossip_interval=0.5, probe_interval=5.0, probe_timeout=3.0, suspicion_mult=6)
+GOSSIP_WAN = Gossip(extra_pings=0, gossip_interval=0.5, probe_interval=5.0, probe_timeout=3.0, suspicion_mult=6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

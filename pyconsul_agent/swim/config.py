@@ -38,6 +38,8 @@ class SwimConfig:
     push_pull_interval_s: float = 30.0
     probe_interval_s: float = 1.0
     probe_timeout_s: float = 0.5
+    extra_pings_max: int = 4
+    """Plain pings to random others with each probe, as many as the pool needs; 0: only what memberlist does."""
     tcp_pings: bool = True
     awareness_max_multiplier: int = 8
     gossip_interval_s: float = 0.2
@@ -73,6 +75,7 @@ WAN = SwimConfig(
     push_pull_interval_s=60.0,
     probe_timeout_s=3.0,
     probe_interval_s=5.0,
+    extra_pings_max=0,
     gossip_interval_s=0.5,
     gossip_nodes=3,  # memberlist says 4; Consul's own WAN pool uses 3
     gossip_to_the_dead_s=60.0,
@@ -84,6 +87,7 @@ LOCAL = SwimConfig(
     suspicion_mult=3,
     push_pull_interval_s=15.0,
     probe_timeout_s=0.2,
+    extra_pings_max=0,
     gossip_interval_s=0.1,
     gossip_to_the_dead_s=15.0,
 )

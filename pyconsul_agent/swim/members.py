@@ -47,6 +47,8 @@ DRAWS_PER_NODE = 4
 INCARNATION_MAX = (1 << 32) - 1
 REFUSAL_MEMORY_S = 5.0
 """How long a refusal by the host counts as evidence in a suspicion that starts later."""
+BACKDATED_PART_MAX = 0.5
+"""So much of a refused suspect's time may have passed before the suspicion is told of."""
 MOVE_MEMORY_S = 30.0
 """How long a refused new address, or a refusal by the old one's host, is remembered as evidence."""
 
@@ -330,11 +332,19 @@ class Membership:
                 self._trust_refusal(suspicion)
             self._accept_remembered_move(node.name, now)
 
-    def note_silence(self, name: str, since: float) -> None:
-        """`name` has not answered us since then: with a refusal of its host, the suspicion counts from there."""
+    def note_silence(self, name: str, since: float, now: float) -> None:
+        """`name` has not answered us since then: with a refusal of its host, the suspicion counts from there; some time
+        for a refutation is left.
+        """
         suspicion = self.suspicions.get(name)
         if suspicion is not None and suspicion.is_hastened:
-            suspicion.backdate(since)
+            suspicion.backdate(max(since, now - self._least_ns(1) * BACKDATED_PART_MAX / NANOSECONDS))
+
+    def note_answer(self, node: Node, now: float) -> None:
+        """`node` as we pinged it has answered."""
+        current = self.nodes.get(node.name)
+        if current is not None and current.endpoint == node.endpoint:
+            self.note_life(node.name, now)
 
     def note_life(self, name: str, now: float) -> None:
         """`name` answered us from where we think it is: the claim of another to its name has no ground, and we do not
@@ -383,16 +393,18 @@ class Membership:
         needed = config.suspicion_mult - 2
         if len(self.nodes) - 2 < needed:
             needed = 0
-        least = suspicion_timeout_ns(
-            config.suspicion_mult, len(self.nodes), round(config.probe_interval_s * NANOSECONDS)
-        )
+        least = self._least_ns(len(self.nodes))
         return Suspicion(suspector, needed, least, config.suspicion_max_timeout_mult * least, now)
 
     def _trust_refusal(self, suspicion: Suspicion) -> None:
         """The suspect's own host says that nobody listens: no need to hear it from more members in a large pool."""
         if self._config.refusal_shortens_suspicion:
-            interval_ns = round(self._config.probe_interval_s * NANOSECONDS)
-            suspicion.hasten(suspicion_timeout_ns(self._config.suspicion_mult, 1, interval_ns))
+            suspicion.hasten(self._least_ns(1))
+
+    def _least_ns(self, node_count: int) -> int:
+        """The least time of a suspicion in a pool of that size."""
+        config = self._config
+        return suspicion_timeout_ns(config.suspicion_mult, node_count, round(config.probe_interval_s * NANOSECONDS))
 
     def expire_suspicions(self, now: float) -> None:
         """Declare dead whose time is over."""

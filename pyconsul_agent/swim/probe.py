@@ -1,7 +1,8 @@
 """Asking one member after the other whether it is there: directly, through others, and over TCP.
 
-One probe runs at a time. It ends with an acknowledgement (also a late one), or at the end of the interval, scaled by
-our own health, with a suspicion. Also here: answering for others (indirect pings) and the book of awaited answers.
+One regular probe runs at a time. It ends with an acknowledgement (also a late one), or at the end of the interval,
+scaled by our own health, with a suspicion. Beside it run the probes of those who did not answer an extra ping
+(`glances`). Also here: answering for others (indirect pings) and the book of awaited answers.
 Protocol: docs/protocol/gossip.md, sections 3.2 and 7.4.
 """
 
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pyconsul_agent.swim.awareness import Awareness
 from pyconsul_agent.swim.config import PENDING_ACKS_MAX, SwimConfig
 from pyconsul_agent.swim.effects import Effect, LogLevel, Node, PingComplete, StreamPurpose, log_event, log_line
+from pyconsul_agent.swim.glances import Glances
 from pyconsul_agent.swim.members import Membership
 from pyconsul_agent.swim.send import Sender
 from pyconsul_agent.swim.streams import Streams
@@ -32,6 +34,8 @@ from pyconsul_agent.wire.gossip_stream import encode_stream
 
 SEQUENCE_NUMBERS = 1 << 32
 PROTOCOL_TCP_PING, PROTOCOL_NACK = 3, 4
+FOLLOW_UPS_MAX = 32
+"""Probes beside the regular one at a time; what does not answer beyond that is left to others."""
 
 
 @dataclass(slots=True)
@@ -44,6 +48,8 @@ class _Probe:
     ack_by: float
     """Until here an ack gives a round trip time; after it the others are asked."""
     ends_at: float
+    silent_since: float
+    """When the first ping without an answer was sent: this one's, or an extra one before it."""
     asked_others: bool = False
     nacks_expected: int = 0
     nacks: set[Address] = field(default_factory=set)
@@ -83,7 +89,10 @@ class Prober:
         self._emit = emit
         self._sequence_number = 0
         self._place = 0
-        self._probe: _Probe | None = None
+        self._regular: int | None = None
+        self._probes: dict[int, _Probe] = {}
+        """Those that run by sequence number; `_regular` is the one that the interval began."""
+        self._glances = Glances(config, members=members, awareness=awareness, ping=self._send_ping)
         self._relays: dict[int, _Relay] = {}
         self._next_at: float | None = None
         self._was_contested = False  # claims to others' names get at most every second probe
@@ -94,10 +103,13 @@ class Prober:
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
-        probe = self._probe
-        due = self._next_at
-        if probe is not None:
-            due = probe.ends_at if probe.asked_others else probe.ack_by
+        due = self._next_at if self._regular is None else None
+        for probe in self._probes.values():
+            ends_at = probe.ends_at if probe.asked_others else probe.ack_by
+            due = ends_at if due is None else min(due, ends_at)
+        glances_end_at = self._glances.next_deadline()
+        if glances_end_at is not None:
+            due = glances_end_at if due is None else min(due, glances_end_at)
         if self._relays:
             relayed = min(relay.ends_at for relay in self._relays.values())
             due = relayed if due is None else min(due, relayed)
@@ -106,21 +118,24 @@ class Prober:
     def tick(self, now: float) -> None:
         """Do what is due."""
         self._end_relays(now)
-        probe = self._probe
-        if probe is not None and not probe.asked_others and probe.ack_by <= now:
-            self._ask_others(probe, now)
-        if probe is not None and probe.ends_at <= now:
-            self._end(probe, now)
-        if self._probe is None and self._next_at is not None and self._next_at <= now:
+        for probe in list(self._probes.values()):
+            if not probe.asked_others and probe.ack_by <= now:
+                self._ask_others(probe, now)
+            if probe.ends_at <= now:
+                self._end(probe, now)
+        for node, pinged_at in self._glances.unanswered(now):
+            self._follow_up(node, pinged_at, now)
+        if self._regular is None and self._next_at is not None and self._next_at <= now:
             self._next_at = max(self._next_at + self._config.probe_interval_s, now)
             self._probe_next(now)
 
     def postpone(self, seconds: float) -> None:
         """We were deaf for `seconds`: what came in meanwhile is still to be read."""
-        if self._probe is not None:
-            self._probe.ack_by += seconds
-            self._probe.ends_at += seconds
-            self._probe.was_deaf = True
+        self._glances.forget()
+        for probe in self._probes.values():
+            probe.ack_by += seconds
+            probe.ends_at += seconds
+            probe.was_deaf = True
 
     # --- a probe ------------------------------------------------------------------------------------------------
 
@@ -130,16 +145,35 @@ class Prober:
         node = node or self._next_in_ring(now)
         if node is None:
             return
+        self._regular = self._begin(node, now, silent_since=now)
+        self._glances.start(now, but=node.name)
+
+    def _follow_up(self, node: Node, pinged_at: float, now: float) -> None:
+        """An extra ping was not answered. It may have been lost, so that alone is no ground for a suspicion."""
+        for probe in self._probes.values():
+            if probe.node.name == node.name:
+                probe.silent_since = min(probe.silent_since, pinged_at)
+                return
+        if len(self._probes) <= FOLLOW_UPS_MAX:
+            self._begin(node, now, silent_since=pinged_at)
+
+    def _begin(self, node: Node, now: float, *, silent_since: float) -> int:
         config = self._config
         ends_at = now + self._awareness.scaled(config.probe_interval_s)
         ack_by = min(now + config.probe_timeout_s, ends_at)
-        self._probe = _Probe(node, self._next_sequence_number(), now, ack_by, ends_at)
-        ping = self._ping(self._probe.sequence_number, node.name)
+        number = self._send_ping(node)
+        self._probes[number] = _Probe(node, number, now, ack_by, ends_at, silent_since)
+        return number
+
+    def _send_ping(self, node: Node) -> int:
+        number = self._next_sequence_number()
+        ping = self._ping(number, node.name)
         if node.state == NodeState.ALIVE:
             self._sender.send(ping, node.endpoint)
         else:
             # The suspected one hears of it at once and can refute.
             self._sender.send_to_node([ping, self._suspicion(node)], node)
+        return number
 
     def _contested_node(self) -> Node | None:
         contested = self._members.contested
@@ -200,7 +234,6 @@ class Prober:
             )
 
     def _end(self, probe: _Probe, now: float) -> None:
-        self._probe = None
         node = probe.node
         if probe.tcp_answered:
             self._emit(
@@ -210,8 +243,9 @@ class Prober:
                     node=node.name,
                 )
             )
-            self._succeed(node, now)
+            self._succeed(probe, now)
             return
+        self._finish(probe)
         if probe.was_deaf:
             self._emit(log_line(LogLevel.DEBUG, "Probe repeated, we were deaf meanwhile", node=node.name))
             self._members.contested.add(node.name)
@@ -220,24 +254,29 @@ class Prober:
         self._awareness.change(max(0, missing) if probe.nacks_expected else 1)
         self._emit(log_event("suspect", name=node.name))
         self._members.suspect(Suspect(node.incarnation, node.name, self._members.name), now)
-        self._members.note_silence(node.name, probe.sent_at)
+        self._members.note_silence(node.name, probe.silent_since, now)
 
-    def _succeed(self, node: Node, now: float) -> None:
-        self._probe = None
+    def _succeed(self, probe: _Probe, now: float) -> None:
+        self._finish(probe)
         self._awareness.change(-1)
-        current = self._members.nodes.get(node.name)
-        if current is not None and current.endpoint == node.endpoint:
-            self._members.note_life(node.name, now)
+        self._members.note_answer(probe.node, now)
+
+    def _finish(self, probe: _Probe) -> None:
+        del self._probes[probe.sequence_number]
+        if self._regular == probe.sequence_number:
+            self._regular = None
 
     # --- answers ------------------------------------------------------------------------------------------------
 
     def acknowledged(self, ack: Ack, now: float) -> None:
         """An ack came, for us or for one we asked for."""
-        probe = self._probe
-        if probe is not None and probe.sequence_number == ack.sequence_number:
+        if self._glances.acknowledged(ack.sequence_number, now):
+            return
+        probe = self._probes.get(ack.sequence_number)
+        if probe is not None:
             if not probe.asked_others and now <= probe.ack_by:
                 self._emit(PingComplete(probe.node, now - probe.sent_at, ack.payload or b""))
-            self._succeed(probe.node, now)
+            self._succeed(probe, now)
             return
         relay = self._relays.pop(ack.sequence_number, None)
         if relay is not None:
@@ -245,31 +284,29 @@ class Prober:
 
     def refused(self, sequence_number: int, source: Address) -> None:
         """A nack came from `source`: the target did not answer it, but it heard us."""
-        probe = self._probe
-        if probe is None or probe.sequence_number != sequence_number:
-            return
-        if len(probe.nacks) < probe.nacks_expected:
+        probe = self._probes.get(sequence_number)
+        if probe is not None and len(probe.nacks) < probe.nacks_expected:
             probe.nacks.add(source)
 
     def tcp_answered(self, sequence_number: int, ack_number: int) -> None:
         """The TCP ping of a probe was answered."""
-        probe = self._probe
-        if probe is not None and probe.sequence_number == sequence_number == ack_number:
+        probe = self._probes.get(sequence_number)
+        if probe is not None and sequence_number == ack_number:
             probe.tcp_answered = True
 
     def host_refused(self, sequence_number: int, now: float) -> None:
         """The host of the probed member says that nobody listens: the others get their time, but no more for our own
         bad health.
         """
-        probe = self._probe
-        if probe is not None and probe.sequence_number == sequence_number and probe.asked_others:
+        probe = self._probes.get(sequence_number)
+        if probe is not None and probe.asked_others:
             probe.ends_at = min(probe.ends_at, now + self._config.probe_timeout_s)
 
     def unreachable(self, address: Address, now: float) -> None:
         """Our ping bounced: no use in waiting for the direct answer."""
-        probe = self._probe
-        if probe is not None and probe.node.endpoint == address and not probe.asked_others:
-            self._ask_others(probe, now)
+        for probe in self._probes.values():
+            if probe.node.endpoint == address and not probe.asked_others:
+                self._ask_others(probe, now)
 
     # --- for others ---------------------------------------------------------------------------------------------
 
