@@ -240,8 +240,10 @@ def long_text(vector: Vector) -> bytes:
 
 
 def layout(name: str, fields: list[list[str]]) -> None:
-    """A struct has exactly the fields of the schema, under their names."""
-    ours = sorted(field.metadata["wire"] for field in dataclasses.fields(struct_of(name)))
+    """A struct has exactly the fields of the schema, under their names, beside those marked as our own."""
+    ours = sorted(
+        field.metadata["wire"] for field in dataclasses.fields(struct_of(name)) if not field.metadata.get("own")
+    )
     same(ours, [field[0] for field in fields], "fields")
 
 

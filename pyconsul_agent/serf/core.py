@@ -18,7 +18,15 @@ from pyconsul_agent.serf.coalesce import Coalescer
 from pyconsul_agent.serf.config import SerfConfig
 from pyconsul_agent.serf.conflict import NameVote
 from pyconsul_agent.serf.coordinate import CoordinateClient, CoordinateError
-from pyconsul_agent.serf.effects import IntentSent, NameLost, QueryAnswered, QueryFinished, Reconnect, SerfEffect
+from pyconsul_agent.serf.effects import (
+    IntentSent,
+    NameLost,
+    QueryAnswered,
+    QueryFinished,
+    Reconnect,
+    SendUser,
+    SerfEffect,
+)
 from pyconsul_agent.serf.events import UserEvents
 from pyconsul_agent.serf.queries import CONFLICT_QUERY, QueryDesk
 from pyconsul_agent.serf.snapshot import SnapshotRecorder, known_addresses
@@ -422,10 +430,14 @@ class Serf:
         """Repeat the leave of members that were said to leave and are still here.
 
         Who never heard of it ignores it, but the member itself denies it; or else one that missed that denial would
-        take it for leaving for ever, since in push/pulls a leaving member looks like one that stays.
+        take it for leaving for ever, since in push/pulls a leaving member looks like one that stays. It goes to the
+        member itself: as nobody passes on what is no news to it, gossip alone may miss that one time and again.
         """
         for message in self._table.leavers():
-            self._intents.queue(encode(message))
+            data = encode(message)
+            self._intents.queue(data)
+            member = self._table.records[message.node].member
+            self._effects.append(SendUser((member.address, member.port), data))
 
     def force_leave(self, name: str, now: float, *, prune: bool = False) -> int:
         """Take a failed member for left (`prune`: erase it); returns the ticket of the announcement."""

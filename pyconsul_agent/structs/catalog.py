@@ -142,11 +142,11 @@ class CheckType:
     proxy_grpc: str = wire("ProxyGRPC", default="")
     deregister_critical_service_after: Duration = wire("DeregisterCriticalServiceAfter", default=Duration(0))
     output_max_size: int = wire("OutputMaxSize", default=0)
-    udp: str = wire("UDP", default="", json_omit=True)
-    """As in 1.13."""
-    os_service: str = wire("OSService", default="", json_omit=True)
+    udp: str = wire("UDP", default="", json_omit=True, omit_zero=True, own=True)
+    """As in 1.13. Like the next two it is no field of 1.10: no agent of ours sends one that is empty."""
+    os_service: str = wire("OSService", default="", json_omit=True, omit_zero=True, own=True)
     """As in 1.15."""
-    python: str = wire("Python", default="", json_omit=True)
+    python: str = wire("Python", default="", json_omit=True, omit_zero=True, own=True)
     """Ours: `module:function`."""
 
 

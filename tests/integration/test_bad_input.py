@@ -120,12 +120,14 @@ RPC_CASES = {
     "raft append with a string of 4 GiB": b"\x01\x00\x81\xa7Entries\xdb\xff\xff\xff\xff",
     "snapshot": b"\x05" + b"\xff" * 100,
     "gRPC": b"\x08" + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "gRPC garbage": b"\x08" + b"\xff" * 100,
     "old multiplex": b"\x02" + b"\xff" * 100,
     "TLS": b"\x03" + b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     "TLS insecure": b"\x07" + b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
 }
 
 INCOMPLETE = {
+    "gRPC",
     "net/rpc map of 4 G entries",
     "net/rpc string of 4 GiB",
     "raft append with a string of 4 GiB",
@@ -369,7 +371,7 @@ def test_an_unfinished_header_is_closed_after_ten_seconds(agent):
 
 
 def test_a_reader_that_does_not_read_holds_no_memory(agent, undisturbed):
-    for number in range(20):
+    for number in range(10):  # 5 MB, which are 6.7 MB as an answer
         assert agent.put(f"/v1/kv/big/{number}", b"v" * 500_000)
     rss = agent.rss()
     with socket.socket() as connection:
@@ -377,7 +379,7 @@ def test_a_reader_that_does_not_read_holds_no_memory(agent, undisturbed):
         connection.connect((IP, 8500))
         connection.sendall(b"GET /v1/kv/big?recurse HTTP/1.1\r\nHost: x\r\n\r\n")
         time.sleep(1)
-        assert agent.rss() - rss < 4 * RSS_GROWTH_MAX
+        assert agent.rss() - rss < RSS_GROWTH_MAX
     assert agent.ask("DELETE", "/v1/kv/big?recurse")[0] == 200
 
 

@@ -60,7 +60,7 @@ def test_pid_and_log_file_are_written_and_what_has_no_effect_is_said(make, tmp_p
     pid, log = tmp_path / "agent.pid", tmp_path / "logs" / ""
     log.mkdir()
     more = (
-        'watches = [{ type = "key", key = "k", args = ["true"] }] telemetry { statsd_address = "127.0.0.1:9" } '
+        'ui_config { metrics_provider = "prometheus" } telemetry { statsd_address = "127.0.0.1:9" } '
         f'log_file = "{log}/"'
     )
     agent = make("-server", "-bootstrap", "-pid-file", str(pid), "-hcl", more).start()
@@ -72,7 +72,7 @@ def test_pid_and_log_file_are_written_and_what_has_no_effect_is_said(make, tmp_p
     assert not pid.exists()
     written = (log / "consul.log").read_text()
     for text in (
-        "watches[0] (type 'key') is not run: watches are not supported yet",
+        "ui_config.metrics_provider is set, but has no effect in this version",
         "cluster leadership acquired",
     ):
         assert text in written

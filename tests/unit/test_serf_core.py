@@ -514,6 +514,11 @@ def test_a_leaving_node_does_not_deny_its_leave():
     assert serf.stats()["intent_queue"] == before
 
 
+def address_of(serf, name):
+    member = serf.member(name)
+    return member.address, member.port
+
+
 def test_who_missed_the_denial_of_a_leave_repeats_the_leave_until_it_is_denied():
     witness = with_members("b")
     witness.start(0.0)
@@ -522,6 +527,8 @@ def test_who_missed_the_denial_of_a_leave_repeats_the_leave_until_it_is_denied()
     while witness.get_broadcasts(3, 100_000):
         continue
     witness.tick(30.0)
+    direct = [effect for effect in witness.take() if isinstance(effect, SendUser)]
+    assert direct == [SendUser(address_of(witness, "b"), encode(LeaveIntent(ltime=7, node="b")))]
     leaves = [message for message in sent(witness) if isinstance(message, LeaveIntent)]
     assert [(leave.node, leave.ltime) for leave in leaves] == [("b", 7)]
     tell(witness, JoinIntent(ltime=8, node="b"))

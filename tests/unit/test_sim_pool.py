@@ -48,6 +48,7 @@ def test_after_mixed_faults_all_that_live_agree(seed):
     [
         pytest.param(23, id="23: one missed a refutation and its accusation was ignored as old"),
         pytest.param(8, id="8: restarted after a leave, the only contact died, the snapshot was not looked at again"),
+        pytest.param(180, id="180: its leave was repeated by chance to everybody but the one who could deny it"),
         pytest.param(29, id="29: restarted during a cut, knew nobody beyond it any more"),
     ],
 )
