@@ -185,17 +185,22 @@ def never_failed(checks: Checks, agents: Sequence[Agent], when: str, besides: Se
 # --- keys -------------------------------------------------------------------------------------------------------------
 
 
+KEY_ATTEMPTS = 3
+"""A query too can miss a member (see EVENT_S); then the operation says so, and an operator repeats it."""
+
+
 def keys_of(agent: Agent, local_only: bool = False) -> dict[str, dict[str, int]]:
-    """Pool ("LAN dc1", "WAN dc1") -> key -> number of members that have it."""
-    rows = agent.get("/v1/operator/keyring" + ("?local-only=1" if local_only else "")) or ()
+    """Pool ("LAN dc1", "WAN dc1") -> key -> number of members that have it; asked again if a member was missed."""
+    rows = None
+    for _ in range(KEY_ATTEMPTS):
+        rows = rows or agent.get("/v1/operator/keyring" + ("?local-only=1" if local_only else ""))
+    rows = rows or ()
     return {
         f"{'WAN' if row['WAN'] else 'LAN'} {row['Datacenter']}": row["Keys"] | {"members": row["NumNodes"]}
         for row in rows
     }
 
 
-KEY_ATTEMPTS = 3
-"""A query too can miss a member (see EVENT_S); then the operation says so, and an operator repeats it."""
 KeyChange = Callable[[str, str], tuple[bool, object]]
 
 
