@@ -15,6 +15,7 @@ import ctypes
 import fcntl
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -308,6 +309,8 @@ def main() -> int:
     parser.add_argument("--write-passing", action="store_true", help="rewrite the list of those that pass")
     parser.add_argument("--setup", help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args()
+    # A shell starts what runs in the background deaf to interrupts, and so would be the commands that are ended by one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     runs = load(Path(options.folder) if options.folder else GOLDEN)
     wanted = chosen(options, runs)
     by_setup = {name: [r for r in wanted if r["setup"].removesuffix("-denied") == name] for name in SIDE_BY_SIDE}
