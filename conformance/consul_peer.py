@@ -7,7 +7,6 @@ step prints its result; closes with 'N passed, N failed'. Without a real Consul 
 from __future__ import annotations
 
 import base64
-import os
 import sys
 import time
 from typing import Any
@@ -24,7 +23,7 @@ from conformance.agents import (
     serf_health,
     until,
 )
-from conformance.real_consul import Missing, real_consul, report_missing
+from conformance.scenarios import run_scenarios
 
 Program = tuple[str, ...]
 
@@ -224,24 +223,7 @@ SCENARIOS = {
 
 def main(arguments: list[str]) -> int:
     """Exit code of the program."""
-    unknown = [name for name in arguments if name not in SCENARIOS]
-    if unknown:
-        print(f"no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}", file=sys.stderr)
-        return 2
-    try:
-        real = (real_consul(),)
-    except Missing as reason:
-        return report_missing("consul_peer", reason)
-    for name in [key for key in os.environ if key.startswith("CONSUL_")]:
-        del os.environ[name]  # addresses and tokens of whoever calls us are not for these agents
-    checks = Checks()
-    for name in arguments or SCENARIOS:
-        print(f"=== {name}: {(SCENARIOS[name].__doc__ or '').splitlines()[0]}", flush=True)
-        try:
-            SCENARIOS[name](checks, real)
-        except Exception as error:
-            print(f"     {type(error).__name__}: {error}", flush=True)
-    return checks.close()
+    return run_scenarios("consul_peer", SCENARIOS, arguments)
 
 
 if __name__ == "__main__":

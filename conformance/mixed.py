@@ -23,6 +23,7 @@ from conformance import consul_peer, service_life
 from conformance.agents import OURS, Agent, Checks, cluster, leader_known, serf_health, until
 from conformance.consul_peer import Program, is_voter, leader_of, raft_ids, servers, settle
 from conformance.real_consul import Missing, real_consul, report_missing
+from conformance.scenarios import guarded
 from conformance.wan import alive, of
 
 QUICK = '-hcl=performance { raft_multiplier = 1 } autopilot { server_stabilization_time = "2s" }'
@@ -278,10 +279,7 @@ def run_part(name: str, part: Callable[[Checks, Program], None], checks: Checks,
     """One part; an exception is a failure that `cluster` has counted."""
     print(f"=== {name}", flush=True)
     before, began = (checks.passed, checks.failed), time.monotonic()
-    try:
-        part(checks, real)
-    except Exception as error:
-        print(f"     {type(error).__name__}: {error}", flush=True)
+    guarded(checks, lambda: part(checks, real))
     return Row(name, checks.passed - before[0], checks.failed - before[1], time.monotonic() - began)
 
 

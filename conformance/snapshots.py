@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.agents import HTTP_PORT, OURS, SERVER_PORT, Agent, Checks, cluster, leader_known, until
-from conformance.real_consul import Missing, real_consul, report_missing
+from conformance.scenarios import run_scenarios
 
 Program = tuple[str, ...]
 
@@ -282,24 +282,7 @@ SCENARIOS = {"archives": archives, "our_leader": our_leader, "real_leader": real
 
 def main(arguments: list[str]) -> int:
     """Exit code of the program."""
-    unknown = [name for name in arguments if name not in SCENARIOS]
-    if unknown:
-        print(f"no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}", file=sys.stderr)
-        return 2
-    try:
-        real = (real_consul(),)
-    except Missing as reason:
-        return report_missing("snapshots", reason)
-    for name in [key for key in os.environ if key.startswith("CONSUL_")]:
-        del os.environ[name]  # addresses and tokens of whoever calls us are not for these agents
-    checks = Checks()
-    for name in arguments or SCENARIOS:
-        print(f"=== {name}: {(SCENARIOS[name].__doc__ or '').splitlines()[0]}", flush=True)
-        try:
-            SCENARIOS[name](checks, real)
-        except Exception as error:
-            print(f"     {type(error).__name__}: {error}", flush=True)
-    return checks.close()
+    return run_scenarios("snapshots", SCENARIOS, arguments)
 
 
 if __name__ == "__main__":

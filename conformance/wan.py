@@ -15,6 +15,7 @@ from typing import Any
 
 from conformance.agents import DNS_PORT, OURS, SERVER_PORT, Agent, Answer, Checks, cluster, leader_known
 from conformance.dns_query import ask
+from conformance.scenarios import guarded
 
 NAMES = ("dc1", "dc2")
 PASSED_ON = (
@@ -223,10 +224,7 @@ def main(arguments: list[str]) -> int:
     for name in [key for key in os.environ if key.startswith("CONSUL_")]:
         del os.environ[name]
     checks = Checks()
-    try:
-        run(checks, options.net)
-    except Exception as error:
-        print(f"     {type(error).__name__}: {error}", flush=True)
+    guarded(checks, lambda: run(checks, options.net))
     return checks.close()
 
 
