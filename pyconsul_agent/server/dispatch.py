@@ -67,6 +67,7 @@ class Dispatcher:
     `is_leaving` says that this server is on its way out: calls that need the leader then fail at once, so that
     clients turn to another server. `consistent_ready` says that the leader has finished its start-up barrier; `settled`
     is False while the state here is a restored one that may yet be taken back: not even stale reads see it (P4).
+    None of the three has a default: one that is left out by mistake would answer reads that nobody vouches for.
     """
 
     def __init__(
@@ -81,9 +82,9 @@ class Dispatcher:
         primary_datacenter: str = "",
         hold_timeout_s: float = HOLD_TIMEOUT_S,
         is_leaving: Callable[[], bool] = lambda: False,
-        consistent_ready: Callable[[], bool] = lambda: True,
-        settled: Callable[[], bool] = lambda: True,
-        version: Callable[[str], int] = lambda part: 0,
+        consistent_ready: Callable[[], bool],
+        settled: Callable[[], bool],
+        version: Callable[[str], int],
     ) -> None:
         self._endpoints = {endpoint.method.name: endpoint for endpoint in endpoints}
         self._services = frozenset(name.rpartition(".")[0] for name in self._endpoints)

@@ -104,7 +104,7 @@ class Server:
             datacenter="dc1",
             clock=Clock(),
             random=random.Random(1),
-            **options,
+            **{"consistent_ready": lambda: True, "settled": lambda: True, "version": lambda part: 0} | options,
         )
 
     def endpoint(self, method, where, reply, write=False):
