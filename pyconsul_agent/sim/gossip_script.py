@@ -16,6 +16,7 @@ from typing import Any
 from pyconsul_agent.serf.config import SerfConfig
 from pyconsul_agent.serf.core import Serf
 from pyconsul_agent.serf.effects import QueryReceived, Reconnect, SendUser, SerfEffect
+from pyconsul_agent.sim.script import play
 from pyconsul_agent.structs.member import MemberEvent, UserEvent
 from pyconsul_agent.swim.config import LAN, SwimConfig
 from pyconsul_agent.swim.core import Swim
@@ -71,17 +72,7 @@ class GossipScript:
 
     def run(self, text: str) -> str:
         """Perform a whole file; gives it with the outputs that came."""
-        done = []
-        for block in text.strip("\n").split("\n\n"):
-            commands = [line for line in block.split("\n----")[0].split("\n") if line.strip()]
-            self.lines = []
-            for command in commands:
-                if not command.startswith("#"):
-                    self.perform(command.split())
-            head = "\n".join(commands)
-            only_comment = all(command.startswith("#") for command in commands)
-            done.append(head if only_comment else "\n".join([head, "----", *(self.lines or ["ok"])]))
-        return "\n\n".join(done) + "\n"
+        return play(self, text)
 
     def perform(self, words: list[str]) -> None:
         """One verb. Words with `=` are options."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass, fields, replace
 from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.raft.types import Answer, Change, Done, HardState, Outgoing, Ready, Reply, Request
 from pyconsul_agent.sim.raft_judge import Judge, Machine, Node
+from pyconsul_agent.sim.script import play
 from pyconsul_agent.structs.raft import (
     AppendEntriesRequest,
     Configuration,
@@ -69,17 +70,7 @@ class Script:
 
     def run(self, text: str) -> str:
         """Perform a whole file; gives it with the outputs that came."""
-        done = []
-        for block in text.strip("\n").split("\n\n"):
-            commands = [line for line in block.split("\n----")[0].split("\n") if line.strip()]
-            self.lines = []
-            for command in commands:
-                if not command.startswith("#"):
-                    self.perform(command.split())
-            head = "\n".join(commands)
-            only_comment = all(command.startswith("#") for command in commands)
-            done.append(head if only_comment else "\n".join([head, "----", *(self.lines or ["ok"])]))
-        return "\n\n".join(done) + "\n"
+        return play(self, text)
 
     def perform(self, words: list[str]) -> None:
         """One verb."""
