@@ -106,7 +106,7 @@ LAST = {
 """Runs that end agents, and those that were made after them."""
 NEEDS_ACLS = ("acl-deny", "acl-bad-token", "acl-denied")
 """Names of runs that show a refusal."""
-MISSING = {"acl", "connect", "intention", "login", "logout"}
+MISSING = {"acl", "connect", "login", "logout"}
 """Commands of features that we do not have yet."""
 ON_PURPOSE = {
     "agent-old-dc-flag": "we take the flags of 0.5",

@@ -294,6 +294,10 @@ class Cluster(Setup):
         if name in ("config-list", "config-read"):
             self.ask("PUT", "/v1/config", {"Kind": "service-defaults", "Name": "web", "Protocol": "http"})
 
+    def _before_snapshot(self, name: str, _: list[str]) -> None:
+        if name == "snapshot-save":  # by then all keys had been deleted
+            self.ask("DELETE", "/v1/kv/?recurse")
+
     def _before_operator(self, name: str, _: list[str]) -> None:
         if name == "autopilot-get-2":
             changed = {"CleanupDeadServers": False, "MaxTrailingLogs": 500, "LastContactThreshold": "300ms"}
@@ -361,7 +365,7 @@ class ACL(Setup):
 
     def start(self) -> None:
         """Start the server."""
-        self.launch("server1", 1, server=True, bootstrap=True)
+        self.launch("server1", 1, server=True, bootstrap=True, connect={"enabled": True})
         self.until("a healthy node", lambda: self.healthy(1))
 
     def before(self, run: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -382,7 +386,17 @@ class ACL(Setup):
             self.until("coordinates", lambda: len(self.ask("GET", "/v1/coordinate/nodes") or ()) == 2)
         if name == "acl-catalog-services":
             self.register(WEB, client=False)
+        if name in INTENTIONS:
+            self._intend(INTENTIONS[name])
         return self._lock(run)
+
+    def _intend(self, wanted: Mapping[tuple[str, str], str]) -> None:
+        """Make the intentions that are not there yet."""
+        there = {(row["SourceName"], row["DestinationName"]) for row in self.ask("GET", INTENTIONS_PATH) or ()}
+        for (source, destination), action in wanted.items():
+            if (source, destination) not in there:
+                row = {"SourceName": source, "DestinationName": destination, "Action": action}
+                self.ask("POST", INTENTIONS_PATH, row)
 
     def _lock(self, run: Mapping[str, Any]) -> Mapping[str, Any]:
         """The recorded session and index are those of the recorder's cluster."""
@@ -405,6 +419,18 @@ WITH_CLIENT = {
     "keyring-agent-default-token", "watch-name-alias", "watch-agent-default-token", "acl-leave-client",
     "env-addr-scheme", "env-bad-ssl",
 }  # fmt: skip
+
+INTENTIONS_PATH = "/v1/connect/intentions"
+MADE_BY_HAND = {("a", "b"): "allow"}
+FIRST = {("web", "db"): "allow", ("api", "db"): "deny"}
+REPLACED = {**FIRST, ("web", "db"): "deny"}
+INTENTIONS: dict[str, dict[tuple[str, str], str]] = {
+    "acl-intention-create-exists": FIRST, "acl-intention-create-replace": FIRST,
+    "acl-intention-list": {**REPLACED, ("f1", "f2"): "allow", **MADE_BY_HAND}, "acl-intention-get": REPLACED,
+    "intention-check-denied": REPLACED, "acl-intention-check-allowed": MADE_BY_HAND,
+    "acl-intention-match": REPLACED, "acl-intention-match-source": REPLACED, "acl-intention-delete": REPLACED,
+}  # fmt: skip
+"""What must be there before a run."""
 
 SETUPS: dict[str, type[Setup]] = {"none": Nothing, "cluster": Cluster, "acl": ACL, "acl-denied": ACL}
 
