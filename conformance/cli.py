@@ -114,7 +114,6 @@ ON_PURPOSE = {
     "validate-old.json": "we take the keys of 0.5",
     "old-rpc-addr-flag": "we speak the old RPC",
     "env-rpc-addr-ignored": "we speak the old RPC",
-    "agent-join-unreachable": "we also say on stderr why a start failed",
 }
 """Where we differ on purpose (docs/compat.md)."""
 
