@@ -111,7 +111,7 @@ def make_registry(
     """Services and checks of this node, with their files and runners."""
     return Registry(
         state,
-        Persistence(env.files, options.data_dir, log),
+        Persistence(env.files, options.data_dir, env.blocking.worker("agent files"), log),
         CheckSettings(
             scripts_remote=options.enable_script_checks,
             scripts_local=options.enable_local_script_checks,

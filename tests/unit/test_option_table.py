@@ -243,7 +243,7 @@ def process(options):
 
 
 ELSEWHERE = {
-    "data_dir": ("tests/unit/test_agent_persist.py", "Persistence(RealFiles(), str(folder)"),
+    "data_dir": ("tests/unit/test_agent_persist.py", "Persistence(files or RealFiles(), str(folder)"),
     "pid_file": ("tests/unit/test_app_unsupported.py", "pid_file("),
     "server": ("tests/sim/test_cluster.py", "Cluster"),
     "disable_remote_exec": ("tests/unit/test_agent_remote_exec.py", "RemoteExec("),
