@@ -25,6 +25,7 @@ from pyconsul_agent.app.unsupported import refuse_unsupported
 from pyconsul_agent.app.watch_api import own_api
 from pyconsul_agent.client.node import ClientNode
 from pyconsul_agent.config.options import Options
+from pyconsul_agent.config.origins import locating
 from pyconsul_agent.env.base import Env
 from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.interfaces.http.agent import Actions, AgentEndpoints
@@ -118,8 +119,9 @@ class Agent:
     async def start(self) -> None:
         """Start everything, join. Raises ConsulError when the agent cannot run; call `stop` then."""
         options = self.options
-        watches = understood(options.watches, self._env.environ, http=options.ports.http > 0, log=self._log)
-        load(self._registry, definitions_of(options.services, options.checks))
+        with locating(options.origins):
+            watches = understood(options.watches, self._env.environ, http=options.ports.http > 0, log=self._log)
+            load(self._registry, definitions_of(options.services, options.checks))
         await self._recover()
         await self.delegate.start()
         self._tasks.start(self._registry.run(), "check reaper")
