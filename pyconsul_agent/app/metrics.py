@@ -66,8 +66,8 @@ class Metrics:
                 wanted = now() + min(LAG_PROBE_S, left)
                 await asyncio.sleep(min(LAG_PROBE_S, left))
                 self._lag_s = max(self._lag_s, now() - wanted)
-            self.http.settle()
-            self.registry.roll()
+                self.http.settle()
+                self.registry.roll()
 
     def _read(self, gauges: Gauges) -> None:
         registry, facts = self.registry, self._env.host.process()

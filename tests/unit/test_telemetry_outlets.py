@@ -66,7 +66,10 @@ def test_no_more_than_a_minute_is_kept_and_a_reader_gets_each_interval_once():
 def test_prometheus_shows_what_is_declared_from_the_start_and_forgets_what_is_silent():
     wall, metrics = registry(declared=DECLARED, retention_s=60.0)
     assert "# TYPE consul_raft_apply counter\nconsul_raft_apply 0\n" in metrics.prometheus()
-    assert "# TYPE consul_kvs_apply summary\nconsul_kvs_apply_sum 0\nconsul_kvs_apply_count 0\n" in metrics.prometheus()
+    assert (
+        '# TYPE consul_kvs_apply summary\nconsul_kvs_apply{quantile="0.5"} NaN\nconsul_kvs_apply{quantile="0.9"} NaN\n'
+        'consul_kvs_apply{quantile="0.99"} NaN\nconsul_kvs_apply_sum 0\nconsul_kvs_apply_count 0\n'
+    ) in metrics.prometheus()
     metrics.count("raft.apply", 3)
     metrics.count("odd.name-with:signs")
     assert "\nconsul_raft_apply 3\n" in metrics.prometheus()
