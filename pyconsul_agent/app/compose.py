@@ -112,7 +112,7 @@ class Agent:
                 self._log.named("server"),
                 listeners,
                 fatal=self._fatal,
-                meter=self._metrics.rpc,
+                meters=self._metrics.parts,
             )
         else:
             self.delegate = ClientNode(
@@ -120,7 +120,7 @@ class Agent:
                 env,
                 self._log.named("client"),
                 listeners,
-                meter=self._metrics.rpc,
+                meters=self._metrics.parts,
             )
         tokens = options.acl.tokens
         self.state = LocalState(
@@ -210,6 +210,7 @@ class Agent:
             # With ACLs answers would hang on tokens and policies too, of whose changes a catalog does not tell.
             local=self.delegate if isinstance(self.delegate, ServerNode) and not options.acl.enabled else None,
             cache=self._cache,
+            meter=self._metrics.parts.dns,
         )
         self._ipc = self._make_ipc()
         self._poster = AiohttpPoster()

@@ -24,7 +24,7 @@ from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.raft.core import Raft
 from pyconsul_agent.raft.types import Change, Done, Event, Outgoing, Ready, Refusal, Reply, Role
 from pyconsul_agent.runtime.raft_apply import Applier, Outcome, StateMachine
-from pyconsul_agent.runtime.raft_incoming import Incoming
+from pyconsul_agent.runtime.raft_incoming import Incoming, request_kind
 from pyconsul_agent.runtime.raft_peers import Dial, Peers, close_writer
 from pyconsul_agent.runtime.raft_proposals import Admission, in_pieces, pieces_of
 from pyconsul_agent.runtime.raft_snapshots import SnapshotSink, SnapshotSource
@@ -41,6 +41,8 @@ from pyconsul_agent.structs.raft import (
     Server,
     SnapshotMeta,
 )
+from pyconsul_agent.telemetry.instruments import Instruments
+from pyconsul_agent.telemetry.server_meters import RaftMeter
 from pyconsul_agent.wire.raft import MODE_RAFT
 
 DIAL_TIMEOUT_S = 2.0
@@ -80,6 +82,7 @@ class RaftNode:
         bind_host: str | None = None,
         policy: SnapshotPolicy = SnapshotPolicy(),
         dial: Dial | None = None,
+        meter: RaftMeter | None = None,
     ) -> None:
         """`blocking` runs restores, which take seconds: not the log's worker. `me` is ID and advertised address,
         `resolve` tells where a server is dialed, `dial` replaces plain TCP, `fatal` hears of the error that ended all.
@@ -96,9 +99,16 @@ class RaftNode:
         self._fatal = fatal
         self._bind_host = bind_host
         self._policy = policy
+        self._meter = meter = meter or Instruments().raft
+        self._contact_due = 0.0
         self._tasks = TaskOwner(log)
         self._peers = Peers(
-            dial=dial or self._dial, resolve=resolve, open_snapshot=storage.open_snapshot, events=self, log=log
+            dial=dial or self._dial,
+            resolve=resolve,
+            open_snapshot=storage.open_snapshot,
+            events=self,
+            log=log,
+            answered=meter.replied,
         )
         self._incoming = Incoming(
             submit=self._submit,
@@ -145,10 +155,12 @@ class RaftNode:
 
     async def _restore_stored(self, snapshot: SnapshotMeta) -> None:
         source = await self._storage.open_snapshot(snapshot.id)
+        began = self._clock.monotonic()
         try:
             switch = await self._blocking(lambda: self._machine.restore(source.chunks()))
             if switch is not None:
                 switch()
+            self._meter.rare("raft.fsm.restore", self._clock.monotonic() - began)
         except DecodeError as error:
             raise StorageError(f"failed to restore snapshot {snapshot.id}: {error}") from error
         finally:
@@ -296,6 +308,8 @@ class RaftNode:
         """
         data = bytes((kind,)) + body
         pieces = pieces_of(kind, data, self._random.getrandbits(64) if in_pieces(kind, data) else 0)
+        began = self._clock.monotonic()
+        self._meter.applied.add(len(pieces))
         await self._admission.admit(len(pieces), len(data))
         try:
             self._check_running()
@@ -313,16 +327,19 @@ class RaftNode:
             self._admission.release(len(pieces), len(data))
         for outcome in outcomes:
             _index(outcome)
+        self._meter.commit_time.add((self._clock.monotonic() - began) * 1000)
         return outcomes[-1][1]
 
     async def barrier(self) -> None:
         """Return when everything committed before has been applied here. Raises RaftError."""
         self._check_running()
+        self._meter.barriers.add()
         await self._answered(self._raft.propose(EntryType.BARRIER, None, self._clock.boottime(), None, self._now()))
 
     async def verify(self) -> None:
         """Prove leadership by a quorum round; what was committed by then is applied. Raises RaftError, NotLeader."""
         self._check_running()
+        self._meter.verified.add()
         index = await self._answered(self._raft.verify(self._clock.boottime()))
         await self._applier.reached(index)
 
@@ -394,7 +411,14 @@ class RaftNode:
             meta = SnapshotMeta(
                 index=index, term=term, configuration=configuration, configuration_index=configuration_index
             )
-            stored = await self._storage.create_snapshot(meta, self._machine.snapshot())
+            now, meter = self._clock.monotonic, self._meter
+            began = now()
+            image = self._machine.snapshot()
+            frozen = now()
+            stored = await self._storage.create_snapshot(meta, image)
+            meter.rare("raft.fsm.snapshot", frozen - began)
+            meter.rare("raft.snapshot.persist", now() - frozen)
+            meter.rare("raft.snapshot.takeSnapshot", now() - began)
             newest = self._raft.snapshot
             if newest is None or newest.index < stored.index:
                 self._raft.snapshot_taken(stored, self._clock.boottime())
@@ -416,6 +440,8 @@ class RaftNode:
         `chunks` is read on a worker thread; `saved` is the archive's meta. The caller has verified the archive, and
         writes a barrier and re-asserts leadership afterwards.
         """
+        self._meter.restored()
+        began = self._clock.monotonic()
         async with self._snapshotting:
             while self._unstored:
                 self._stored.clear()
@@ -430,6 +456,7 @@ class RaftNode:
                 await self._replace_state(meta, chunks)
             # Committed, it shows that a quorum has the restored state.
             await self._answered(self._raft.propose(EntryType.NOOP, None, self._clock.boottime(), None, self._now()))
+        self._meter.rare("raft.restoreUserSnapshot", self._clock.monotonic() - began)
 
     async def _replace_state(self, meta: SnapshotMeta, chunks: Iterable[bytes]) -> None:
         sink = self._storage.receive_snapshot(meta)
@@ -507,6 +534,15 @@ class RaftNode:
             now = self._clock.boottime()
             if deadline is not None and now >= deadline:
                 self._raft.tick(now)
+                if now >= self._contact_due:
+                    self._measure_contact(now)
+
+    def _measure_contact(self, now: float) -> None:
+        """As often as a leader's lease asks for it."""
+        self._contact_due = now + self._config.leader_lease_timeout_s / 2
+        contact = self._raft.follower_contact(now)
+        if contact is not None:
+            self._meter.last_contact.add(contact * 1000)
 
     def _perform(self, ready: Ready) -> None:
         self._send(ready.before_sync)
@@ -538,6 +574,7 @@ class RaftNode:
         return await (self._revert(ready, position) if ready.revert else self._commit(ready))
 
     async def _commit(self, ready: Ready) -> Done:
+        began = self._clock.monotonic()
         await self._storage.commit(
             hard_state=ready.hard_state,
             truncate_from=ready.truncate_from,
@@ -545,6 +582,11 @@ class RaftNode:
             compact_to=ready.compact_to,
             settled=ready.settle,
         )
+        took = self._clock.monotonic() - began
+        if ready.entries:
+            self._meter.stored(len(ready.entries), took, leads=self.is_leader)
+        if ready.compact_to is not None:
+            self._meter.rare("raft.compactLogs", took)
         if ready.truncate_from is not None:
             self._stable_index = min(self._stable_index, ready.truncate_from - 1)
         if ready.entries:
@@ -556,6 +598,7 @@ class RaftNode:
         await self._applier.drained(position)
         sink = self._sinks.pop(ready.install.token)
         name, meta = sink.meta.id, ready.install.meta
+        began = self._clock.monotonic()
         try:
             switch = await self._blocking(lambda: self._machine.restore(sink.chunks()))
         except StorageError:
@@ -577,6 +620,7 @@ class RaftNode:
             switch()
         self._applier.jump(meta.index, meta.term)
         self._stable_index = meta.index
+        self._meter.rare("raft.fsm.restore", self._clock.monotonic() - began)
         self._log.info("raft snapshot installed", id=name, index=meta.index, bytes=sink.meta.size)
         return Done(stable_index=meta.index, installed=True, snapshot_id=name)
 
@@ -630,7 +674,14 @@ class RaftNode:
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._replies[token] = future
         # A connection that ends must not leave its requests behind.
-        future.add_done_callback(lambda _: self._replies.pop(token, None))
+        kind, began = request_kind(request), self._clock.monotonic()
+
+        def answered(future: asyncio.Future[Reply]) -> None:
+            self._replies.pop(token, None)
+            if not future.cancelled():
+                self._meter.request(kind, self._clock.monotonic() - began)
+
+        future.add_done_callback(answered)
         if sink is not None:
             self._sinks[token] = sink
         self._raft.receive(token, request, self._clock.boottime())

@@ -86,6 +86,14 @@ class Membership(Protocol):
     async def transfer_leadership(self) -> None: ...
 
 
+Measure = Callable[[str, float], None]
+"""Hears how many seconds something named took."""
+
+
+def unmeasured(name: str, seconds: float) -> None:
+    """For those whom nobody measures."""
+
+
 class MemberView(Protocol):
     """The LAN pool, for reconciling."""
 

@@ -10,7 +10,7 @@ from pyconsul_agent.env.base import serve_streams
 from pyconsul_agent.errors import ConfigError
 from pyconsul_agent.sim.env import make_env
 from pyconsul_agent.sim.world import World
-from pyconsul_agent.telemetry.meters import SERVICES_MAX, HTTPMeter, RPCMeter, count_event
+from pyconsul_agent.telemetry.meters import LOOKUPS_MAX, HTTPMeter, RPCMeter, count_event
 from pyconsul_agent.telemetry.names import DECLARED
 from pyconsul_agent.telemetry.outlets import QUEUE_MAX, Outlet, dogstatsd_line, statsd_line
 from pyconsul_agent.telemetry.registry import INTERVALS_KEPT, Registry
@@ -118,10 +118,10 @@ def test_names_of_1_9_can_be_left_out():
 def test_services_of_strangers_are_bounded():
     _, metrics = registry()
     meter = RPCMeter(metrics)
-    for number in range(SERVICES_MAX + 50):
-        meter.service_query(f"s{number}")
+    for number in range(LOOKUPS_MAX + 50):
+        meter.looked_up("catalog.service", f"s{number}", (), old_tag=False, found=True)
     rows = [row for row in metrics.display()["Counters"] if row["Name"] == "consul.catalog.service.query"]
-    assert len(rows) == SERVICES_MAX + 1
+    assert len(rows) == LOOKUPS_MAX + 1
     assert next(row for row in rows if row["Labels"]["service"] == "other")["Count"] == 50
 
 
