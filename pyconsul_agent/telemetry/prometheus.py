@@ -24,8 +24,8 @@ class Family:
 
 
 def plain_name(name: str) -> str:
-    """A name or label with everything odd replaced by `_`."""
-    plain = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)
+    """A name or label with everything odd replaced by `_`. Colons stay, as Consul lets them."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "_:") else "_" for c in name)
     return f"_{plain}" if plain[:1].isdigit() else plain
 
 

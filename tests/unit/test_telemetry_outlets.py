@@ -71,9 +71,9 @@ def test_prometheus_shows_what_is_declared_from_the_start_and_forgets_what_is_si
         'consul_kvs_apply{quantile="0.99"} NaN\nconsul_kvs_apply_sum 0\nconsul_kvs_apply_count 0\n'
     ) in metrics.prometheus()
     metrics.count("raft.apply", 3)
-    metrics.count("odd.name-with:signs")
+    metrics.count("odd.name-with:signs/of all")
     assert "\nconsul_raft_apply 3\n" in metrics.prometheus()
-    assert "\nconsul_odd_name_with_signs 1\n" in metrics.prometheus()
+    assert "\nconsul_odd_name_with:signs_of_all 1\n" in metrics.prometheus()
     wall.ns += 90 * S
     assert "\nconsul_raft_apply 0\n" in metrics.prometheus()
     assert "odd_name" not in metrics.prometheus()
