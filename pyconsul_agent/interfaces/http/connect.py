@@ -90,7 +90,10 @@ class Connect:
         reply = await read(self._caller, CONNECT_CA_ROOTS, self._asked(request))
         if "pem" in request.query:
             text = "".join(root.root_cert for root in reply.roots or ())
-            return Response(body=text.encode(), headers={"Content-Type": "application/pem-certificate-chain"})
+            return Response(
+                body=text.encode("utf-8", "surrogateescape"),
+                headers={"Content-Type": "application/pem-certificate-chain"},
+            )
         return self._answer(request, _roots_json(reply), meta_headers(reply))
 
     async def agent_roots(self, request: Request) -> Response:
