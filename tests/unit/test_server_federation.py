@@ -15,7 +15,7 @@ from pyconsul_agent.state import registration
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.structs.base import GoTime
 from pyconsul_agent.structs.catalog import NodeService
-from pyconsul_agent.structs.federation import FederationState, FederationStateRequest, IndexedFederationStates
+from pyconsul_agent.structs.federation import FederationState, FederationStateQuery, FederationStateRequest, IndexedFederationStates
 from pyconsul_agent.structs.raft import EntryType, LogEntry
 from pyconsul_agent.structs.requests import RegisterRequest
 from pyconsul_agent.wire import msgpack
@@ -194,3 +194,9 @@ def test_primary_forgets_datacenters_of_which_no_server_is_known():
 def test_duties_differ_between_the_primary_and_the_others(own, names):
     world = World(own=own, primary="dc1")
     assert {duty.__name__ for _, duty in world.duties.duties()} == names
+
+
+def test_query_goes_to_the_target_datacenter_and_asks_for_the_other_name():
+    query = FederationStateQuery(datacenter="dc1", target_datacenter="dc9")
+    assert msgpack.encode(query).count(b"\xaaDatacenter\xa3dc9") == 1
+    assert msgpack.encode(query).count(b"\xb0TargetDatacenter\xa3dc1") == 1
