@@ -35,6 +35,7 @@ from pyconsul_agent.server.dispatch import Dispatcher
 from pyconsul_agent.server.endpoints.status import contact_text
 from pyconsul_agent.server.forward import Forwarder
 from pyconsul_agent.server.leader.autopilot import Autopilot
+from pyconsul_agent.server.leader.federation import Places
 from pyconsul_agent.server.leader.intentions import establish_intentions
 from pyconsul_agent.server.leader.loop import LeaderLoop
 from pyconsul_agent.server.leader.reconcile import Reconciler
@@ -124,6 +125,7 @@ class ServerNode:
                     self._store, self._raft, env.clock.monotonic, log, meters.duties).run),
                 ("coordinates", self._offered.coordinates.run),
             ),
+            later=self._offered.federation.duties(),
             measure=meters.duties,
         )  # fmt: skip
         self._raft.on_leadership(self._leadership)
@@ -285,6 +287,10 @@ class ServerNode:
             datacenter=self._config.datacenter, log=self._log,
             lan_keys=self._lan, wan_keys=self._wan, elsewhere=forwarder.to_datacenter,
             waits=Waits(self._config.query_default_s, self._config.query_max_s),
+            places=Places(
+                own=self._config.datacenter, primary=self._config.primary_datacenter or self._config.datacenter,
+                servers_in=self._directory.servers_in, is_known=self._directory.has_datacenter,
+            ),
         )  # fmt: skip
 
     def _wan_coordinates(self) -> list[DatacenterMap]:

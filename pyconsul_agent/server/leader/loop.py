@@ -32,7 +32,11 @@ class Duty(Protocol):
 
 
 class LeaderLoop:
-    """Starts and stops the duties. `establish` is done once per leadership, before consistent reads are allowed."""
+    """Starts and stops the duties. `establish` is done once per leadership, before consistent reads are allowed.
+
+    `later` are duties that begin when the members have been reconciled, so that what they write follows the servers'
+    own registrations, as Consul's does.
+    """
 
     def __init__(
         self,
@@ -45,6 +49,7 @@ class LeaderLoop:
         establish: Sequence[Callable[[], Awaitable[None]]],
         duties: Sequence[tuple[str, Duty]],
         measure: Measure = unmeasured,
+        later: Sequence[tuple[str, Duty]] = (),
     ) -> None:
         self._proposer = proposer
         self._reconciler = reconciler
@@ -54,6 +59,8 @@ class LeaderLoop:
         self._establish = establish
         self._duties = duties
         self._measure = measure
+        self._later = later
+        self._later_due = False
         self._owner = TaskOwner(log)
         self._events: asyncio.Queue[MemberEvent | None] = asyncio.Queue(EVENTS_MAX)
         self._reasserts: list[asyncio.Future[None]] = []
@@ -137,8 +144,17 @@ class LeaderLoop:
         for step in self._establish:
             await step()
         self._ready = True
-        for name, duty in self._duties:
+        self._later_due = True
+        self._begin(self._duties)
+
+    def _begin(self, duties: Sequence[tuple[str, Duty]]) -> None:
+        for name, duty in duties:
             self._running.start(self._kept(duty, name), name)
+
+    def _begin_later(self) -> None:
+        if self._later_due:
+            self._later_due = False
+            self._begin(self._later)
 
     async def _reassert(self) -> None:
         """End the duties and establish them again; the state below them is another one."""
@@ -175,6 +191,7 @@ class LeaderLoop:
         began = loop.time()
         await self._reconciler.everyone(self._members())
         self._measure("leader.reconcile", loop.time() - began)
+        self._begin_later()
         deadline = loop.time() + RECONCILE_INTERVAL_S
         while not self._overflow and (left := deadline - loop.time()) > 0:
             try:
@@ -183,5 +200,6 @@ class LeaderLoop:
             except TimeoutError:
                 return
             await self._reassert()
+            self._begin_later()
             if event is not None:
                 await self._reconciler.event(event.kind, event.member)
