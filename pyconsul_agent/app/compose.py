@@ -99,7 +99,7 @@ class Agent:
         )
         self._pipeline = parts.make_pipeline(options, env, node, table, self._metrics, log)
         self._http = parts.make_http(options, env, self._pipeline, log)
-        self._dns = parts.make_dns(options, env, node, self._cache, log)
+        self._dns = parts.make_dns(options, env, node, self._cache, self._metrics, log)
         self._ipc = parts.make_ipc(options, env, node, self._ipc_actions(), log)
 
     def _ipc_actions(self) -> ipc.Actions:

@@ -257,6 +257,8 @@ class ProcessFacts:
     freed_objects: int = 0
     gc_runs: int = 0
     gc_pause_ns: int = 0
+    gc_pauses_ns: tuple[int, ...] = ()
+    """The latest ones since the question before."""
     tasks: int = 0
 
 

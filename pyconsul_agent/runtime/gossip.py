@@ -7,7 +7,7 @@ next deadline. After `stop` no task, timer or socket of the pool is left.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -42,8 +42,20 @@ from pyconsul_agent.structs.coordinate import VivaldiCoordinate
 from pyconsul_agent.structs.member import Member, MemberEvent, UserEvent
 from pyconsul_agent.swim.config import LAN, SwimConfig
 from pyconsul_agent.swim.core import Swim
-from pyconsul_agent.swim.effects import BroadcastFinished, Effect, JoinFinished, LogLine, OpenStream, SendPacket
+from pyconsul_agent.swim.effects import (
+    BroadcastFinished,
+    Deliver,
+    Effect,
+    JoinFinished,
+    LogLine,
+    OpenStream,
+    PingComplete,
+    SendPacket,
+    StreamPurpose,
+)
 from pyconsul_agent.swim.keyring import Keyring
+from pyconsul_agent.telemetry.instruments import Instruments
+from pyconsul_agent.telemetry.net_meters import GossipMeter
 from pyconsul_agent.wire.gossip import Address, StreamMessage
 from pyconsul_agent.wire.gossip_crypto import OVERHEAD
 from pyconsul_agent.wire.serf import KeyRequest, encode
@@ -84,8 +96,9 @@ class GossipOptions:
 class GossipPool:
     """A running member of a pool."""
 
-    def __init__(self, env: Env, log: Log, options: GossipOptions) -> None:
+    def __init__(self, env: Env, log: Log, options: GossipOptions, meter: GossipMeter | None = None) -> None:
         self._env = env
+        self._meter = meter = meter or Instruments().gossip
         self._log = log
         self._options = options
         self._seal = GossipSeal(
@@ -101,8 +114,9 @@ class GossipPool:
             timeout_s=options.swim.stream_timeout_s,
             spawn=self._spawn,
             answer=self._answer_stream,
+            meter=meter,
         )
-        self._snapshot_file = SnapshotFile(env.files, env.blocking, log, options.snapshot_path)
+        self._snapshot_file = SnapshotFile(env.files, env.blocking, log, options.snapshot_path, wrote=meter.wrote)
         self._subscriptions: list[Subscription] = []
         self._joins: dict[int, asyncio.Future[str | None]] = {}
         self._broadcasts: dict[int, asyncio.Future[bool]] = {}
@@ -456,6 +470,10 @@ class GossipPool:
         values["health_score"] = str(self._swim.health_score)
         return dict(sorted(values.items()))
 
+    def measures(self) -> Iterator[tuple[str, float, Mapping[str, str]]]:
+        """Gauges, once in an interval of the metrics; none before the start."""
+        return self._meter.look(self.stats()) if self._owner is not None else iter(())
+
     def subscribe(self) -> Subscription:
         """Member events, user events and queries from now on."""
         subscription = Subscription(self._subscriptions.remove)
@@ -465,6 +483,7 @@ class GossipPool:
     # --- inputs ---------------------------------------------------------------------------------------------------
 
     def _packet(self, data: bytes, source: Address) -> None:
+        self._meter.udp_received.add(len(data))
         if not self._packets:
             asyncio.get_running_loop().call_soon(self._flush_packets)
         if len(self._packets) < PACKETS_MAX:
@@ -498,6 +517,7 @@ class GossipPool:
         return answer
 
     async def _open_stream(self, order: OpenStream) -> None:
+        began = self._now()
         try:
             message = await self._streams.exchange(order)
         except (NetError, DecodeError) as error:
@@ -505,6 +525,8 @@ class GossipPool:
             self._swim.stream_failed(order.id, str(error), now, refused=isinstance(error, DialRefused))
         else:
             now = self._now()
+            if order.purpose is StreamPurpose.PUSH_PULL:
+                self._meter.push_pull(now - began)
             self._swim.stream_answered(order.id, message, now)
         self._perform(now)
 
@@ -517,6 +539,7 @@ class GossipPool:
             self._swim.tick(now)
             self._serf.tick(now)
             self._perform(now)
+            self._meter.round(self._now() - now)
         except Exception as error:  # the edge: a pool that stops gossiping in silence would be declared dead
             self._log.error("gossip: the timer caused an error", error=repr(error))
             self._arm(now + AFTER_ERROR_S)
@@ -557,7 +580,9 @@ class GossipPool:
         match effect:
             case SendPacket(to, data):
                 if self._datagrams is not None:
-                    self._datagrams.send(self._seal.packet(data), to)
+                    packet = self._seal.packet(data)
+                    self._meter.udp_sent.add(len(packet))
+                    self._datagrams.send(packet, to)
             case OpenStream():
                 self._spawn(self._open_stream(effect))
             case JoinFinished(number, _, error):
@@ -567,6 +592,10 @@ class GossipPool:
             case LogLine():
                 self._write_log(effect)
             case _:
+                if isinstance(effect, PingComplete):
+                    self._meter.probed(effect.rtt_s)
+                elif isinstance(effect, Deliver):
+                    self._meter.messages.add(len(effect.data))
                 self._serf.handle(effect, now)
                 for told in self._serf.take():
                     self._do_serf(told)
@@ -604,6 +633,8 @@ class GossipPool:
         if isinstance(event, MemberEvent):
             pool, kind, member = self._options.serf.pool, event.kind.value, event.member
             self._log.event("member_event", pool=pool, kind=kind, name=member.name, address=member.address)
+        else:
+            self._meter.heard("events" if isinstance(event, UserEvent) else "queries", event.name)
         for subscription in self._subscriptions:
             if not subscription.put(event):
                 self._log.warn(

@@ -73,7 +73,10 @@ class RPCServer:
         snapshot: ConnectionHandler | None = None,
         grpc: ConnectionHandler | None = None,
         limits: RPCLimits | None = None,
+        accepted: Callable[[], None] = lambda: None,
     ) -> None:
+        """`accepted` hears of each connection that is served."""
+        self._accepted = accepted
         self._net = net
         self._clock = clock
         self._log = log
@@ -130,6 +133,7 @@ class RPCServer:
             return
         self._connections += 1
         self._per_client[peer[0]] += 1
+        self._accepted()
         task = self._tasks.start_task(self._serve_connection(reader, writer, peer), f"rpc {peer[0]}:{peer[1]}")
         task.add_done_callback(lambda _: self._on_over(writer, peer))
 

@@ -96,6 +96,10 @@ class ServerDirectory:
         """The live servers of this datacenter, self included."""
         return list(self._lan.values())
 
+    def servers_in(self, datacenter: str) -> list[ServerInfo]:
+        """The known servers of a datacenter: the live ones of our own, of others also failed ones."""
+        return self.lan_servers if datacenter == self._datacenter else list(self._wan.get(datacenter, ()))
+
     def has_datacenter(self, datacenter: str) -> bool:
         """Whether any server of it is known."""
         return datacenter in self._wan

@@ -35,6 +35,7 @@ from pyconsul_agent.server.dispatch import Dispatcher
 from pyconsul_agent.server.endpoints.status import contact_text
 from pyconsul_agent.server.forward import Forwarder
 from pyconsul_agent.server.leader.autopilot import Autopilot
+from pyconsul_agent.server.leader.federation import Places
 from pyconsul_agent.server.leader.intentions import establish_intentions
 from pyconsul_agent.server.leader.loop import LeaderLoop
 from pyconsul_agent.server.leader.reconcile import Reconciler
@@ -42,10 +43,9 @@ from pyconsul_agent.server.leader.session_ttl import SessionExpiry, SessionTimer
 from pyconsul_agent.server.leader.standing import DEFAULTS
 from pyconsul_agent.server.leader.tombstones import TombstoneReaper
 from pyconsul_agent.server.measures import Gauge, ServerMeasures
-from pyconsul_agent.server.metered import Dispatch, MeteredDispatch, MeteredProposer
+from pyconsul_agent.server.metered import MeteredDispatch, metered
 from pyconsul_agent.server.methods import Parts, offered
 from pyconsul_agent.server.pools import PoolWatcher
-from pyconsul_agent.server.seams import Proposer
 from pyconsul_agent.server.snapshots import Snapshots
 from pyconsul_agent.server.streaming import Streaming
 from pyconsul_agent.state import system
@@ -60,7 +60,7 @@ from pyconsul_agent.structs.operator import AutopilotConfig, RaftStats
 from pyconsul_agent.structs.raft import Configuration, Server, Suffrage
 from pyconsul_agent.structs.requests import AutopilotSetConfigRequest, SnapshotRequest
 from pyconsul_agent.structs.snapshot import Archive, SnapshotAnswer
-from pyconsul_agent.telemetry.meters import RPCMeter
+from pyconsul_agent.telemetry.instruments import Instruments
 from pyconsul_agent.wire import msgpack
 
 RequestT = TypeVar("RequestT")
@@ -84,10 +84,10 @@ class ServerNode:
         listeners: Listeners,
         *,
         fatal: Callable[[BaseException], None],
-        meter: RPCMeter | None = None,
+        meters: Instruments | None = None,
     ) -> None:
         self._config = config
-        self._meter = meter
+        self._meters = meters = meters or Instruments()
         self._env = env
         self._log = log
         self._leaving = False
@@ -95,7 +95,9 @@ class ServerNode:
         self._stopped = False
         self._tasks = TaskOwner(log)
         self._store = Store()
-        self.machine = StateMachine(self._store, env.clock.monotonic, warn=lambda text: log.warn(text))
+        self.machine = StateMachine(
+            self._store, env.clock.monotonic, warn=lambda text: log.warn(text), measure=meters.fsm
+        )
         self._directory = ServerDirectory(config.datacenter, config.node_name)
         self._pool = RPCPool(env.net, env.clock, log.named("pool"), local_host=_source(config.bind))
         self._lan, self._wan = self._pools()
@@ -104,9 +106,9 @@ class ServerNode:
         self._autopilot = self._make_autopilot()
         reconciler = Reconciler(
             lambda: self._store, self._raft, self._raft, self._autopilot, log,
-            datacenter=config.datacenter, own_name=config.node_name,
+            datacenter=config.datacenter, own_name=config.node_name, now=env.clock.monotonic, measure=meters.duties,
         )  # fmt: skip
-        forwarder = Forwarder(self._pool, self._raft, self._directory)
+        forwarder = Forwarder(self._pool, self._raft, self._directory, meters.rpc.crossed)
         self._offered = offered(self._parts(forwarder))
         self._leader = LeaderLoop(
             self._raft,
@@ -118,16 +120,19 @@ class ServerNode:
             duties=(
                 ("autopilot", self._autopilot.run),
                 ("session timers", SessionExpiry(
-                    self._store, self._raft, self._timers, env.clock.monotonic, log).run),
-                ("tombstones", TombstoneReaper(self._store, self._raft, env.clock.monotonic, log).run),
+                    self._store, self._raft, self._timers, env.clock.monotonic, log, meters.duties).run),
+                ("tombstones", TombstoneReaper(
+                    self._store, self._raft, env.clock.monotonic, log, meters.duties).run),
                 ("coordinates", self._offered.coordinates.run),
             ),
+            later=self._offered.federation.duties(),
+            measure=meters.duties,
         )  # fmt: skip
         self._raft.on_leadership(self._leadership)
         self._leader_watch = LeaderWatch(self._facts, env.clock, log)
         self._raft.on_leader_change(lambda address, _: self._leader_watch.leader_changed(address))
         self._dispatcher = Dispatcher(
-            self._offered.endpoints,
+            metered(self._offered.endpoints, meters.rpc, env.clock),
             self._raft,
             forwarder,
             datacenter=config.datacenter,
@@ -140,9 +145,7 @@ class ServerNode:
             settled=lambda: self._raft.settled,
             version=self._store.version,
         )
-        self._service: Dispatch = self._dispatcher
-        if meter is not None:
-            self._service = MeteredDispatch(self._dispatcher, meter, env.clock)
+        self._service = MeteredDispatch(self._dispatcher, meters.rpc, env.clock)
         self._measures = ServerMeasures(
             self._raft, lambda: self._store, self._lan.members, lambda: self._autopilot.standings,
             lambda: len(self._timers), datacenter=config.datacenter,
@@ -171,7 +174,7 @@ class ServerNode:
             raft_accept=self._accept_raft,
             snapshot=SnapshotPort(self._snapshots.answer, log.named("snapshot")).serve,
             grpc=self._streaming.serve if config.enable_streaming else None,
-            limits=self._limits(),
+            limits=self._limits(), accepted=meters.rpc.accepted.add,
         )  # fmt: skip
 
     # --- parts ------------------------------------------------------------------------------------------------
@@ -202,6 +205,7 @@ class ServerNode:
                 verify_outgoing=config.verify_outgoing,
                 snapshot_path=f"{serf_dir}/local.snapshot" if serf_dir else None,
             ),
+            self._meters.gossip,
         )
         if config.wan_port <= 0:
             return lan, None
@@ -223,6 +227,7 @@ class ServerNode:
                 verify_outgoing=config.verify_outgoing,
                 snapshot_path=f"{serf_dir}/remote.snapshot" if serf_dir else None,
             ),
+            self._meters.gossip,
         )
         return lan, wan
 
@@ -246,6 +251,7 @@ class ServerNode:
             fatal=fatal,
             bind_host=_source(config.bind),
             policy=SnapshotPolicy(interval_s=config.snapshot_interval_s, threshold=config.snapshot_threshold),
+            meter=self._meters.raft,
         )
 
     def _make_autopilot(self) -> Autopilot:
@@ -267,11 +273,8 @@ class ServerNode:
         )  # fmt: skip
 
     def _parts(self, forwarder: Forwarder) -> Parts:
-        proposer: Proposer = self._raft
-        if self._meter is not None:
-            proposer = MeteredProposer(self._raft, self._meter, self._env.clock)
         return Parts(
-            store=self._store, proposer=proposer, leadership=self._raft, membership=self._raft, members=self._lan,
+            store=self._store, proposer=self._raft, leadership=self._raft, membership=self._raft, members=self._lan,
             timers=self._timers, clock=self._env.clock, random=self._env.random, uuid=self._env.uuid,
             last_log=lambda: (self._raft.last_index, self._raft.last_term),
             datacenters=self._directory.datacenters, wan_coordinates=self._wan_coordinates,
@@ -284,6 +287,10 @@ class ServerNode:
             datacenter=self._config.datacenter, log=self._log,
             lan_keys=self._lan, wan_keys=self._wan, elsewhere=forwarder.to_datacenter,
             waits=Waits(self._config.query_default_s, self._config.query_max_s),
+            places=Places(
+                own=self._config.datacenter, primary=self._config.primary_datacenter or self._config.datacenter,
+                servers_in=self._directory.servers_in, is_known=self._directory.has_datacenter,
+            ),
         )  # fmt: skip
 
     def _wan_coordinates(self) -> list[DatacenterMap]:
@@ -440,7 +447,10 @@ class ServerNode:
         return sections
 
     def measures(self) -> Iterable[Gauge]:
-        return self._measures.read()
+        yield from self._measures.read()
+        if self._wan is not None:
+            yield from self._wan.measures()
+        yield from self._lan.measures()
 
     def diagnosis(self) -> Diagnosis:
         return self._leader_watch.diagnosis()
@@ -486,6 +496,7 @@ class ServerNode:
         self._pool.forget_other_addresses(ServerAddress(info.name, info.address, info.port, info.datacenter))
 
     async def _accept_raft(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Address) -> None:
+        self._meters.rpc.raft_handoff.add()
         await self._raft.accept(reader, writer, f"{peer[0]}:{peer[1]}")
 
     def _raft_stats(self) -> RaftStats:
