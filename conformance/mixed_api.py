@@ -114,6 +114,8 @@ TAIL = {
     ]
 }
 """What the recorded scenarios do not ask of such a client, or not with servers beside it."""
+LASTING = {"event/fire-list": ("deploy", "nopayload", "another")}
+"""Words of scenarios that name what nobody can delete."""
 HOP = "rpc error making call: "
 KINDS = ("service-defaults", "proxy-defaults", "service-resolver", "service-router", "service-splitter",
          "ingress-gateway", "terminating-gateway", "service-intentions", "mesh")  # fmt: skip
@@ -147,8 +149,6 @@ class Play(http_golden.Run):
         self._pending = {}
         self._renamed = {client.agent.address: "127.0.0.1"}
         self._renamed.update({server.address: f"127.0.0.{place}" for place, server in enumerate(client.servers, 2)})
-        recorded = range(http_golden.RECORDED_PORTS, http_golden.RECORDED_PORTS + len(PORTS))
-        self._renamed.update({str(ours): str(there) for ours, there in zip(USUAL_PORTS, recorded, strict=True)})
         self.watermark = 0
 
     def _request(self, step: dict[str, Any]) -> Observed:
@@ -178,12 +178,12 @@ def _plain(name: str) -> bool:
     )
 
 
-def compared(name: str, ours: Client, real: Client) -> tuple[int, list[str]]:
-    """Play a scenario to both; the number of steps, and what differs, in words.
+def compared(name: str, ours: Client, real: Client, turn: int = 1) -> tuple[int, list[str]]:
+    """Play a scenario to both for the `turn`th time; the number of steps, and what differs, in words.
 
     A step's status and body may also be those recorded; headers come from the client itself and are always compared.
     """
-    scenario = steps_of(name)
+    scenario = steps_of(name, turn)
     with ThreadPoolExecutor(2) as both:
         got, want = both.map(lambda client: list(Play(scenario, client).steps()), (ours, real))
     for step in scenario["steps"]:
@@ -199,9 +199,11 @@ def compared(name: str, ours: Client, real: Client) -> tuple[int, list[str]]:
     return len(got), [text for text in problems if _of_header(text) or _step(text) in recorded]
 
 
-def steps_of(name: str) -> dict[str, Any]:
-    """A scenario, made anew for each who plays it."""
+def steps_of(name: str, turn: int = 1) -> dict[str, Any]:
+    """A scenario, made anew for each who plays it; what agents do not forget has another name in each turn."""
     text = json.dumps(TAIL) if name == "tail" else (SCENARIOS / f"{name}.json").read_text()
+    for word in LASTING.get(name, ()) if turn > 1 else ():
+        text = text.replace(word, f"{word}-{turn}")
     scenario: dict[str, Any] = json.loads(text)
     return scenario
 

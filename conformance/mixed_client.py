@@ -74,12 +74,12 @@ def stand(checks: Checks, start: Any, program: Program, real: Program, net: str,
 def one_turn(checks: Checks, turn: int, ours: Client, theirs: Client) -> None:
     """The whole interface once."""
     for name in mixed_api.names():
-        steps, problems = mixed_api.compared(name, ours, theirs)
+        steps, problems = mixed_api.compared(name, ours, theirs, turn)
         if problems and all(AT_STALE.search(problem) for problem in problems):
             print(f"...  {name} again, a server was behind\n", end="", flush=True)
             for side in (ours, theirs):
                 mixed_api.clear(side.agent)
-            steps, problems = mixed_api.compared(name, ours, theirs)
+            steps, problems = mixed_api.compared(name, ours, theirs, turn)
         detail = "\n    ".join(["", *problems[:PROBLEMS_SHOWN]])
         checks.note(f"turn {turn}: {name}, {steps} answers as of real servers", not problems, detail)
         for side in (ours, theirs):

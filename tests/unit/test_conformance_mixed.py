@@ -51,6 +51,12 @@ def test_scenarios_of_special_agents_are_not_played():
     assert not {"session/ttl", "client/forwarding", "acl/tokens", "agent/services"} & set(names)
 
 
+def test_events_have_other_names_in_each_turn_since_agents_keep_them():
+    first, second = (json.dumps(mixed_api.steps_of("event/fire-list", turn)) for turn in (1, 2))
+    assert "/v1/event/fire/deploy?" in first and "/v1/event/fire/deploy-2?" in second
+    assert mixed_api.steps_of("kv/basic", 1) == mixed_api.steps_of("kv/basic", 2)
+
+
 def text(value):
     return Observed(status=500, body={"text": value})
 
