@@ -316,6 +316,11 @@ class Agent:
         await self._join()
         self._tasks.start(self._sync.run(), "anti-entropy")
 
+    async def restored(self) -> None:
+        """Return when the state that was on disk is in place."""
+        if isinstance(self.delegate, ServerNode):
+            await self.delegate.restored()
+
     async def _recover(self) -> None:
         """What an operator asks of a server that lost its quorum comes before raft starts."""
         options = self.options
