@@ -24,6 +24,10 @@ SETTLE_TIMEOUT_S = 120.0
 SETTLED_FOR_S = 1.5
 """Between two faults, so that nothing of the first is left."""
 OUTAGE_MAX_S = 60.0
+GIVE_UP_S = 1.0
+"""A writer does not wait longer: one that hangs at a stopped leader would keep its connection, of which a server takes
+200 from one address, so that later ones could not come in.
+"""
 FLAGS = ("-retry-interval=1s", '-hcl=autopilot{server_stabilization_time="200ms"}')
 """The stabilization only shortens the pauses between faults: a server that was removed votes again sooner."""
 
@@ -220,16 +224,20 @@ class Writers:
     async def _one(self, server: Server, number: int) -> None:
         left = time.monotonic()
         try:
-            reader, writer = await asyncio.open_connection(server.address, HTTP_PORT)
-            try:
-                writer.write(
-                    b"PUT /v1/kv/outage/%d HTTP/1.1\r\nHost: bench\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx"
-                    % (number % 1000)
-                )
-                answer = await reader.read()
-            finally:
-                writer.close()
+            async with asyncio.timeout(GIVE_UP_S):
+                answer = await self._ask(server, number)
         except OSError:
             return
         if answer.startswith(b"HTTP/1.1 200") and answer.rstrip().endswith(b"true"):
             self.acknowledged.append((left, time.monotonic()))
+
+    async def _ask(self, server: Server, number: int) -> bytes:
+        reader, writer = await asyncio.open_connection(server.address, HTTP_PORT)
+        try:
+            writer.write(
+                b"PUT /v1/kv/outage/%d HTTP/1.1\r\nHost: bench\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx"
+                % (number % 1000)
+            )
+            return await reader.read()
+        finally:
+            writer.close()
