@@ -193,10 +193,14 @@ class Writers:
         self._thread.join()
 
     def outage(self, since: float) -> float:
-        """Seconds from `since` until a write that left later was acknowledged; waits for it."""
+        """Seconds from `since` until a write that leaves from now on is acknowledged; waits for it.
+
+        The fault must have happened by now: a write that left before may have had its answer from the leader.
+        """
+        fault = time.monotonic()
         end = time.monotonic() + OUTAGE_MAX_S
         while True:
-            answers = [answered for left, answered in self.acknowledged if left > since]
+            answers = [answered for left, answered in self.acknowledged if left > fault]
             if answers:
                 return min(answers) - since
             if time.monotonic() > end:

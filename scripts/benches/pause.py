@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 import signal
 import time
+from pathlib import Path
 
-from scripts.benches.frame import Make
+from scripts.benches.frame import STOP_TIMEOUT_S, Make, Server, until
 from scripts.benches.outage import Figure, Limit, Writers, options_of, run, settle, three
 
 LIMITS = {1: Limit(2.0, 4.0), 5: Limit(8.0, 12.0)}
@@ -27,11 +28,16 @@ def measure(options: argparse.Namespace, make: Make, multiplier: int) -> list[Fi
             with Writers([server for server in servers if server is not leader]) as writers:
                 since = time.monotonic()
                 leader.process.send_signal(signal.SIGSTOP)
+                until(lambda: _stopped(leader), STOP_TIMEOUT_S, "it does not stop")  # noqa: B023
                 try:
                     figure.times.append(writers.outage(since))
                 finally:
                     leader.process.send_signal(signal.SIGCONT)
     return [figure]
+
+
+def _stopped(server: Server) -> bool:
+    return Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def main(arguments: list[str]) -> int:
