@@ -32,6 +32,7 @@ from pyconsul_agent.interfaces.http.agent import Actions, AgentEndpoints
 from pyconsul_agent.interfaces.ipc import handlers as ipc
 from pyconsul_agent.runtime.listeners import USER_EVENT_PREFIX, Listeners
 from pyconsul_agent.runtime.tasks import TaskOwner
+from pyconsul_agent.server.node import ServerNode
 from pyconsul_agent.server.recovery import recover_if_asked
 from pyconsul_agent.structs.member import UserEvent
 from pyconsul_agent.telemetry.logging import LogStream, parse_level
@@ -151,6 +152,11 @@ class Agent:
         self._tasks.start(self._reloader.run(), "reload")
         await self._join()
         self._tasks.start(self._sync.run(), "anti-entropy")
+
+    async def restored(self) -> None:
+        """Return when the state that was on disk is in place."""
+        if isinstance(self.delegate, ServerNode):
+            await self.delegate.restored()
 
     async def _recover(self) -> None:
         """What an operator asks of a server that lost its quorum comes before raft starts."""

@@ -199,8 +199,11 @@ class Raft:
         s.timer_at = float("inf")
 
     # -- effects ------------------------------------------------------------------------------------------------
-    def ready(self, now: float) -> Ready | None:
+    def ready(self, now: float, *, room: bool = True) -> Ready | None:
         """The next round of effects, None if there is nothing to do before `deadline`.
+
+        Without `room` nothing committed is given: the state machine is behind. All else goes on; ask again once it
+        has caught up.
 
         While a Ready with `must_sync` has not been answered by `advance`, the Readies given have nothing to store,
         no `after_sync` and no `committed`: the driver may go on answering heartbeats while the disk works.
@@ -221,7 +224,7 @@ class Raft:
         hard = HardState(s.term, s.vote_term, s.voted_for) if s.hard_dirty else None
         trims = log.truncate_from is not None or log.compact_to is not None or s.settle
         stores = bool(entries) or hard is not None or install is not None or revert or trims
-        committed = () if install or revert else self._committed()
+        committed = () if install or revert or not room else self._committed()
         if not stores:
             return self._emit(Ready(before_sync=(*s.before, *s.after), committed=committed), flushed=True)
         made = Ready(

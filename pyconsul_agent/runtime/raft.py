@@ -22,8 +22,8 @@ from pyconsul_agent.errors import RaftError
 from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.raft.core import Raft
 from pyconsul_agent.raft.types import Change, Event, Outgoing, Ready, Refusal, Reply, Role
-from pyconsul_agent.runtime.raft_apply import Applier, Outcome, StateMachine
-from pyconsul_agent.runtime.raft_disk import RaftDisk
+from pyconsul_agent.runtime.raft_apply import Applier, StateMachine, index_of
+from pyconsul_agent.runtime.raft_disk import Keeper
 from pyconsul_agent.runtime.raft_incoming import Incoming, OpenRequests, request_kind
 from pyconsul_agent.runtime.raft_peers import Dial, Peers, close_writer, raft_dial
 from pyconsul_agent.runtime.raft_proposals import Admission, appended_at, in_pieces, pieces_of
@@ -107,7 +107,7 @@ class RaftNode:
         self._to_store: asyncio.Queue[tuple[Ready, int]] = asyncio.Queue()
         self._unstored = 0
         self._stored = asyncio.Event()
-        self._disk = RaftDisk(storage, machine, blocking, log, clock, meter)
+        self._disk = Keeper(storage, machine, blocking, log, clock, meter)
         self._requests = OpenRequests()
         self._admission = Admission()
         self._watch = LeadershipWatch()
@@ -115,23 +115,28 @@ class RaftNode:
     # -- life -----------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Load what is on disk, restore the newest snapshot, take part. Raises StorageError."""
+        """Load what is on disk and take part; the newest snapshot is restored meanwhile. Raises StorageError.
+
+        Until then this server votes, stores and acknowledges, but applies nothing and does not say that it leads.
+        """
         initial = await self._disk.load()
-        snapshot = initial.snapshot
-        if snapshot is not None:
-            await self._disk.restore_stored(snapshot)
-        index, term = (snapshot.index, snapshot.term) if snapshot else (0, 0)
-        self._applier = Applier(self._machine, self._clock, index, term)
+        self._applier = Applier(self._machine, self._clock, self.kick)
         self._raft = Raft(self._config, self._me, initial, self._storage.reader, self._random, self._clock.boottime())
         self._snapshotter = self._make_snapshotter()
         self.running = True
         for name, work in (
             ("raft pump", self._pump),
             ("raft storage", self._store_all),
-            ("raft apply", self._applier.run),
+            ("raft apply", lambda: self._apply_all(initial.snapshot)),
             ("raft snapshots", self._snapshotter.now_and_then),
         ):
             self._tasks.start(self._essential(work), name)
+
+    async def _apply_all(self, snapshot: SnapshotMeta | None) -> None:
+        if snapshot is not None:
+            await self._disk.restore_newest(snapshot, self._applier)
+            self._observe()
+        await self._applier.run()
 
     async def stop(self) -> None:
         """End every connection and task, fail what is under way, release storage. Idempotent."""
@@ -146,9 +151,9 @@ class RaftNode:
 
     def _make_snapshotter(self) -> Snapshotter:
         return Snapshotter(
-            self._raft, self._disk, self._machine, self._applier, self,
+            self._raft, self._disk, self._machine, self._applier, self, self._all_stored,
             clock=self._clock, blocking=self._blocking, rng=self._random, log=self._log, policy=self._policy,
-            all_stored=self._all_stored, meter=self._meter,
+            meter=self._meter,
         )  # fmt: skip
 
     async def _essential(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -181,22 +186,29 @@ class RaftNode:
         finally:
             task.cancel()
 
+    async def restored(self) -> None:
+        """Return when the snapshot found at the start, if there was one, has been restored."""
+        await self._disk.restored.wait()
+
     # -- what is known --------------------------------------------------------------------------------------------
 
     @property
     def is_leader(self) -> bool:
-        """Whether this server leads, as far as it knows."""
-        return self.running and self._raft.role is Role.LEADER
+        """Whether this server leads, as far as it knows, and has its state."""
+        return self.running and self._raft.role is Role.LEADER and self._disk.restored.is_set()
 
     @property
     def leader_address(self) -> str:
         """`ip:port` of the leader, "" when none is known."""
-        return self._raft.leader_address if self.running else ""
+        return self._raft.leader_address if self._leader_is_able() else ""
 
     @property
     def leader_id(self) -> str:
         """ID of the leader, "" when none is known."""
-        return self._raft.leader_id if self.running else ""
+        return self._raft.leader_id if self._leader_is_able() else ""
+
+    def _leader_is_able(self) -> bool:
+        return self.running and (self._raft.role is not Role.LEADER or self._disk.restored.is_set())
 
     @property
     def last_contact_s(self) -> float | None:
@@ -205,8 +217,8 @@ class RaftNode:
 
     @property
     def settled(self) -> bool:
-        """False while the state here is that of a restore which may yet be taken back."""
-        return not self.running or not self._raft.unproven
+        """False until the newest snapshot is restored, and while the state is that of a restore not yet committed."""
+        return self._disk.restored.is_set() and not (self.running and self._raft.unproven)
 
     @property
     def lease_valid(self) -> bool:
@@ -297,7 +309,7 @@ class RaftNode:
         finally:
             self._admission.release(len(pieces), len(data))
         for outcome in outcomes:
-            _index(outcome)
+            index_of(outcome)
         self._meter.commit_time.add((self._clock.monotonic() - began) * 1000)
         return outcomes[-1][1]
 
@@ -353,7 +365,7 @@ class RaftNode:
     async def _answered(self, ticket: int) -> int:
         future = self._applier.expect(ticket)
         self.kick()
-        return _index(await future)
+        return index_of(await future)
 
     def check_running(self) -> None:
         """Raises RaftError once raft has stopped or failed."""
@@ -399,11 +411,10 @@ class RaftNode:
     async def _pump(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self._applier.room()
             if not self.running:
                 return  # the disk failed: from now on not even heartbeats are answered, so that a leader notices
             self._kicked.clear()
-            ready = self._raft.ready(self._clock.boottime())
+            ready = self._raft.ready(self._clock.boottime(), room=self._applier.room())
             if ready is not None:
                 self._perform(ready)
                 self._observe()
@@ -474,7 +485,7 @@ class RaftNode:
         self._log.event(event.name, **dict(event.fields))
 
     def _observe(self) -> None:
-        self._watch.look(self._raft)
+        self._watch.look(self._raft, able=self._disk.restored.is_set())
         self._peers.members(frozenset(server.id for server in self._raft.configuration.servers or ()))
 
     # -- what peers tell ------------------------------------------------------------------------------------------
@@ -518,11 +529,3 @@ class RaftNode:
         if self.running:
             self._raft.peer_refused(server_id, self._clock.boottime())
             self.kick()
-
-
-def _index(outcome: Outcome) -> int:
-    """The answer's index; raises its error."""
-    answer, _ = outcome
-    if answer.error is not None:
-        raise answer.error
-    return answer.index

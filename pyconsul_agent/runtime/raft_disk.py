@@ -19,7 +19,7 @@ from pyconsul_agent.structs.raft import SnapshotMeta
 from pyconsul_agent.telemetry.server_meters import RaftMeter
 
 
-class RaftDisk:
+class Keeper:
     """Storage and state machine, as far as they change together."""
 
     def __init__(
@@ -37,15 +37,25 @@ class RaftDisk:
         """Snapshots received and not installed yet, by the token of their request."""
         self.stable_index = 0
         """The highest durable index."""
+        self.restored = asyncio.Event()
+        """Set once the state is that of the snapshot found at the start. No other state may be put in place before."""
 
     async def load(self) -> InitialState:
         """What is there at the start. Raises StorageError."""
         initial = await self.storage.load()
         self.stable_index = max(initial.last_index, initial.snapshot.index if initial.snapshot else 0)
+        if initial.snapshot is None:
+            self.restored.set()
         return initial
 
-    async def restore_stored(self, snapshot: SnapshotMeta) -> None:
-        """Make a stored snapshot the state. Raises StorageError."""
+    async def restore_newest(self, snapshot: SnapshotMeta, applier: Applier) -> None:
+        """The state of the snapshot found at the start, before anything is applied to it. Raises StorageError."""
+        await self._restore_stored(snapshot)
+        applier.jump(snapshot.index, snapshot.term)
+        self.restored.set()
+        self._log.info("raft snapshot restored", id=snapshot.id, index=snapshot.index, bytes=snapshot.size)
+
+    async def _restore_stored(self, snapshot: SnapshotMeta) -> None:
         source = await self.storage.open_snapshot(snapshot.id)
         began = self._now()
         try:
@@ -83,6 +93,7 @@ class RaftDisk:
         return Done(stable_index=self.stable_index)
 
     async def _install(self, ready: Ready, install: InstallSnapshot, applier: Applier, position: int) -> Done:
+        await self.restored.wait()
         await applier.drained(position)
         sink = self.sinks.pop(install.token)
         name, meta = sink.meta.id, install.meta
@@ -114,13 +125,14 @@ class RaftDisk:
 
     async def _revert(self, ready: Ready, applier: Applier, position: int) -> Done:
         """A restore that never was committed is undone; see raft.snapshotting."""
+        await self.restored.wait()
         await applier.drained(position)
         if ready.hard_state is not None:
             await self.storage.commit(hard_state=ready.hard_state)
         before = await self.storage.revert()
         index, term = (before.snapshot.index, before.snapshot.term) if before.snapshot else (0, 0)
         if before.snapshot is not None:
-            await self.restore_stored(before.snapshot)
+            await self._restore_stored(before.snapshot)
         elif (switch := self._machine.blank()) is not None:
             switch()
         applier.jump(index, term)

@@ -16,7 +16,7 @@ from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import LeadershipLost, RaftError, StorageError
 from pyconsul_agent.raft.core import Raft
 from pyconsul_agent.runtime.raft_apply import Applier, StateMachine
-from pyconsul_agent.runtime.raft_disk import RaftDisk
+from pyconsul_agent.runtime.raft_disk import Keeper
 from pyconsul_agent.runtime.raft_snapshots import SnapshotSink
 from pyconsul_agent.structs.raft import SnapshotMeta
 from pyconsul_agent.telemetry.server_meters import RaftMeter
@@ -59,17 +59,17 @@ class Snapshotter:
     def __init__(
         self,
         raft: Raft,
-        disk: RaftDisk,
+        disk: Keeper,
         machine: StateMachine,
         applier: Applier,
         driver: Driver,
+        all_stored: Callable[[], Awaitable[None]],
         *,
         clock: Clock,
         blocking: Worker,
         rng: random.Random,
         log: Log,
         policy: SnapshotPolicy,
-        all_stored: Callable[[], Awaitable[None]],
         meter: RaftMeter,
     ) -> None:
         """`all_stored` returns when nothing waits for the disk."""
@@ -103,6 +103,8 @@ class Snapshotter:
         """Store the state machine as it is now; the newest snapshot if nothing came since. Raises RaftError."""
         async with self._one_at_a_time:
             self._driver.check_running()
+            if not self._disk.restored.is_set():
+                raise RaftError("cannot take snapshot now, the last one is still being restored")
             index, term = self._applier.index, self._applier.term
             newest = self._raft.snapshot
             if index == 0:

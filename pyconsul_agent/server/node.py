@@ -324,7 +324,10 @@ class ServerNode:
     # --- life -------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Load what is on disk, listen, become a member of the pools. Raises NetError or StorageError."""
+        """Load what is on disk, listen, become a member of the pools. Raises NetError or StorageError.
+
+        The newest snapshot is restored afterwards: until then reads are refused, or wait for a leader.
+        """
         config = self._config
         await self._raft.start()
         await self._rpc.start(config.bind, config.rpc_port)
@@ -343,6 +346,10 @@ class ServerNode:
                 suffrage=int(Suffrage.VOTER), id=config.node_id, address=_join(config.advertise, config.rpc_port)
             )
             await self._raft.bootstrap(Configuration(servers=(me,)))
+
+    async def restored(self) -> None:
+        """Return when the state that was on disk is in place."""
+        await self._raft.restored()
 
     async def shutdown(self) -> None:
         """Stop everything, without leaving. Idempotent."""
@@ -474,6 +481,8 @@ class ServerNode:
 
     def catalog_age_s(self) -> float | None:
         """How long ago this server's state was surely current; None when it cannot answer even stale reads."""
+        if not self._raft.settled:
+            return None
         return 0.0 if self._raft.is_leader else self._raft.last_contact_s
 
     def watch_catalog(self, changed: Callable[[], None]) -> None:
