@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pyconsul_agent.structs.member import Member
 from pyconsul_agent.structs.methods import Method
 from pyconsul_agent.structs.raft import Configuration
+
+ReplyT = TypeVar("ReplyT")
+Read = Coroutine[Any, Any, ReplyT]
+"""What a method gives that only hands on a coroutine: without a frame of its own, of which a blocked read has many."""
 
 
 class Where(enum.Enum):

@@ -12,6 +12,7 @@ from collections import Counter
 from email.utils import formatdate
 
 from pyconsul_agent.env.base import Clock, Listener, Net
+from pyconsul_agent.env.deadlines import Deadlines
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.interfaces.http.connection import Connection
 from pyconsul_agent.interfaces.http.head import Head
@@ -53,6 +54,7 @@ class HTTPServer:
         self.stopped = False
         self._date = (0, b"")
         self.known: Known[Head] = Known()
+        self.deadlines = Deadlines()
 
     async def start(
         self,
