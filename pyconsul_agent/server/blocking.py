@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from pyconsul_agent.env.deadlines import Deadlines
@@ -16,7 +16,7 @@ from pyconsul_agent.errors import RaftError, RPCError
 from pyconsul_agent.server.seams import Leadership
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet
-from pyconsul_agent.structs.base import Duration, duration, seconds
+from pyconsul_agent.structs.base import Duration, duration, fill, seconds
 from pyconsul_agent.structs.requests import QueryMeta, QueryOptions
 
 JITTER_FRACTION = 16
@@ -109,6 +109,8 @@ class Blocking:
     ) -> ReplyT:
         """Answer `query`, which reads the store, notes in its WatchSet what it looked at, and sets the index.
 
+        It makes a new reply each time: what is known of the leader is filled in.
+
         Returns at once unless `options.min_query_index` is set and not yet passed. `found` tells an answer about
         something that is not there (see `Threshold`). Raises RPCError when consistency cannot be had, and what `query`
         raises.
@@ -165,12 +167,12 @@ class Blocking:
             raise RPCError("Not ready to serve consistent reads")
 
     def finish(self, reply: ReplyT) -> ReplyT:
-        """The reply with its index at least 1 and what is known of the leader."""
-        if self._leadership.is_leader:
-            return replace(reply, index=max(1, reply.index), last_contact=Duration(0), known_leader=True)
-        return replace(
+        """The reply, which nobody else has yet, with its index at least 1 and what is known of the leader."""
+        leads = self._leadership.is_leader
+        fill(
             reply,
             index=max(1, reply.index),
-            last_contact=duration(self._leadership.last_contact_s or 0.0),
-            known_leader=bool(self._leadership.leader_address),
+            last_contact=Duration(0) if leads else duration(self._leadership.last_contact_s or 0.0),
+            known_leader=leads or bool(self._leadership.leader_address),
         )
+        return reply

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, TypeVar
 
 from pyconsul_agent.env.base import Address, Clock
@@ -87,6 +87,8 @@ class Dispatcher:
         version: Callable[[str], int],
     ) -> None:
         self._endpoints = {endpoint.method.name: endpoint for endpoint in endpoints}
+        self._own_reads = frozenset(name for name, endpoint in self._endpoints.items() if _is_own(endpoint))
+        """Methods whose default reads a leader answers by itself."""
         self._services = frozenset(name.rpartition(".")[0] for name in self._endpoints)
         self._leadership = leadership
         self._forwarder = forwarder
@@ -148,12 +150,9 @@ class Dispatcher:
 
     def _is_own_read(self, endpoint: Endpoint, request: Any) -> bool:
         """Whether this is a default read that this leader answers, with nothing to be proved first."""
-        if not _is_read(endpoint, request) or request.allow_stale or request.require_consistent:
+        if endpoint.method.name not in self._own_reads or request.allow_stale or request.require_consistent:
             return False
-        if endpoint.where is not Where.FORWARD or endpoint.method.name in LEADER_ONLY:
-            return False
-        datacenter = getattr(request, "datacenter", "")
-        if datacenter and datacenter != self._datacenter:
+        if (datacenter := request.datacenter) and datacenter != self._datacenter:
             return False
         return self._leadership.is_leader and self._consistent_ready() and not self._is_leaving()
 
@@ -284,6 +283,14 @@ class Dispatcher:
 
 class _CannotVouch(NoLeader):
     """A read cannot be proven current: this server may be deposed or not caught up. Nothing was answered."""
+
+
+def _is_own(endpoint: Endpoint) -> bool:
+    """Whether this is a read with a datacenter that is answered by the leader there, but not proved each time."""
+    kind = endpoint.method.request
+    if endpoint.write or endpoint.where is not Where.FORWARD or endpoint.method.name in LEADER_ONLY:
+        return False
+    return issubclass(kind, QueryOptions) and any(each.name == "datacenter" for each in fields(kind))
 
 
 def _is_read(endpoint: Endpoint, request: object) -> bool:

@@ -14,6 +14,7 @@ from pyconsul_agent.env.deadlines import Deadlines
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConsulError, RPCError
 from pyconsul_agent.interfaces.http.body import BodyStream, cut_off
+from pyconsul_agent.interfaces.http.familiar import Familiar
 from pyconsul_agent.interfaces.http.head import Head
 from pyconsul_agent.interfaces.http.known import Answer, Known
 from pyconsul_agent.interfaces.http.message import TEXT, Query, Request, Response
@@ -42,6 +43,7 @@ class Shared(Protocol):
     pipeline: Pipeline
     log: Log
     known: Known[Head]
+    familiar: Familiar
     deadlines: Deadlines
     head_bytes_max: int
     stopped: bool
@@ -163,6 +165,9 @@ class Connection(asyncio.Protocol):
             return
         if reader is None:
             server = self._server
+            if alone and (read := server.familiar.read(data)) is not None:
+                self._answer_familiar(data, *read)
+                return
             reader = RequestReader(self, server.pipeline, server.log, self._client, server.head_bytes_max)
             self._reader = reader
         if reader.in_body:
@@ -173,8 +178,10 @@ class Connection(asyncio.Protocol):
         if refusal is not None:
             self._refuse(refusal)
         elif reader.at_rest:
-            if alone and reader.complete == 1 and self._server.known.again(data):
-                self._learn(data, reader.head)
+            if alone and reader.complete == 1:
+                self._server.familiar.learn(data, reader.head)
+                if self._server.known.again(data):
+                    self._learn(data, reader.head)
             self._reader = None
 
     def _learn(self, data: bytes, head: Head) -> None:
@@ -196,6 +203,13 @@ class Connection(asyncio.Protocol):
             again, pattern = self._server.pipeline.again, head.target.route.pattern
             again[pattern] = again.get(pattern, 0) + 1
         self._expect(IDLE_TIMEOUT_S)
+
+    def _answer_familiar(self, data: bytes, head: Head, target: str) -> None:
+        """A request of which nothing but the target is new."""
+        head.target = self._server.pipeline.locate(target, head.method)
+        if self._server.known.again(data):
+            self._learn(data, head)
+        self._queue(head, alone=True)
 
     def _drop(self, size: int) -> None:
         """Bytes behind a request that was refused; so many are read that a client is likely to find the answer."""
@@ -314,7 +328,7 @@ class Connection(asyncio.Protocol):
             return False
         if not self._writable or self._closing:
             return False
-        found = self._server.pipeline.at_once(target, self._request(item, target))
+        found = self._server.pipeline.at_once(target, self._request(item, target), again=item.repeatable)
         if found is None:
             return False
         response, stamp = found
@@ -322,7 +336,7 @@ class Connection(asyncio.Protocol):
             return False
         response.http10 = item.http10
         made = self._write(response, keep_alive=True, accepts=item.headers.get("accept-encoding", ""), method="GET")
-        if stamp is not None and item.repeatable and not response.bare and response.status in REPEATED:
+        if stamp is not None and not response.bare and response.status in REPEATED:
             answer = Answer(stamp, *made)
             if self._server.known.admits(answer, item.answer):
                 item.answer = answer

@@ -61,6 +61,7 @@ class RequestReader:
     __slots__ = (
         "_client",
         "_head_bytes_max",
+        "_headers",
         "_last",
         "_log",
         "_parser",
@@ -83,6 +84,7 @@ class RequestReader:
         self._last = False
         """The request in work is the last one, whatever it says."""
         self.head = Head()
+        self._headers: dict[str, str] = {}
         self.head_bytes = 0
         self.in_body = False
         self.between = True
@@ -158,13 +160,14 @@ class RequestReader:
 
     def on_message_begin(self) -> None:
         self.head = Head()
+        self.head.headers = self._headers = {}
         self.between = False
 
     def on_url(self, url: bytes) -> None:
         self.head.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        headers = self.head.headers
+        headers = self._headers
         self.head.head_size += len(name) + len(value)
         if len(headers) >= HEADERS_MAX or self.head.head_size > self._head_bytes_max:
             raise head_too_large()
