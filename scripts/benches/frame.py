@@ -99,7 +99,7 @@ def compile_python(python: str, folder: Path) -> None:
 
 @dataclass
 class Server:
-    """A running agent in server mode."""
+    """A running agent, mostly in server mode."""
 
     make: Make
     address: str
@@ -174,23 +174,32 @@ class Fleet:
         self._next += 1
         return self._launch(make, address, flags)
 
+    def client(self, make: Make, servers: Sequence[Server], extra: Sequence[str] = ()) -> Server:
+        """A client agent of these servers, once it knows their leader."""
+        joins = [f"-retry-join={server.address}" for server in servers]
+        address = f"{self._net}.{self._next}"
+        self._next += 1
+        made = self._launch(make, address, [*joins, "-retry-interval=1s", *extra], server=False)
+        until(lambda: leader_of(made) != "", START_TIMEOUT_S, f"{make.label}: no leader at the client")
+        return made
+
     def restart(self, server: Server) -> Server:
         """Start a stopped single server again, on its data."""
         return self._launch(server.make, server.address, ["-bootstrap"])
 
-    def _launch(self, make: Make, address: str, flags: Sequence[str]) -> Server:
+    def _launch(self, make: Make, address: str, flags: Sequence[str], *, server: bool = True) -> Server:
         name = f"{make.label}-{address.rpartition('.')[2]}"
         log = self._folder / f"{name}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [*make.command, "agent", "-server", f"-node={name}", f"-bind={address}", f"-client={address}",
-                 f"-data-dir={self._folder / name}", "-disable-host-node-id", "-hcl=performance{raft_multiplier=1}",
-                 *flags],
+                [*make.command, "agent", *(["-server"] if server else []), f"-node={name}", f"-bind={address}",
+                 f"-client={address}", f"-data-dir={self._folder / name}", "-disable-host-node-id",
+                 "-hcl=performance{raft_multiplier=1}", *flags],
                 cwd=make.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
-        server = Server(make, address, process, log)
-        self._servers.append(server)
-        return server
+        made = Server(make, address, process, log)
+        self._servers.append(made)
+        return made
 
     def stop(self, server: Server) -> None:
         """End one at once."""
