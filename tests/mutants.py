@@ -90,7 +90,7 @@ MUTANTS = (
     Mutant("reads_before_the_barrier", "server/dispatch.py", "        if not request.allow_stale and not self._consistent_ready():\n            raise _CannotVouch\n        try:", "        try:", "server"),
     Mutant("lease_not_asked_after_the_answer", "server/dispatch.py", "return self._consistent_ready() and self._leadership.lease_valid", "return self._consistent_ready()", "server"),
     Mutant("barrier_not_asked_after_the_answer", "server/dispatch.py", "return self._consistent_ready() and self._leadership.lease_valid", "return self._leadership.lease_valid", "server"),
-    Mutant("own_reads_not_vouched_for", "server/dispatch.py", "                    if not self._vouches:\n                        await self._vouch()\n", "", "server"),
+    Mutant("own_reads_not_vouched_for", "server/dispatch.py", "                if not self._vouches:\n                    await self._vouch()\n", "", "server"),
     Mutant("writes_repeated_by_the_forwarder", "server/dispatch.py", "is_read=_is_read(endpoint, request)", "is_read=True", "server"),
     # --- the driver and the disk --------------------------------------------------------------------------------
     Mutant("acknowledged_before_the_commit_returned", "runtime/raft.py", "            async with self._disk:\n                done =", "            self._send(ready.after_sync)\n            async with self._disk:\n                done =", "driver"),

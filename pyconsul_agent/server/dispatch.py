@@ -106,18 +106,6 @@ class Dispatcher:
         """Answer a call of this very agent, without encoding it if it is answered here. Raises RPCError."""
         endpoint = self._endpoint(method.name)
         try:
-            if self._is_own_read(endpoint, request):
-                # The common case, spelled out: thousands of blocked reads keep every frame between here and their wait.
-                try:
-                    reply: ReplyT = await endpoint.run(request)
-                    if not self._vouches:
-                        await self._vouch()
-                    return self._with_meta(method.name, reply)  # type: ignore[no-any-return]
-                except RPCError as error:
-                    if not isinstance(error, NoLeader | NotLeader) and not netrpc.is_retryable(
-                        str(error), is_read=True
-                    ):
-                        raise
             outcome = await self._answer(endpoint, request, None)
         except RaftError as error:
             raise RPCError(str(error)) from error
@@ -167,6 +155,17 @@ class Dispatcher:
     async def _answer(self, endpoint: Endpoint, request: Any, body: bytes | None) -> Any:
         """The reply, or a _Remote. `body` is the request as it came, if it came encoded."""
         name = endpoint.method.name
+        if self._is_own_read(endpoint, request):
+            # The common case, spelled out: thousands of blocked reads keep every frame between here and their wait.
+            try:
+                reply = await endpoint.run(request)
+                if not self._vouches:
+                    await self._vouch()
+                return self._with_meta(name, reply)
+            except RPCError as error:
+                lost = isinstance(error, NoLeader | NotLeader)
+                if not lost and not netrpc.is_retryable(str(error), is_read=True):
+                    raise
         if name in LEADER_ONLY:
             request, body = replace(request, allow_stale=False, require_consistent=True), None
         if endpoint.where is Where.PRIMARY and request.datacenter != self._primary:
