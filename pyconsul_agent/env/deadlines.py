@@ -25,16 +25,17 @@ class Waits(Protocol):
 
 
 class Deadlines:
-    """Of one event loop; used within it."""
+    """Of one event loop; used within it. While nothing waits there is no timer."""
 
     def __init__(self) -> None:
         self._instants: dict[int, dict[Waits, None]] = {}
         self._order: list[int] = []
+        self._count = 0
         self._timer: asyncio.TimerHandle | None = None
         self._armed = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._instants.values()))
+        return self._count
 
     def add(self, item: Waits, when_s: float) -> int:
         """Tell `item` when the loop's clock has reached `when_s`; what `remove` wants to know."""
@@ -45,22 +46,28 @@ class Deadlines:
         if waiting is None:
             waiting = self._instants[instant] = {}
             heappush(self._order, instant)
-            if self._timer is None or instant < self._armed:
-                self._arm()
+        self._count += item not in waiting
         waiting[item] = None
+        if self._timer is None or instant < self._armed:
+            self._arm()
         return instant
 
     def remove(self, item: Waits, instant: int) -> None:
         """Forget it; one that was told already is ignored."""
         waiting = self._instants.get(instant)
-        if waiting is not None:
-            waiting.pop(item, None)
+        if waiting is not None and item in waiting:
+            del waiting[item]
+            self._count -= 1
+            if not self._count:
+                self._instants.clear()
+                self._order.clear()
+                self._arm()
 
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._order:
+        if self._count:
             self._armed = self._order[0]
             self._timer = asyncio.get_running_loop().call_at(self._armed * GRAIN_S, self._ring)
 
@@ -74,6 +81,7 @@ class Deadlines:
             while waiting:
                 item = next(iter(waiting))
                 del waiting[item]
+                self._count -= 1
                 item.late()
-            del self._instants[instant]
+            self._instants.pop(instant, None)
         self._arm()

@@ -68,6 +68,21 @@ def test_a_removed_one_is_never_told_not_even_by_one_of_its_own_instant():
     assert run(scenario()) == (["first"], 0)
 
 
+def test_the_last_one_removed_by_one_that_is_told_leaves_nothing():
+    async def scenario():
+        deadlines, told = Deadlines(), []
+        last = Item(told, "last")
+        deadlines.add(Item(told, "first", lambda: deadlines.remove(last, instant)), 1.0)
+        instant = deadlines.add(last, 5.0)
+        await asyncio.sleep(2)
+        seen = len(deadlines), len(deadlines._order)
+        deadlines.add(Item(told, "again"), 3.0)
+        await asyncio.sleep(5)
+        return seen, [name for name, _ in told]
+
+    assert run(scenario()) == ((0, 0), ["first", "again"])
+
+
 def test_who_is_told_may_wait_again():
     async def scenario():
         deadlines, told = Deadlines(), []
@@ -87,9 +102,39 @@ def test_who_is_told_may_wait_again():
 def test_ten_thousand_that_end_early_leave_a_bounded_table():
     async def scenario():
         deadlines = Deadlines()
+        stays = Item([], "stays")
+        instant = deadlines.add(stays, 650)
         for number in range(10_000):
             item = Item([], number)
             deadlines.remove(item, deadlines.add(item, 600 + number % 40))
-        return len(deadlines), len(deadlines._instants)
+        seen = [len(deadlines), len(deadlines._instants)]
+        deadlines.remove(stays, instant)
+        return seen, len(deadlines), len(deadlines._instants), len(deadlines._order)
 
-    assert run(scenario()) == (0, 40)
+    assert run(scenario()) == ([1, 41], 0, 0, 0)
+
+
+def test_without_anybody_who_waits_there_is_no_timer():
+    async def scenario():
+        deadlines, loop = Deadlines(), asyncio.get_running_loop()
+        pending = [len([each for each in loop._scheduled if not each.cancelled()])]
+        item = Item([], "x")
+        for change in (lambda: deadlines.add(item, 5.0), lambda: deadlines.remove(item, int(5.0 / GRAIN_S) + 1)):
+            change()
+            pending.append(len([each for each in loop._scheduled if not each.cancelled()]))
+        return pending
+
+    assert run(scenario()) == [0, 1, 0]
+
+
+def test_one_that_comes_again_after_all_have_gone_is_told():
+    async def scenario():
+        deadlines, told = Deadlines(), []
+        first = Item(told, "first")
+        deadlines.remove(first, deadlines.add(first, 5.0))
+        deadlines.add(Item(told, "second"), 7.0)
+        deadlines.add(Item(told, "third"), 5.0)
+        await asyncio.sleep(10)
+        return [name for name, _ in told], len(deadlines)
+
+    assert run(scenario()) == (["third", "second"], 0)
