@@ -245,10 +245,11 @@ class MuxConnection:
         session = self.session
         while session.ended is None:
             data = session.take_output(self._clock.monotonic())
+            if data:
+                self._writer.write(data)  # before anybody is told, who may have more to write
             self._dispatch()
             try:
                 if data:
-                    self._writer.write(data)
                     async with asyncio.timeout(WRITE_TIMEOUT_S):
                         await self._writer.drain()
                     continue
