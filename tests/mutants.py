@@ -88,7 +88,9 @@ MUTANTS = (
     Mutant("lease_survives_a_transfer", "raft/lease.py", "or s.lease_void or s.transfer is not None or", "or"),
     Mutant("verified_by_heartbeats_of_before", "raft/lease.py", "(s.verifies[0][1] < proved or _alone(s))", "(proved > 0 or _alone(s))"),
     Mutant("reads_before_the_barrier", "server/dispatch.py", "        if not request.allow_stale and not self._consistent_ready():\n            raise _CannotVouch\n        try:", "        try:", "server"),
-    Mutant("lease_not_asked_after_the_answer", "server/dispatch.py", "if not request.allow_stale and not self._leadership.lease_valid:", "if False:", "server"),
+    Mutant("lease_not_asked_after_the_answer", "server/dispatch.py", "return self._consistent_ready() and self._leadership.lease_valid", "return self._consistent_ready()", "server"),
+    Mutant("barrier_not_asked_after_the_answer", "server/dispatch.py", "return self._consistent_ready() and self._leadership.lease_valid", "return self._leadership.lease_valid", "server"),
+    Mutant("own_reads_not_vouched_for", "server/dispatch.py", "                if not self._vouches:\n                    await self._vouch()\n", "", "server"),
     Mutant("writes_repeated_by_the_forwarder", "server/dispatch.py", "is_read=_is_read(endpoint, request)", "is_read=True", "server"),
     # --- the driver and the disk --------------------------------------------------------------------------------
     Mutant("acknowledged_before_the_commit_returned", "runtime/raft.py", "            done = await self._disk.store(", "            self._send(ready.after_sync)\n            done = await self._disk.store(", "driver"),

@@ -323,10 +323,11 @@ async def open_stream(
     local_host: str | None = None,
     timeout_s: float = 10.0,
     limit: int = STREAM_BUFFER_BYTES,
+    kind: type[asyncio.StreamReader] = asyncio.StreamReader,
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Dial and wrap in asyncio streams. Raises as `Net.connect`."""
+    """Dial and wrap in asyncio streams, the reader being of a `kind`. Raises as `Net.connect`."""
     loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=limit, loop=loop)
+    reader = kind(limit=limit, loop=loop)
     transport, protocol = await net.connect(
         lambda: asyncio.StreamReaderProtocol(reader, loop=loop), host, port, local_host=local_host, timeout_s=timeout_s
     )

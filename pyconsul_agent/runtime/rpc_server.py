@@ -15,7 +15,7 @@ from typing import Protocol
 from pyconsul_agent.env.base import STREAM_BUFFER_BYTES, Address, Clock, Listener, Net
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConnectionLost, DecodeError, RaftError, RPCError
-from pyconsul_agent.runtime.mux import MuxConnection, MuxStream, close_writer
+from pyconsul_agent.runtime.mux import DirectReader, MuxConnection, MuxStream, close_writer
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.wire import netrpc
 from pyconsul_agent.wire.netrpc import FirstByte, MessageReader, RequestHeader
@@ -121,7 +121,7 @@ class RPCServer:
 
     def _protocol(self) -> asyncio.BaseProtocol:
         loop = asyncio.get_running_loop()
-        return _Protocol(asyncio.StreamReader(limit=STREAM_BUFFER_BYTES, loop=loop), self._on_connection, loop=loop)
+        return _Protocol(DirectReader(limit=STREAM_BUFFER_BYTES, loop=loop), self._on_connection, loop=loop)
 
     def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         name = writer.get_extra_info("peername")
@@ -250,6 +250,9 @@ class RPCServer:
             if not data:
                 return None
             messages.feed(data)
+            request = messages.next()
+            if request is not None:  # nearly always: most are small and come in one piece
+                return request
         counted = 0
         try:
             async with asyncio.timeout(self._limits.request_timeout_s):

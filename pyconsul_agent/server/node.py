@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pyconsul_agent.env.base import Address, Env
 from pyconsul_agent.env.log import Log
@@ -383,9 +383,9 @@ class ServerNode:
 
     # --- Delegate ---------------------------------------------------------------------------------------------
 
-    async def call(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
+    def call(self, method: Method[RequestT, ReplyT], request: RequestT) -> Coroutine[Any, Any, ReplyT]:
         """Answer or forward a call of this agent."""
-        return await self._service.call(method, request)
+        return self._service.call(method, request)
 
     async def snapshot(self, request: SnapshotRequest, archive: Archive) -> SnapshotAnswer:
         """Save or restore the state for this agent."""
