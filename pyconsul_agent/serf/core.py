@@ -75,6 +75,8 @@ Veto = Callable[[Sequence[Member]], str | None]
 
 LEAVERS_INTERVAL_S = 30.0
 """How often a leave is repeated of a member that does not go. Longer than any leave takes."""
+RECONNECTS_SOON_MAX = 32
+"""Attempts that a whole pool makes per round, on average, to reach members that failed lately, however many did."""
 MESSAGE_BYTES_MAX = 16 * 1024
 """Of one serf message; what is queued for broadcast is bounded by it. No peer sends more than 9 KiB."""
 
@@ -202,9 +204,11 @@ class Serf:
             if now - self._started_at > self.config.reconnect_timeout_s:
                 self._table.lost.clear()
         if self._is_due("reconnect", now, self.config.reconnect_interval_s):
-            self._reconnect(self._table.missing(-math.inf))
+            missing = self._table.missing(-math.inf)
+            self._reconnect(missing, len(missing))
         if self._is_due("reconnect soon", now, self.config.reconnect_soon_interval_s):
-            self._reconnect(self._table.missing(now - self.config.reconnect_soon_s))
+            missing = self._table.missing(now - self.config.reconnect_soon_s)
+            self._reconnect(missing, min(len(missing), RECONNECTS_SOON_MAX))
         if self._is_due("leavers", now, LEAVERS_INTERVAL_S):
             self._ask_leavers()
         if self._is_due("queues", now, self.config.queue_check_interval_s):
@@ -489,12 +493,12 @@ class Serf:
 
     # --- timers -------------------------------------------------------------------------------------------------
 
-    def _reconnect(self, missing: Sequence[tuple[str, Address]]) -> None:
-        """Now and then try one of these: on average the whole pool makes one attempt per round and missing member."""
+    def _reconnect(self, missing: Sequence[tuple[str, Address]], attempts: int) -> None:
+        """Now and then try one of these: on average all who hold these for missing make so many attempts together."""
         if not missing or self.state is not SerfState.ALIVE:
             return
         living = len(self._table.records) - len(self._table.failed) - len(self._table.left)
-        if self._rng.random() <= len(missing) / max(living, 1):
+        if self._rng.random() <= attempts / max(living, 1):
             self._effects.append(Reconnect(*self._rng.choice(missing)))
 
     def _check_queues(self) -> None:
