@@ -22,8 +22,9 @@ from pyconsul_agent.runtime.gossip_rejoin import rejoin
 from pyconsul_agent.runtime.gossip_streams import GossipStreams
 from pyconsul_agent.runtime.serf_snapshot_file import SnapshotFile
 from pyconsul_agent.serf import keys
+from pyconsul_agent.serf.admission import Veto
 from pyconsul_agent.serf.config import SerfConfig
-from pyconsul_agent.serf.core import Serf, Veto
+from pyconsul_agent.serf.core import Serf
 from pyconsul_agent.serf.effects import (
     AppendSnapshot,
     IntentSent,

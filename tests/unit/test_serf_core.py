@@ -463,7 +463,7 @@ def test_garbage_changes_nothing():
 def test_clocks_stay_within_64_bits():
     serf = with_members("b")
     tell(serf, JoinIntent(ltime=(1 << 64) - 1, node="b"))
-    serf.announce_join(0.0)
+    serf._intents.announce_join(0.0)
     assert decode(serf.local_state(False)).ltime == (1 << 64) - 1
 
 
@@ -492,7 +492,7 @@ def announced(ltime):
     """A node that has said at `ltime` that it is here."""
     serf = with_members("other")
     serf._table.clock.witness(ltime - 1)
-    serf.announce_join(0.0)
+    serf._intents.announce_join(0.0)
     sent(serf)
     return serf
 
