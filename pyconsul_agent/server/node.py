@@ -9,14 +9,15 @@ from typing import TypeVar
 
 from pyconsul_agent.env.base import Address, Env
 from pyconsul_agent.env.log import Log
-from pyconsul_agent.errors import ConsulError, RaftError, RPCError
+from pyconsul_agent.errors import ConsulError, RPCError
 from pyconsul_agent.fsm.machine import StateMachine
 from pyconsul_agent.query.near import nearest_datacenters
 from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.runtime.gossip import GossipOptions, GossipPool
 from pyconsul_agent.runtime.keyring_file import KeyringFile
 from pyconsul_agent.runtime.listeners import NEW_LEADER, Listeners
-from pyconsul_agent.runtime.raft import RaftNode, SnapshotPolicy
+from pyconsul_agent.runtime.raft import RaftNode
+from pyconsul_agent.runtime.raft_saving import SnapshotPolicy
 from pyconsul_agent.runtime.raft_storage import RaftStorage
 from pyconsul_agent.runtime.rpc_pool import RPCPool, ServerAddress
 from pyconsul_agent.runtime.rpc_server import RPCLimits, RPCServer
@@ -27,6 +28,7 @@ from pyconsul_agent.serf.consul import LanRules, ServerInfo, ServerTags, server_
 from pyconsul_agent.server.blocking import Waits
 from pyconsul_agent.server.bootstrap import Bootstrapper
 from pyconsul_agent.server.config import ServerConfig
+from pyconsul_agent.server.departure import Departure
 from pyconsul_agent.server.diagnosis import Facts, LeaderWatch
 from pyconsul_agent.server.directory import ServerDirectory, servers_by_id
 from pyconsul_agent.server.dispatch import Dispatcher
@@ -66,8 +68,6 @@ ReplyT = TypeVar("ReplyT")
 
 AUTOPILOT = 9
 """FSM command type."""
-REMOVAL_GRACE_S = 5.0
-REMOVAL_POLL_S = 0.05
 
 
 class ServerNode:
@@ -355,46 +355,17 @@ class ServerNode:
         await self._pool.close()
 
     async def leave(self) -> None:
-        """Leave in Consul's order: hand over, leave WAN, leave LAN, drain, wait to be removed.
-
-        The word of both leaves spreads while we drain, which halves the time that the original takes; so does the wait
-        for the removal, which can be in vain when those who stay have no quorum: `docker stop` gives 10 s in all.
-        """
+        """Leave in Consul's order. Stopping is left to the caller."""
         self._log.event("leave_start", mode="server")
-        if self._raft.is_leader and self._voters() > 1:
-            await self._hand_over()
-        pools = [pool for pool in (self._wan, self._lan) if pool is not None]
-        begun = [pool for pool in pools if await pool.begin_leave()]
+        config = self._config
+        departure = Departure(
+            self._raft, self._env.clock, self._log,
+            node_id=config.node_id, address=_join(config.advertise, config.rpc_port), drain_s=config.leave_drain_s,
+        )  # fmt: skip
+        await departure.run([pool for pool in (self._wan, self._lan) if pool is not None], self._has_left)
+
+    def _has_left(self) -> None:
         self._leaving = True
-        waits = [pool.finish_leave() for pool in begun]
-        if not self._raft.is_leader:
-            waits.append(self._removed())
-        await asyncio.gather(asyncio.sleep(self._config.leave_drain_s), *waits)
-
-    async def _hand_over(self) -> None:
-        try:
-            await self._raft.transfer_leadership()
-        except RaftError as error:
-            self._log.error("failed to transfer leadership, removing the server", error=str(error))
-            try:
-                await self._raft.remove_server(self._config.node_id)
-            except RaftError as failure:
-                self._log.error("failed to remove ourself as raft peer", error=str(failure))
-
-    async def _removed(self) -> None:
-        """Wait until the configuration no longer holds us, or the time for it is over."""
-        address = _join(self._config.advertise, self._config.rpc_port)
-        deadline = self._env.clock.monotonic() + REMOVAL_GRACE_S
-        while self._env.clock.monotonic() < deadline:
-            configuration, _ = self._raft.configuration()
-            if all(server.address != address for server in configuration.servers or ()):
-                return
-            await asyncio.sleep(REMOVAL_POLL_S)
-        self._log.warn("failed to leave raft configuration gracefully, timeout")
-
-    def _voters(self) -> int:
-        configuration, _ = self._raft.configuration()
-        return sum(server.suffrage == Suffrage.VOTER for server in configuration.servers or ())
 
     # --- Delegate ---------------------------------------------------------------------------------------------
 
