@@ -20,7 +20,8 @@ TIMEOUT_S = 12.0
 MODES = ("default", "default", "consistent", "stale")
 WATCH_S = 10
 TTL_S = 10
-DELAYS_S = (0, 1, 4)
+DELAYS_S = (0, 1, 4, 15)
+"""The last is longer than from the earliest to the latest moment at which a session may end by its TTL."""
 
 
 @dataclass(slots=True)

@@ -22,8 +22,8 @@ class Circumstances:
     """Intervals in which no fault was going on and every server had caught up."""
     mixed: bool = False
     """A real Consul is among the servers. Its leader answers default reads until its lease ends, so that one that was
-    paused or cut off may show an old state: default reads are then judged like stale ones. The rule that a blocking
-    query does not return early is ours alone."""
+    paused or cut off may show an old state: default reads are then judged like stale ones. That a blocking query does
+    not return early, and that an acquisition does not slip in with the end of a session, are rules of ours alone."""
 
     @property
     def all_starts(self) -> list[float]:
@@ -37,7 +37,10 @@ def judge(operations: Iterable[Operation], at: Circumstances) -> list[str]:
     for each in done:
         if each.key:
             by_key[each.key].append(each)
-    rules: list[Callable[[], None]] = [lambda: real_time.check(done), lambda: holders.check(done, at.all_starts)]
+    rules: list[Callable[[], None]] = [
+        lambda: real_time.check(done),
+        lambda: holders.check(done, at.all_starts, races=at.mixed),
+    ]
     for of_key in by_key.values():
         rules.append(lambda of_key=of_key: watched.check(of_key, at.starts, at.calm))  # type: ignore[misc]
         rules.append(lambda of_key=of_key: monotone_index.check(History(of_key)))  # type: ignore[misc]

@@ -1,16 +1,11 @@
 """The real-process torture's checkers are silent about right histories and find every planted fault."""
 
 import random
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from pyconsul_agent.sim.checkers import holders, real_time, register, watched
-from pyconsul_agent.sim.history import Operation, Violation
 from scripts.torturing.judge import Circumstances, judge
 from scripts.torturing.plant import PLANTS, planted
-from scripts.torturing.record import line, read_lines
 from tests.recorded_history import recorded
 
 CALM = Circumstances(calm=[(0.0, 1000.0)])
