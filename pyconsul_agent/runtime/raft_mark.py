@@ -5,8 +5,9 @@ last transaction nobody was told of, but a disk that lost or changed more of the
 would vote and acknowledge as if it had never promised those entries, or that vote. So the highest index, term and
 vote's term that were durable are written here after each transaction.
 
-The mark is not synced when it rises: after a power failure it may lie behind, which hides a loss but invents none. It is
-synced when it falls, before the log is cut. Layout, big-endian: index u64, term u64, term of the vote u64, CRC-32 u32.
+The mark is not synced when it rises: after a power failure it may lie behind, which hides a loss but invents none. It
+is synced when it falls, before the log is cut. Layout, big-endian: index u64, term u64, term of the vote u64, CRC-32
+u32.
 """
 
 from __future__ import annotations

@@ -67,7 +67,9 @@ def phantom_read(operations: list[Operation], rng: random.Random) -> bool:
 
 def double_cas(operations: list[Operation], rng: random.Random) -> bool:
     """Two writes pass the same guard: a refused one is told that it was done."""
-    passed = {(each.key, each.guard) for each in operations if each.f == "cas" and each.outcome == "ok" and each.guard}
+    shown = {each.index for each in operations if each.outcome == "ok" and each.index}
+    passed = {(each.key, each.guard) for each in operations if each.f == "cas" and each.outcome == "ok"}
+    passed = {each for each in passed if each[1] in shown}
     for each in rng.sample(operations, len(operations)):
         if each.f == "cas" and each.detail == "refused" and (each.key, each.guard) in passed:
             each.outcome, each.detail = "ok", ""
@@ -162,7 +164,9 @@ def missed_watch(operations: list[Operation], rng: random.Random) -> bool:
             other for other in watches
             if other.worker == each.worker and other.end <= each.begin and other.index < each.index
         ]  # fmt: skip
-        if earlier:
+        write = next((other for other in operations if other.f in ("put", "cas") and other.value == each.read), None)
+        shown = [other for other in operations if other is not each and other.read == each.read]
+        if earlier and shown and write is not None and write.outcome == "ok":
             each.read, each.index = earlier[-1].read, earlier[-1].index
             return True
     return False

@@ -74,7 +74,7 @@ def test_a_damaged_tail_of_the_write_ahead_log_is_refused_in_one_line(tmp_path, 
     folder = killed(tmp_path, {"entries": entries(1, 5)}, {"entries": entries(6, 6)}, {"entries": entries(7, 7)})
     damage(folder / "log.sqlite-wal")
     with pytest.raises(
-        StorageError, match="had been at index 7, term 0, .*: this server has lost .* Remove "
+        StorageError, match=r"had been at index 7, term 0, .*: this server has lost .* Remove "
     ) as refused:
         opened(folder)
     assert "\n" not in str(refused.value)
