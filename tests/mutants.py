@@ -15,7 +15,13 @@ SUITES = {
     "driver": ("test_runtime_raft", "test_runtime_raft_peers", "test_runtime_raft_storage", "test_runtime_raft_real"),
     "peers": ("test_runtime_raft_peers", "test_runtime_raft"),
     "state": ("test_state_rules", "test_conformance_vectors", "test_fsm_snapshot"),
-    "server": ("test_server_dispatch", "test_server_leader", "test_server_blocking", "test_server_autopilot", "test_server_lock_delay"),
+    "server": (
+        "test_server_dispatch",
+        "test_server_leader",
+        "test_server_blocking",
+        "test_server_autopilot",
+        "test_server_lock_delay",
+    ),
     "mark": ("test_runtime_raft_mark",),
     "gossip": (
         "test_swim_core",

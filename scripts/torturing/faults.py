@@ -99,6 +99,12 @@ class FaultDriver:
         """Servers that were thrown away because their disk was damaged and they said so."""
         return self._disks.replaced
 
+    def _found(self, wrong: list[str]) -> None:
+        for each in wrong:
+            print(f"WRONG {each}", flush=True)
+            self._recorder.event("wrong", text=each)
+        self.wrong += wrong
+
     async def run(self, faults: Sequence[Fault], until: float) -> None:
         """Until that monotonic time or the end of the list; every fault is over when it returns."""
         for fault in faults:
@@ -217,14 +223,14 @@ class FaultDriver:
         victim.fill()
 
     async def _end_disk_full(self, fault: Fault, victim: Server) -> None:
-        self.wrong += await self._disks.freed(victim)
+        self._found(await self._disks.freed(victim))
 
     async def _begin_damage(self, fault: Fault, victim: Server) -> None:
         victim.kill()
 
     async def _end_damage(self, fault: Fault, victim: Server) -> None:
         await self._heal()  # an operator replaces a server when the others are well
-        self.wrong += await self._disks.damaged(victim, fault.way)
+        self._found(await self._disks.damaged(victim, fault.way))
 
     def _others(self, victim: Server) -> list[int]:
         return [server.number for server in self._servers if server is not victim]
@@ -240,7 +246,7 @@ class FaultDriver:
         while time.monotonic() < begin + RECOVER_S:
             for server in self._servers:
                 if not server.lives:
-                    self.wrong += await self._disks.ended(server)
+                    self._found(await self._disks.ended(server))
             try:
                 written = written or await self._write(value)
                 if written:
@@ -251,7 +257,7 @@ class FaultDriver:
             except NoAnswer:
                 pass
             await asyncio.sleep(0.1)
-        self.wrong.append(f"after {after}: {', '.join(sorted(waiting))} not back within {RECOVER_S:.0f} s")
+        self._found([f"after {after}: {', '.join(sorted(waiting))} not back within {RECOVER_S:.0f} s"])
 
     async def _write(self, value: bytes) -> bool:
         for server in self._servers:
