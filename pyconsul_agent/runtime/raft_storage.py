@@ -377,8 +377,8 @@ class SqliteRaftStorage:
             if (last or 0) < index or (row is not None and row[0] == name):
                 raise StorageError(
                     f"raft storage: snapshot {name} is damaged and the log does not cover it: this server has lost "
-                    f"what it had acknowledged. Remove {self._directory} to let it join as a new one, or only the "
-                    "snapshot to go on with what is left"
+                    f"what it had acknowledged. Remove it from raft by another server, then {self._directory} to let it "
+                    "join as a new one; or, if it is the only one, the snapshot to go on with what is left"
                 )
 
     def _refuse_loss(self, mark: Mark, state: InitialState) -> None:
@@ -393,8 +393,8 @@ class SqliteRaftStorage:
         if not here.covers(mark.reached):
             raise StorageError(
                 f"raft storage: {self._path} has come to {here}, but had been at {mark.reached}: this server has lost "
-                f"what it had acknowledged. Remove {self._directory} to let it join as a new one, or only "
-                f"{MARK_FILE} in it to go on with what is left"
+                f"what it had acknowledged. Remove it from raft by another server, then {self._directory} to let it "
+                f"join as a new one; or, if it is the only one, {MARK_FILE} in it to go on with what is left"
             )
         mark.rise(index=here.index, term=here.term, vote_term=here.vote_term)
 
