@@ -113,7 +113,7 @@ MUTANTS = (
     Mutant("no_lock_delay", "state/session.py", "        txn.delay_lock(held.key, session.lock_delay)\n", "", "state"),
     Mutant("session_on_a_critical_check", "state/session.py", 'if check.status == "critical":', "if False:", "state"),
     Mutant("lock_delay_ignored", "server/endpoints/kvs.py", 'if self._store.lock_delays.remaining_s(entry.key, self._now()) > 0:', "if False:", "server"),
-    Mutant("lock_delay_asked_too_early", "server/endpoints/kvs.py", "if not self._ready() or self._held_by_another(entry):", "if not self._ready():", "server"),
+    Mutant("lock_delay_asked_too_early", "server/endpoints/kvs.py", "if not self._ready() or held_by_another(self._store, entry):", "if not self._ready():", "server"),
     Mutant("lost_tail_taken_for_the_end", "runtime/raft_storage.py", "if not here.covers(mark.reached):", "if False:", "mark"),
     Mutant("log_cut_before_the_mark_falls", "runtime/raft_storage.py", "mark.fall(0 if clear_log or truncate_from is None else truncate_from - 1)", "pass", "mark"),
     Mutant("session_ends_after_one_ttl", "server/leader/session_ttl.py", "TTL_FACTOR = 2", "TTL_FACTOR = 1", "server"),

@@ -9,11 +9,13 @@ from pyconsul_agent.errors import RPCError
 from pyconsul_agent.fsm.apply import KVS, REGISTER, SESSION
 from pyconsul_agent.fsm.machine import StateMachine
 from pyconsul_agent.server.endpoints.kvs import KeyValues
+from pyconsul_agent.server.endpoints.txn import Txn
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.structs.kv import DirEntry
 from pyconsul_agent.structs.raft import LogEntry
-from pyconsul_agent.structs.requests import KVSRequest, RegisterRequest, SessionRequest
+from pyconsul_agent.structs.requests import KVSRequest, RegisterRequest, SessionRequest, TxnRequest
 from pyconsul_agent.structs.session import Session
+from pyconsul_agent.structs.txn import TxnKVOp, TxnOp
 from pyconsul_agent.wire.msgpack import encode
 
 HOLDER, OTHER = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
@@ -115,5 +117,20 @@ def test_an_unknown_session_has_its_error_though_the_lock_is_held(session):
     async def test(leader, endpoint):
         with pytest.raises(RPCError, match=r"raft apply failed: .*session"):
             await endpoint.apply(lock(session))
+
+    scene(test)
+
+
+def test_a_transaction_behind_the_end_of_the_session_is_delayed_too():
+    async def test(leader, _):
+        endpoint = Txn(leader.store, leader, None, lambda: leader.now, ready=lambda: True)
+        ops = (TxnOp(kv=TxnKVOp(verb="lock", dir_ent=DirEntry(key=b"k", value=b"v", session=OTHER))),)
+        reply = await endpoint.apply(TxnRequest(ops=ops))
+        assert [error.what for error in reply.errors] == ['failed to lock key "k", lock is already held']
+        leader.put(SESSION, SessionRequest(op="destroy", session=Session(id=HOLDER)))
+        reply = await endpoint.apply(TxnRequest(ops=ops))
+        assert [error.what for error in reply.errors] == ['failed to lock key "k" due to lock delay']
+        leader.now += 15.1
+        assert (await endpoint.apply(TxnRequest(ops=ops))).errors is None
 
     scene(test)

@@ -23,6 +23,17 @@ def check_entry(verb: str, entry: DirEntry) -> None:
         raise RPCError("Must provide key")
 
 
+def held_by_another(store: Store, entry: DirEntry) -> bool:
+    """Whether an acquisition is in vain for that reason. An unknown session has its own error, from the state."""
+    row = store.tables.kvs.get(entry.key)
+    if row is None or row.session in ("", entry.session):
+        return False
+    try:
+        return kv.find_session(store, entry.session) is not None
+    except RPCError:
+        return False
+
+
 class KeyValues:
     """Reads from the local store, writes through the log."""
 
@@ -65,22 +76,11 @@ class KeyValues:
         applied yet: who was still behind it at the barrier is refused, who is not has the delay before him.
         compat: 1.10 asks for the delay at once; an acquisition that meets the end of the session gets the lock.
         """
-        if not self._ready() or self._held_by_another(entry):
+        if not self._ready() or held_by_another(self._store, entry):
             await self._proposer.barrier()
         if self._store.lock_delays.remaining_s(entry.key, self._now()) > 0:
             return True
-        return self._held_by_another(entry) and self._knows(entry.session)
-
-    def _knows(self, session_id: str) -> bool:
-        """An acquisition for any other session goes on to the state, which words the error."""
-        try:
-            return kv.find_session(self._store, session_id) is not None
-        except RPCError:
-            return False
-
-    def _held_by_another(self, entry: DirEntry) -> bool:
-        row = self._store.tables.kvs.get(entry.key)
-        return row is not None and row.session not in ("", entry.session)
+        return held_by_another(self._store, entry)
 
     async def get(self, request: KeyRequest) -> IndexedDirEntries:
         """One key; no entries if it is not there."""
