@@ -377,8 +377,8 @@ class SqliteRaftStorage:
             if (last or 0) < index or (row is not None and row[0] == name):
                 raise StorageError(
                     f"raft storage: snapshot {name} is damaged and the log does not cover it: this server has lost "
-                    f"what it had acknowledged. Remove it from raft by another server, then {self._directory} to let it "
-                    "join as a new one; or, if it is the only one, the snapshot to go on with what is left"
+                    f"what it had acknowledged. Remove it from raft by another server, then {self._directory} to let "
+                    "it join as a new one; or, if it is the only one, the snapshot to go on with what is left"
                 )
 
     def _refuse_loss(self, mark: Mark, state: InitialState) -> None:
