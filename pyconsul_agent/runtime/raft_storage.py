@@ -23,7 +23,7 @@ from pyconsul_agent.env.base import Worker
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import DecodeError, StorageError
 from pyconsul_agent.raft.types import HardState, InitialState, LogReader
-from pyconsul_agent.runtime.raft_mark import Mark, Reached
+from pyconsul_agent.runtime.raft_mark import Mark, Reached, reached
 from pyconsul_agent.runtime.raft_snapshots import SnapshotFiles, SnapshotSink, SnapshotSource, sync_directory
 from pyconsul_agent.structs.raft import Configuration, EntryType, LogEntry, SnapshotMeta
 from pyconsul_agent.wire.gotime import decode_time, encode_time
@@ -179,7 +179,7 @@ class SqliteRaftStorage:
                 with _storage_errors("commit"):
                     _insert(writer, entries)
                     if entries:
-                        mark.rise(index=entries[-1].index)
+                        mark.rise(Reached(entries[-1].index))
                 return
             with _storage_errors("commit"):
                 if clear_log or truncate_from is not None:
@@ -206,9 +206,8 @@ class SqliteRaftStorage:
                 if compact_to is not None:
                     writer.execute("DELETE FROM log WHERE idx <= ?", (compact_to,))
             with _storage_errors("commit"):
-                mark.rise(index=entries[-1].index if entries else 0)
-                if hard_state is not None:
-                    mark.rise(term=hard_state.term, vote_term=hard_state.vote_term)
+                last = entries[-1].index if entries else 0
+                mark.rise(Reached(last) if hard_state is None else _reached(last, hard_state))
 
         await self._exclusively(work)
 
@@ -328,7 +327,8 @@ class SqliteRaftStorage:
             raise StorageError(f"raft storage: {self._path} lacks entries between {first} and {last}")
         if first > (snapshot.index if snapshot else 0) + 1:
             raise StorageError(f"raft storage: no readable snapshot covers the entries before {first}")
-        last_term = writer.execute("SELECT term FROM log WHERE idx = ?", (last,)).fetchone()[0]
+        # Its term is what votes go by, so it is not believed without its sum.
+        last_entry = _entry(writer.execute(f"SELECT {_COLUMNS} FROM log WHERE idx = ?", (last,)).fetchone())  # noqa: S608
         marks = ",".join("?" * len(_CONFIGURATION_TYPES))
         rows = writer.execute(
             f"SELECT {_COLUMNS} FROM log WHERE type IN ({marks}) AND idx >= ? ORDER BY idx",  # noqa: S608 -- constants
@@ -339,7 +339,7 @@ class SqliteRaftStorage:
             snapshot=snapshot,
             first_index=first,
             last_index=last,
-            last_term=last_term,
+            last_term=last_entry.term,
             configurations=tuple((entry.index, _configuration(entry)) for entry in map(_entry, rows)),
             unproven=unproven,
         )
@@ -388,15 +388,15 @@ class SqliteRaftStorage:
         """
         if mark.damaged:
             self._log.warn("raft mark cannot be read, a loss would not be noticed", file=MARK_FILE)
-        hard_state, snapshot = state.hard_state, state.snapshot
-        here = Reached(max(state.last_index, snapshot.index if snapshot else 0), hard_state.term, hard_state.vote_term)
+        snapshot = state.snapshot
+        here = _reached(max(state.last_index, snapshot.index if snapshot else 0), state.hard_state)
         if not here.covers(mark.reached):
             raise StorageError(
                 f"raft storage: {self._path} has come to {here}, but had been at {mark.reached}: this server has lost "
                 f"what it had acknowledged. Remove it from raft by another server, then {self._directory} to let it "
                 f"join as a new one; or, if it is the only one, {MARK_FILE} in it to go on with what is left"
             )
-        mark.rise(index=here.index, term=here.term, vote_term=here.vote_term)
+        mark.rise(here)
 
     def _drop_superseded(self, writer: sqlite3.Connection, snapshot: SnapshotMeta | None) -> None:
         """A crash between publishing a received snapshot and emptying the log leaves entries the snapshot replaces."""
@@ -491,6 +491,10 @@ def _insert(connection: sqlite3.Connection, entries: Sequence[LogEntry]) -> None
     """At most ROWS_PER_STATEMENT entries, in one statement."""
     if entries:
         connection.execute(_INSERTS[len(entries)], [value for entry in entries for value in _row(entry)])
+
+
+def _reached(index: int, state: HardState) -> Reached:
+    return reached(index, state.term, state.vote_term, state.voted_for)
 
 
 _KEYS = struct.Struct(">QQB")

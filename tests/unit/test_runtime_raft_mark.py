@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import sqlite3
 from dataclasses import replace
 
 import pytest
@@ -87,6 +88,27 @@ def test_a_lost_vote_is_refused(tmp_path):
         opened(folder)
 
 
+def changed(folder, statement, *values):
+    connection = sqlite3.connect(folder / "log.sqlite")
+    connection.execute(statement, values)
+    connection.commit()
+    connection.close()
+
+
+def test_another_vote_in_the_same_term_is_refused(tmp_path):
+    folder = killed(tmp_path, {"hard_state": HardState(3, 3, b"10.0.0.1:8300")})
+    changed(folder, "UPDATE hard_state SET voted_for = ?", b"10.0.0.3:8300")
+    with pytest.raises(StorageError, match="this server has lost"):
+        opened(folder)
+
+
+def test_a_changed_term_of_the_last_entry_is_noticed_at_the_start(tmp_path):
+    folder = killed(tmp_path, {"entries": entries(1, 5)})
+    changed(folder, "UPDATE log SET term = 4 WHERE idx = 5")
+    with pytest.raises(StorageError, match="log entry 5 is damaged"):
+        opened(folder)
+
+
 def test_without_the_mark_what_is_left_is_taken(tmp_path):
     folder = killed(tmp_path, {"entries": entries(1, 5)}, {"entries": entries(6, 7)})
     truncated(folder / "log.sqlite-wal")
@@ -168,17 +190,18 @@ def test_a_reverted_restore_is_no_loss(tmp_path):
 def test_the_mark_only_rises_and_falls_as_told(tmp_path):
     path = str(tmp_path / "mark")
     mark = Mark(path)
-    mark.rise(index=7, term=3)
-    mark.rise(index=5, vote_term=2)
+    mark.rise(Reached(7, 3))
+    mark.rise(Reached(5, 0, 2, 99))
+    mark.rise(Reached(1, 1, 1, 98))
     mark.close()
     mark.close()
     mark = Mark(path)
-    assert mark.reached == Reached(7, 3, 2)
+    assert mark.reached == Reached(7, 3, 2, 99)
     mark.fall(9)
-    assert mark.reached == Reached(7, 3, 2)
+    assert mark.reached == Reached(7, 3, 2, 99)
     mark.fall(4)
-    assert mark.reached == Reached(4, 3, 2)
+    assert mark.reached == Reached(4, 3, 2, 99)
     mark.close()
     mark = Mark(path)
-    assert mark.reached == Reached(4, 3, 2)
+    assert mark.reached == Reached(4, 3, 2, 99)
     mark.close()
