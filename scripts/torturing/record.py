@@ -73,7 +73,7 @@ def line(operation: Operation) -> str:
     fields = {
         name: value
         for name in (each.name for each in dataclasses.fields(Operation))
-        if (value := getattr(operation, name)) not in ("", 0, None)
+        if (value := getattr(operation, name)) not in ("", 0, None) or (name == "guard" and value == 0)
     }
     return json.dumps(fields) + "\n"
 
