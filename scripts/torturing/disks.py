@@ -95,7 +95,7 @@ class Disks:
             wrong.append(f"{server.name} ended by itself with {code}:\n{log[-3000:]}")
             server.start()
             return wrong
-        print(f"         {server.name} refuses: {reasons[0].strip()[:400]}", flush=True)
+        print(f"         {server.name} refuses: {reasons[-1].strip()[:400]}", flush=True)
         self.replaced += 1
         try:
             await self._remove(server, server.node_id())
