@@ -128,7 +128,9 @@ class Peers:
         urgent = request.heartbeat or isinstance(request.message, RequestVoteRequest | RequestPreVoteRequest)
         key = (request.to.id, urgent)
         lane = self._lanes.get(key)
-        if lane is None:
+        if lane is None or (lane.task is not None and lane.task.done()):
+            if lane is not None:
+                lane.lose_all()  # it failed, and that was logged: a member must not stay without entries for it
             lane = self._lanes[key] = Lane(self, request.to.id)
             lane.task = self.tasks.start_task(lane.run(), f"raft lane to {request.to.id}")
         lane.put(request)
@@ -300,7 +302,7 @@ class Lane:
     def end(self) -> None:
         """Stop. What was not answered is lost, and told so: the server may become a member again within moments."""
         assert self.task is not None
-        self.task.add_done_callback(lambda _: self._lose_all())
+        self.task.add_done_callback(lambda _: self.lose_all())
         self.task.cancel()
 
     async def run(self) -> None:
@@ -358,7 +360,8 @@ class Lane:
         if not self._answered:
             self._back_off_s = min(max(self._back_off_s * 2, BACK_OFF_MIN_S), BACK_OFF_MAX_S)
 
-    def _lose_all(self) -> None:
+    def lose_all(self) -> None:
+        """What waits and what was not answered is lost, and told so."""
         self._lose(self._in_flight)
         self._lose(self._queue)
 
