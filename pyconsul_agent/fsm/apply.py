@@ -280,6 +280,14 @@ def find(kind: int) -> Handler | None:
     return handler
 
 
+DEFECTS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What a mistake in a handler raises, whatever the machine: neither a lack of memory nor of stack is among them."""
+
+
+class Defect(RPCError):
+    """The result of a command that a mistake of ours keeps from being applied. Every server has the same."""
+
+
 def run(txn: Txn, handler: Handler, body: bytes) -> Any:
     """Apply one command in `txn` and end it; returns the result or, as a value, the error."""
     try:
@@ -287,6 +295,11 @@ def run(txn: Txn, handler: Handler, body: bytes) -> Any:
     except (RPCError, DecodeError) as error:
         txn.abort()
         return error
+    except DEFECTS as error:
+        # One entry that meets a defect of ours must not stop every server at every start: all run the same code on
+        # the same state, so all refuse it.
+        txn.abort()
+        return Defect(f"internal error: command cannot be applied: {type(error).__name__}: {error}")
     except BaseException:
         txn.abort()
         raise

@@ -104,6 +104,8 @@ class StateMachine:
         result = commands.run(txn, handler, data[1:])
         if self._measure is not None:
             self._measure(kind & ~commands.IGNORE_UNKNOWN, txn.op, txn.of, self._now() - began)
+        if isinstance(result, commands.Defect):  # who proposed it hears of it; whoever follows must, too
+            self._warn(f"entry {index}, type {kind}: {result}")
         return result
 
     def snapshot(self) -> Callable[[], Iterable[bytes]]:
@@ -135,7 +137,7 @@ class StateMachine:
         def switch() -> None:
             self.store.restore(Store())
             self._chunks = Assembler()
-            self._digest = Digest(0, b"", 0, b"")
+            self._base, self._rolled = (0, b""), (0, b"")
 
         return switch
 

@@ -68,11 +68,13 @@ class Reconciler:
 
     async def everyone(self, members: Sequence[Member]) -> None:
         """Reconcile each member, then treat catalog nodes that gossip does not know as reaped."""
-        self._holders = {
-            member.tags["id"]: member.name
-            for member in members
-            if member.status in (MemberStatus.ALIVE, MemberStatus.LEAVING) and member.tags.get("id")
-        }
+        living = [member for member in members if member.status in (MemberStatus.ALIVE, MemberStatus.LEAVING)]
+        self._holders = {member.tags["id"]: member.name for member in living if member.tags.get("id")}
+        peers = {(server.id, server.address) for server in self._membership.configuration()[0].servers or ()}
+        for member in living:  # of two living ones with one ID it is the one that raft knows
+            server = parse_server(member)
+            if server is not None and (server.id, address_of(server)) in peers:
+                self._holders[server.id] = member.name
         known = set()
         for member in members:
             known.add(fold(member.name))
@@ -114,7 +116,7 @@ class Reconciler:
         server = parse_server(member)
         service = None
         if server is not None:
-            self._holders[server.id] = member.name
+            self._hold(member, server)
             await self._join(member, server)
             service = server_service(member, server)
         if self._is_registered(member, service):
@@ -138,6 +140,12 @@ class Reconciler:
                 skip_node_update=node is None or (node.address == member.address and node.id == identity),
             ),
         )
+
+    def _hold(self, member: Member, server: ServerInfo) -> None:
+        """Raises ConsulError when the server's ID is that of another one that lives: a copied data directory."""
+        holder = self._holders.setdefault(server.id, member.name)
+        if holder != member.name:
+            raise ConsulError(f"Member '{member.name}' has conflicting node ID '{server.id}' with member '{holder}'")
 
     def _is_registered(self, member: Member, service: NodeService | None) -> bool:
         store = self._store()
@@ -182,6 +190,8 @@ class Reconciler:
     # --- failed -----------------------------------------------------------------------------------------------
 
     async def _failed(self, member: Member) -> None:
+        if self._holders.get(member.tags.get("id", "")) == member.name:
+            del self._holders[member.tags["id"]]  # it may come back under another name
         node = self._store().tables.nodes.get(fold(member.name))
         if node is None:
             self._log.info(
