@@ -328,17 +328,35 @@ class Persistence:
 
 def _write_files(files: Files, batch: Mapping[str, _Change]) -> dict[str, OSError]:
     """Make files what they shall be, those after one that fails too; what failed, by path. Runs on a thread."""
-    failed = {}
+    failed: dict[str, OSError] = {}
+    touched: dict[str, list[str]] = {}
     for path, change in batch.items():
+        folder = path.rpartition("/")[0]
         try:
             if change.data is not None:
-                files.make_dirs(path.rpartition("/")[0], mode=0o700)
-                files.write_atomic(path, change.data, mode=0o600, sync=change.sync)
+                _make_folder(files, folder)
+                files.write_atomic(path, change.data, mode=0o600, sync=change.sync, sync_folder=False)
+                if change.sync:
+                    touched.setdefault(folder, []).append(path)
             elif files.exists(path):
                 files.remove(path)
         except OSError as error:
             failed[path] = error
+    for folder, paths in touched.items():
+        try:
+            files.sync_dir(folder)
+        except OSError as error:
+            failed |= dict.fromkeys(paths, error)
     return failed
+
+
+def _make_folder(files: Files, folder: str) -> None:
+    """A folder that outlives a power failure, with those above it."""
+    if folder and not files.is_dir(folder):
+        above = folder.rpartition("/")[0]
+        _make_folder(files, above)
+        files.make_dirs(folder, mode=0o700)
+        files.sync_dir(above or "/")
 
 
 def _saved_service(body: Any) -> SavedService:

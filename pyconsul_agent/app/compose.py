@@ -98,7 +98,8 @@ class Agent:
         table = routes(
             options, node, self._registry, self._cache, self._events, self._metrics, self._self_endpoints, env.uuid
         )
-        self._pipeline = parts.make_pipeline(options, env, node, table, self._metrics, log)
+        self._outside = parts.make_outside(options, env)
+        self._pipeline = parts.make_pipeline(options, env, node, table, self._outside, self._metrics, log)
         self._http = parts.make_http(options, env, self._pipeline, log)
         self._dns = parts.make_dns(options, env, node, self._cache, self._metrics, log)
         self._ipc = parts.make_ipc(options, env, node, self._ipc_actions(), log)
@@ -256,8 +257,16 @@ class Agent:
         self._http.set_connections_per_client(fresh.limits.http_max_conns_per_client)
         if isinstance(self.delegate, ClientNode):
             self.delegate.set_call_limit(fresh.limits.rpc_rate, fresh.limits.rpc_max_burst)
+        else:
+            self.delegate.set_limits(
+                trailing_logs=fresh.raft_trailing_logs,
+                snapshot_threshold=fresh.raft_snapshot_threshold,
+                snapshot_interval_s=fresh.raft_snapshot_interval,
+                connections_per_client=fresh.limits.rpc_max_conns_per_client,
+            )
         self._cache.limit(fresh.cache.entry_fetch_rate, fresh.cache.entry_fetch_max_burst)
         self._metrics.registry.set_filter(fresh.telemetry.prefix_filter)
+        self._outside.show(parts.make_ui(options, self._env))
         self._pipeline.set_response_headers(fresh.http_config.response_headers)
         self._dns.reload(dns)
         self._watches.exchange(watches)

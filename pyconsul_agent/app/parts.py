@@ -145,13 +145,15 @@ def make_cache(options: Options, env: Env, node: Node, log: Log) -> Cache:
     )
 
 
-def make_pipeline(options: Options, env: Env, node: Node, routes: list[Route], metrics: Metrics, log: Log) -> Pipeline:
+def make_pipeline(
+    options: Options, env: Env, node: Node, routes: list[Route], outside: Outside, metrics: Metrics, log: Log
+) -> Pipeline:
     """The rules of HTTP around the routes."""
     return Pipeline(
         RouteTable(routes),
         http_rules(options),
         log.named("http"),
-        fallback=_outside(options, env),
+        fallback=outside,
         observe=metrics.http,
         again=metrics.http.again,
         now=env.clock.monotonic,
@@ -159,13 +161,16 @@ def make_pipeline(options: Options, env: Env, node: Node, routes: list[Route], m
     )
 
 
-def _outside(options: Options, env: Env) -> Outside:
+def make_ui(options: Options, env: Env) -> UI:
+    """The web interface, empty where it is off."""
+    if not options.ui_config.enabled:
+        return UI()
+    return load_ui(options.ui_config.content_path, formatdate(env.clock.wall_ns() // 1_000_000_000, usegmt=True))
+
+
+def make_outside(options: Options, env: Env) -> Outside:
     """What HTTP offers beside the API: the web interface and profiles, where they are on."""
-    ui = UI()
-    if options.ui_config.enabled:
-        since = formatdate(env.clock.wall_ns() // 1_000_000_000, usegmt=True)
-        ui = load_ui(options.ui_config.content_path, since)
-    return Outside(ui, Profiles() if options.enable_debug else None)
+    return Outside(make_ui(options, env), Profiles() if options.enable_debug else None)
 
 
 def make_http(options: Options, env: Env, pipeline: Pipeline, log: Log) -> HTTPServer:

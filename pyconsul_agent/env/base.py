@@ -146,10 +146,13 @@ class Files(Protocol):
     def read(self, path: str, *, bytes_max: int = -1) -> bytes:
         """The whole file, or its first `bytes_max` bytes."""
 
-    def write_atomic(self, path: str, data: bytes, *, mode: int = 0o600, sync: bool = True) -> None:
+    def write_atomic(
+        self, path: str, data: bytes, *, mode: int = 0o600, sync: bool = True, sync_folder: bool = True
+    ) -> None:
         """Replace `path` by `data`: temporary file, fsync, rename, fsync of the directory.
 
-        Without `sync` nobody sees half of it either, but a power failure may take it away.
+        Without `sync` nobody sees half of it either, but a power failure may take it away. Without `sync_folder` it may
+        until the folder is synced: once is enough for many files.
         """
 
     def lock(self, path: str) -> Callable[[], None]:

@@ -128,6 +128,10 @@ class Raft:
         election.expire(self._s, due)
 
     # -- inputs of our own server -------------------------------------------------------------------------------
+    def keep_trailing(self, entries: int) -> None:
+        """Leave so many entries behind the next snapshots, for slow followers."""
+        self._s.config = replace(self._s.config, trailing_logs=entries)
+
     def bootstrap(self, configuration: Configuration, now: float) -> None:
         """Give a virgin server its first configuration (entry 1, term 1). ValueError when there is any state."""
         membership.bootstrap(self._s, configuration, now)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pyconsul_agent.env.base import Clock, Net, Worker
@@ -148,6 +149,13 @@ class RaftNode:
         await self._tasks.close()
         await self._peers.close()
         await self._disk.close()
+
+    def set_snapshots(self, policy: SnapshotPolicy, trailing_logs: int) -> None:
+        """When to take snapshots and what to leave behind them, from now on (reload)."""
+        self._policy, self._config = policy, replace(self._config, trailing_logs=trailing_logs)
+        if self.running:
+            self._snapshotter.follow(policy)
+            self._raft.keep_trailing(trailing_logs)
 
     def _make_snapshotter(self) -> Snapshotter:
         return Snapshotter(

@@ -87,6 +87,10 @@ class Snapshotter:
         self._all_stored = all_stored
         self._one_at_a_time = asyncio.Lock()
 
+    def follow(self, policy: SnapshotPolicy) -> None:
+        """Go by another policy, from the next look on."""
+        self._policy = policy
+
     async def now_and_then(self) -> None:
         """Take one whenever the policy says so. Until cancelled."""
         while True:

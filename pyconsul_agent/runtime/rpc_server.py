@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pyconsul_agent.env.base import STREAM_BUFFER_BYTES, Address, Clock, Listener, Net
@@ -118,6 +118,10 @@ class RPCServer:
         await self._tasks.close()
 
     # --- connections ----------------------------------------------------------------------------------------------
+
+    def set_connections_per_client(self, count: int) -> None:
+        """Take so many connections of one address from now on (reload); 0 is no limit."""
+        self._limits = replace(self._limits, connections_per_client_max=count)
 
     def _protocol(self) -> asyncio.BaseProtocol:
         loop = asyncio.get_running_loop()

@@ -321,6 +321,14 @@ class ServerNode:
             connections_per_client_max=config.rpc_connections_per_client,
         )
 
+    def set_limits(
+        self, *, trailing_logs: int, snapshot_threshold: int, snapshot_interval_s: float, connections_per_client: int
+    ) -> None:
+        """What may change while a server runs (reload)."""
+        policy = SnapshotPolicy(interval_s=snapshot_interval_s, threshold=snapshot_threshold)
+        self._raft.set_snapshots(policy, trailing_logs)
+        self._rpc.set_connections_per_client(connections_per_client)
+
     # --- life -------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:

@@ -11,6 +11,7 @@ from pyconsul_agent.agent.local import LocalState, NodeInfo
 from pyconsul_agent.agent.persist import FILE_BYTES_MAX, HOST_IDS, Persistence, TTLState, host_node_id
 from pyconsul_agent.agent.registry import CheckSettings, Registry, Tools
 from pyconsul_agent.env.real import RealFiles
+from pyconsul_agent.sim.disk import SimDisk, SimFiles
 from pyconsul_agent.structs.base import duration
 from pyconsul_agent.structs.catalog import CheckType, NodeService
 from pyconsul_agent.structs.health import HealthCheck
@@ -234,6 +235,23 @@ def test_a_full_disk_is_told_to_whom_it_concerns(folder):
 
     asyncio.run(scenario())
     assert sorted(saved.service.id for saved in kept(folder).services()) == ["fine", "good"]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_was_kept_outlives_a_power_failure_also_the_first_of_a_folder(seed):
+    disk = SimDisk(random.Random(seed))
+    files = SimFiles(disk)
+    files.make_dirs("/data")
+    files.sync_dir("/")
+    persistence = kept("/data", files=files)
+    save(persistence, "a", "b")
+    persistence.save_check(HealthCheck(check_id="c", name="c"), CheckType(check_id="c", ttl=MINUTE), "")
+    written(persistence)
+    save(persistence, "never answered")
+    disk.crash()
+    after = kept("/data", files=SimFiles(disk))
+    assert [saved.service.id for saved in after.services()] == sorted(["a", "b"], key=named)
+    assert [saved.check.check_id for saved in after.checks()] == ["c"]
 
 
 # --- the registry over it ------------------------------------------------------------------------------------------
