@@ -29,8 +29,12 @@ AT_STALE = re.compile(rf"^step \d+ \([^)]*{mixed_api.STALE.pattern}")
 FLAP = re.compile(r"EventMemberFailed|has failed, no acks|uspect \S+ has failed|marking as failed|Refuting")
 LOUD = re.compile(r"\[(?:WARN|ERROR?)\]")
 BY_ITSELF = "Coordinate.Update|Catalog.NodeServiceList|Catalog.NodeServices|Health.NodeChecks|Status.Ping"
-CLIENT_MAY_SAY = re.compile(rf"RPC failed to server: method=(?!{BY_ITSELF})|Request error|Connect must be enabled")
-"""Refusals of what was asked over HTTP, whose answers were compared, and which newer servers word in another way."""
+CLIENT_MAY_SAY = re.compile(
+    rf"RPC failed to server: method=(?!{BY_ITSELF})|Request error|Connect must be enabled|errors? occurred:$|"
+    r"No servers available|No known Consul servers"
+)
+"""Refusals of what was asked over HTTP, whose answers were compared; definitions that 1.10 judges more strictly than the
+client's version; the client's first moment, before it knows a server."""
 SERVERS_MAY_SAY = re.compile(
     r"bootstrap = true: do not enable|server\.serf\.\w+: |server\.snapshot: |starting election: last-leader=$"
 )
