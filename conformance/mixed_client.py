@@ -33,8 +33,8 @@ CLIENT_MAY_SAY = re.compile(
     rf"RPC failed to server: method=(?!{BY_ITSELF})|Request error|Connect must be enabled|errors? occurred:$|"
     r"No servers available|No known Consul servers"
 )
-"""Refusals of what was asked over HTTP, whose answers were compared; definitions that 1.10 judges more strictly than the
-client's version; the client's first moment, before it knows a server."""
+"""Refusals of what was asked over HTTP, whose answers were compared; definitions that 1.10 judges more strictly than
+the client's version; the client's first moment, before it knows a server."""
 SERVERS_MAY_SAY = re.compile(
     r"bootstrap = true: do not enable|server\.serf\.\w+: |server\.snapshot: |starting election: last-leader=$"
 )

@@ -35,6 +35,7 @@ from pyconsul_agent.server.dispatch import Dispatcher
 from pyconsul_agent.server.endpoints.status import contact_text
 from pyconsul_agent.server.forward import Forwarder
 from pyconsul_agent.server.leader.autopilot import Autopilot
+from pyconsul_agent.server.leader.entries import establish_entries
 from pyconsul_agent.server.leader.federation import Places
 from pyconsul_agent.server.leader.intentions import establish_intentions
 from pyconsul_agent.server.leader.loop import LeaderLoop
@@ -115,7 +116,7 @@ class ServerNode:
             log,
             members=self._lan.members,
             announce=lambda: self._lan.user_event(NEW_LEADER, config.node_name.encode()),
-            establish=(self._establish_autopilot, self._establish_intentions),
+            establish=(self._establish_autopilot, self._establish_intentions, self._establish_entries),
             duties=(
                 ("autopilot", self._autopilot.run),
                 ("session timers", SessionExpiry(
@@ -501,6 +502,14 @@ class ServerNode:
     async def _establish_intentions(self) -> None:
         if self._config.connect_enabled:
             await establish_intentions(self._store, self._raft, self._log)
+
+    async def _establish_entries(self) -> None:
+        config = self._config
+        if config.primary_datacenter in ("", config.datacenter):
+            await establish_entries(
+                self._store, self._raft, self._log, config.bootstrap_entries,
+                datacenter=config.datacenter, connect_enabled=config.connect_enabled,
+            )  # fmt: skip
 
     def _autopilot_config(self) -> AutopilotConfig:
         _, config = system.autopilot_config(self._store, WatchSet())
