@@ -33,10 +33,10 @@ LOUD = re.compile(r"\[(?:WARN|ERROR?)\]")
 BY_ITSELF = "Coordinate.Update|Catalog.NodeServiceList|Catalog.NodeServices|Health.NodeChecks|Status.Ping"
 CLIENT_MAY_SAY = re.compile(
     rf"RPC failed to server: method=(?!{BY_ITSELF})|Request error|Connect must be enabled|errors? occurred:$|"
-    rf"No servers available|No known Consul servers|{BUSY}"
+    rf"No servers available|No known Consul servers|agent: Check |{BUSY}"
 )
 """Refusals of what was asked over HTTP, whose answers were compared; definitions that 1.10 judges more strictly than
-the client's version; the client's first moment, before it knows a server."""
+the client's version; its first moment, before it knows a server; checks of services that are not there."""
 SERVERS_MAY_SAY = re.compile(
     rf"bootstrap = true: do not enable|server\.serf\.\w+: |server\.snapshot: |starting election: last-leader=$|{BUSY}"
 )
