@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from conformance import mixed_api, mixed_dns
+from conformance import mixed_api, mixed_client, mixed_dns
 from conformance.agents import LAN_PORT, NETS_APART, claimed_net
 from conformance.http_compare import Observed
 
@@ -102,6 +102,43 @@ def test_an_answer_must_be_that_of_the_real_side_or_the_recorded_one(monkeypatch
     assert (mixed_api.compared("x", Side(ours), Side(real))[1] == []) is good
     with_header = mixed_api.compared("x", Side(ours, {"Odd": "1"}), Side(real))[1]
     assert any("header Odd" in problem for problem in with_header)
+
+
+@pytest.mark.parametrize(
+    ("line", "flap"),
+    [
+        ("[INFO]  agent.server.serf.lan: serf: EventMemberFailed: node-a 127.0.5.5", True),
+        ("[INFO]  agent.client.memberlist.lan: memberlist: Marking node-a as failed, suspect timeout reached", True),
+        ("[WARN]  agent.client.memberlist.lan: memberlist: Refuting a suspect message (from: server1)", False),
+    ],
+)
+def test_only_who_was_taken_for_failed_has_flapped(line, flap):
+    assert bool(mixed_client.FLAP.search(line)) is flap
+
+
+def test_complaints_are_told_apart_by_what_they_say_not_by_numbers():
+    class Logged:
+        def log_lines(self):
+            return [
+                "2026-11-23T07:00:00.000Z [WARN]  agent: took 3.1s at server1",
+                "2026-11-23T07:00:09.000Z [WARN]  agent: took 4.2ms at server2",
+                "2026-11-23T07:00:10.000Z [ERROR] agent: something else",
+                "2026-11-23T07:00:11.000Z [INFO]  agent: took 3.1s at server1",
+            ]
+
+    assert len(mixed_client.complaints(Logged())) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "may"),
+    [
+        ('[ERROR] agent.client: RPC failed to server: method=KVS.Get server=127.0.5.2:8300 error="x"', True),
+        ('[ERROR] agent.client: RPC failed to server: method=Coordinate.Update server=127.0.5.2:8300 error="x"', False),
+        ('[ERROR] agent.anti_entropy: failed to sync remote state: error="rpc error making call: EOF"', False),
+    ],
+)
+def test_a_client_may_complain_of_what_was_asked_but_not_of_what_it_does_by_itself(line, may):
+    assert bool(mixed_client.CLIENT_MAY_SAY.search(line)) is may
 
 
 def test_two_programs_never_have_one_net():
