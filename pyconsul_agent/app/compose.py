@@ -32,7 +32,6 @@ from pyconsul_agent.interfaces.http.agent import Actions, AgentEndpoints
 from pyconsul_agent.interfaces.ipc import handlers as ipc
 from pyconsul_agent.runtime.listeners import USER_EVENT_PREFIX, Listeners
 from pyconsul_agent.runtime.tasks import TaskOwner
-from pyconsul_agent.server.node import ServerNode
 from pyconsul_agent.server.recovery import recover_if_asked
 from pyconsul_agent.structs.member import UserEvent
 from pyconsul_agent.telemetry.logging import LogStream, parse_level
@@ -156,7 +155,7 @@ class Agent:
 
     async def restored(self) -> None:
         """Return when the state that was on disk is in place."""
-        if isinstance(self.delegate, ServerNode):
+        if not isinstance(self.delegate, ClientNode):
             await self.delegate.restored()
 
     async def _recover(self) -> None:

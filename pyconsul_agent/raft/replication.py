@@ -9,7 +9,6 @@ from their answers. The reference gets the same from a constant trickle of empty
 from __future__ import annotations
 
 from pyconsul_agent.raft import lease, messages
-from pyconsul_agent.raft.log import size_of
 from pyconsul_agent.raft.quorum import is_voter, quorum_value, servers_of
 from pyconsul_agent.raft.roles import become_follower
 from pyconsul_agent.raft.state import HEARTBEATS_IN_FLIGHT_MAX, Peer, Sent, State
@@ -159,7 +158,7 @@ def _send_entries(s: State, peer: Peer, now: float) -> bool:
         entries = log.entries(peer.next, high, config.append_bytes_max)
         assert entries, f"stored entry {peer.next} is missing"
     sequence = s.request(peer.server, messages.append(s, previous, previous_term, entries))
-    sent = Sent(previous, previous + len(entries), s.committed, now, sum(size_of(entry) for entry in entries))
+    sent = Sent(previous, previous + len(entries), s.committed, now, log.bytes_of(entries))
     peer.appends[sequence] = sent
     peer.appends_bytes += sent.size
     peer.commit_sent, peer.commit_at = max(peer.commit_sent, min(sent.commit, sent.last)), None

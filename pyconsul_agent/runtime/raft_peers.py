@@ -31,7 +31,7 @@ from pyconsul_agent.structs.raft import (
     RequestVoteRequest,
     Server,
 )
-from pyconsul_agent.wire.raft import MODE_RAFT, ReplyDecoder, encode_request
+from pyconsul_agent.wire.raft import MODE_RAFT, ReplyDecoder, RequestEncoder, encode_request
 
 Answered = Callable[[str, str, int, float], None]
 Dial = Callable[[str, int], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
@@ -40,6 +40,7 @@ Dial = Callable[[str, int], Awaitable[tuple[asyncio.StreamReader, asyncio.Stream
 DIAL_TIMEOUT_S = 2.0
 """Short, because a lane that waits for a lost SYN sends no heartbeats."""
 ROUND_TRIP_TIMEOUT_S = 10.0
+ROUND_TRIP_SLACK_S = 0.5
 REMOVED_GRACE_S = 2.0
 """A removed server may still get the entry that removes it."""
 QUEUE_MAX = 1024
@@ -112,6 +113,7 @@ class Peers:
         self._open: dict[str, int] = {}
         self._servers: dict[str, Server] = {}
         self._probing: set[str] = set()
+        self.encoder = RequestEncoder()
         self._closed = False
         self._members: frozenset[str] = frozenset()
         self.dial_errors: dict[str, str] = {}
@@ -379,7 +381,7 @@ class Lane:
             self._in_flight.append(item)
             if len(self._in_flight) == 1:
                 self._expect_reply()
-            writer.write(encode_request(item.request.message))
+            writer.write(self.peers.encoder.encode(item.request.message))
             await writer.drain()
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
@@ -409,9 +411,16 @@ class Lane:
 
     def _expect_reply(self) -> None:
         """The oldest request in flight must be answered in time; without one the connection may idle."""
-        if self._deadline is not None and not self._deadline.expired():
-            now = asyncio.get_running_loop().time()
-            self._deadline.reschedule(now + ROUND_TRIP_TIMEOUT_S if self._in_flight else None)
+        deadline = self._deadline
+        if deadline is None or deadline.expired():
+            return
+        if not self._in_flight:
+            deadline.reschedule(None)
+            return
+        due, armed = asyncio.get_running_loop().time() + ROUND_TRIP_TIMEOUT_S, deadline.when()
+        # Not for each reply of a pipeline: a timer that fires a little early is as good.
+        if armed is None or armed < due - ROUND_TRIP_SLACK_S:
+            deadline.reschedule(due)
 
 
 async def read_some(reader: asyncio.StreamReader) -> bytes:
