@@ -16,7 +16,8 @@ class Pipe(asyncio.Transport):
 
     def __init__(self):
         super().__init__()
-        self.other, self.protocol, self.held, self.closed, self.writes = None, None, None, False, 0
+        self.other, self.protocol, self.held = None, None, None
+        self.closed, self.paused, self.writes = False, False, 0
 
     def get_write_buffer_size(self):
         return 0 if self.held is None else sum(map(len, self.held))
@@ -25,7 +26,8 @@ class Pipe(asyncio.Transport):
         self.writes += 1
         if self.held is not None:
             self.held.append(bytes(data))
-            if self.get_write_buffer_size() > 64 * 1024:
+            if self.get_write_buffer_size() > 64 * 1024 and not self.paused:
+                self.paused = True
                 self.protocol.pause_writing()
         else:
             asyncio.get_running_loop().call_soon(self.other.protocol.data_received, bytes(data))
@@ -37,7 +39,9 @@ class Pipe(asyncio.Transport):
         held, self.held = self.held, None
         for data in held:
             self.write(data)
-        self.protocol.resume_writing()
+        if self.paused:
+            self.paused = False
+            self.protocol.resume_writing()
 
     def is_closing(self):
         return self.closed
@@ -101,6 +105,23 @@ def test_what_a_stream_writes_leaves_in_the_same_turn():
         return pipes[1].writes - before, client.session.stream_count
 
     assert conversation(scenario) == (1, 1)
+
+
+def test_what_many_streams_write_in_one_turn_leaves_in_two_pieces():
+    async def scenario(client, opened, pipes):
+        streams = []
+        for _ in range(20):
+            await client.open(b"first")
+            streams.append(await opened.get())
+            await streams[-1].read()
+        await asyncio.sleep(1)
+        before = pipes[1].writes
+        for stream in streams:
+            stream.write(b"answer")
+        await asyncio.sleep(1)
+        return pipes[1].writes - before, [stream.idle for stream in streams]
+
+    assert conversation(scenario) == (2, [True] * 20)
 
 
 def test_bytes_reach_their_stream_in_the_turn_in_which_they_come():
