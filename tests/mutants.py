@@ -76,7 +76,7 @@ MUTANTS = (
     Mutant("older_leader_obeyed", "raft/follower.py", "if term < s.term or (term == s.term and s.role is Role.LEADER):", "if term == s.term and s.role is Role.LEADER:"),
     Mutant("lost_append_counts_as_stored", "raft/replication.py", "    if reply is None or isinstance(reply, str):\n        if reply is not None:\n            peer.contact = now\n        _failed(s, peer, sent, now)\n        return\n    if isinstance(reply, AppendEntriesResponse | InstallSnapshotResponse)", "    if reply is None or isinstance(reply, str):\n        _accepted(s, peer, sequence, sent, now)\n        return\n    if isinstance(reply, AppendEntriesResponse | InstallSnapshotResponse)"),
     Mutant("back_off_keeps_a_returned_peer_dark", "raft/replication.py", "return float(min(BACKOFF_BASE_S * 2**exponent, s.config.heartbeat_timeout_s / 2))", "return float(BACKOFF_BASE_S * 2**exponent)"),
-    Mutant("leader_without_quorum_stays", "raft/replication.py", "    if now >= quorum_contact(s, now) + s.config.leader_lease_timeout_s:\n        become_follower(s, now)", "    return"),
+    Mutant("leader_without_quorum_stays", "raft/replication.py", "    if now >= quorum_contact(s, now) + s.config.leader_lease_timeout_s:\n        s.event(\"raft_lease_lost\")\n        become_follower(s, now)", "    return"),
     Mutant("committed_entry_handed_out_before_fsync", "raft/core.py", "low, high = s.handed + 1, min(s.commit_index, s.log.stable)", "low, high = s.handed + 1, s.commit_index"),
     # --- snapshots and membership -------------------------------------------------------------------------------
     Mutant("snapshot_takes_the_state_machine_back", "raft/follower.py", "if index <= s.commit_index or s.log.term(index) == term:", "if s.log.term(index) == term:"),

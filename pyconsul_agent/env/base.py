@@ -338,6 +338,9 @@ class Writer(asyncio.StreamWriter):
         super().__init__(transport, protocol, reader, loop)
         self._stands_for = stands_for
 
+    def __del__(self) -> None:
+        """Nothing: who got the writer closes it, and a transport that nobody closed warns by itself."""
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """See asyncio."""
         try:
