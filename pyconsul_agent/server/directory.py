@@ -97,8 +97,8 @@ class ServerDirectory:
         return list(self._lan.values())
 
     def servers_in(self, datacenter: str) -> list[ServerInfo]:
-        """The known servers of a datacenter: the live ones of our own, of others also failed ones."""
-        return self.lan_servers if datacenter == self._datacenter else list(self._wan.get(datacenter, ()))
+        """The servers of another datacenter that have not left."""
+        return list(self._wan.get(datacenter, ()))
 
     def has_datacenter(self, datacenter: str) -> bool:
         """Whether any server of it is known."""

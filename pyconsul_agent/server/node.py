@@ -35,8 +35,9 @@ from pyconsul_agent.server.dispatch import Dispatcher
 from pyconsul_agent.server.endpoints.status import contact_text
 from pyconsul_agent.server.forward import Forwarder
 from pyconsul_agent.server.leader.autopilot import Autopilot
+from pyconsul_agent.server.leader.entries import establish_entries
 from pyconsul_agent.server.leader.federation import Places
-from pyconsul_agent.server.leader.intentions import establish_intentions
+from pyconsul_agent.server.leader.intentions import IntentionMigration, establish_intentions
 from pyconsul_agent.server.leader.loop import LeaderLoop
 from pyconsul_agent.server.leader.reconcile import Reconciler
 from pyconsul_agent.server.leader.session_ttl import SessionExpiry, SessionTimers
@@ -116,7 +117,7 @@ class ServerNode:
             log,
             members=self._lan.members,
             announce=lambda: self._lan.user_event(NEW_LEADER, config.node_name.encode()),
-            establish=(self._establish_autopilot, self._establish_intentions),
+            establish=(self._establish_autopilot, self._establish_intentions, self._establish_entries),
             duties=(
                 ("autopilot", self._autopilot.run),
                 ("session timers", SessionExpiry(
@@ -125,7 +126,7 @@ class ServerNode:
                     self._store, self._raft, env.clock.monotonic, log, meters.duties).run),
                 ("coordinates", self._offered.coordinates.run),
             ),
-            later=self._offered.federation.duties(),
+            later=(*self._offered.federation.duties(), ("intentions", self._migration().run)),
             measure=meters.duties,
         )  # fmt: skip
         self._raft.on_leadership(self._leadership)
@@ -289,9 +290,16 @@ class ServerNode:
             waits=Waits(self._config.query_default_s, self._config.query_max_s),
             places=Places(
                 own=self._config.datacenter, primary=self._config.primary_datacenter or self._config.datacenter,
-                servers_in=self._directory.servers_in, is_known=self._directory.has_datacenter,
+                servers_in=self._servers_in, is_known=self._directory.has_datacenter,
             ),
         )  # fmt: skip
+
+    def _servers_in(self, datacenter: str) -> list[ServerInfo]:
+        """The servers of a datacenter that have not left; failed ones will come back."""
+        if datacenter != self._config.datacenter:
+            return self._directory.servers_in(datacenter)
+        known = servers_by_id(self._lan.members(), datacenter).values()
+        return [info for info in known if info.status is not MemberStatus.LEFT]
 
     def _wan_coordinates(self) -> list[DatacenterMap]:
         """Where the servers of each datacenter are in the WAN pool, as far as they have told."""
@@ -506,6 +514,22 @@ class ServerNode:
     async def _establish_intentions(self) -> None:
         if self._config.connect_enabled:
             await establish_intentions(self._store, self._raft, self._log)
+
+    def _migration(self) -> IntentionMigration:
+        config = self._config
+        return IntentionMigration(
+            self._store, self._raft, self._log,
+            connect_enabled=config.connect_enabled, servers=lambda: self._servers_in(config.datacenter),
+            is_primary=config.primary_datacenter in ("", config.datacenter),
+        )  # fmt: skip
+
+    async def _establish_entries(self) -> None:
+        config = self._config
+        if config.primary_datacenter in ("", config.datacenter):
+            await establish_entries(
+                self._store, self._raft, self._log, config.bootstrap_entries,
+                datacenter=config.datacenter, connect_enabled=config.connect_enabled,
+            )  # fmt: skip
 
     def _autopilot_config(self) -> AutopilotConfig:
         _, config = system.autopilot_config(self._store, WatchSet())

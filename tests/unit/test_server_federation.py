@@ -15,7 +15,12 @@ from pyconsul_agent.state import registration
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.structs.base import GoTime
 from pyconsul_agent.structs.catalog import NodeService
-from pyconsul_agent.structs.federation import FederationState, FederationStateQuery, FederationStateRequest, IndexedFederationStates
+from pyconsul_agent.structs.federation import (
+    FederationState,
+    FederationStateQuery,
+    FederationStateRequest,
+    IndexedFederationStates,
+)
 from pyconsul_agent.structs.raft import EntryType, LogEntry
 from pyconsul_agent.structs.requests import RegisterRequest
 from pyconsul_agent.wire import msgpack
