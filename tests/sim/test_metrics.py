@@ -227,24 +227,18 @@ async def a_leader_dies(m, leader):
     victim.kill()
     await asyncio.sleep(20)
     heir = (await m.run.cluster.ready()).name
-    risen = {name for name, count in m.counts(heir).items() if count > before[heir].get(name, 0)}
-    assert risen >= {"raft.state.candidate", "raft.state.leader", "raft.transition.heartbeat_timeout", "raft.barrier",
-                     "leader.barrier", "leader.reconcile", "serf.member.failed"}, risen  # fmt: skip
-    told = {  # whose suspicion ends first, a client's perhaps, declares the member dead
-        name for node in others for name, count in m.counts(node).items() if count > before[node].get(name, 0)
-    }
-    assert told >= {"memberlist.msg.suspect", "memberlist.msg.dead", "raft.rpc.requestVote"}, told
-    m.fed |= told
+    risen = {name: {each for each, n in m.counts(name).items() if n > before[name].get(each, 0)} for name in others}
+    of_heir = {"raft.state.candidate", "raft.state.leader", "raft.transition.heartbeat_timeout", "raft.barrier",
+               "leader.barrier", "leader.reconcile", "serf.member.failed"}  # fmt: skip
+    of_some = {"memberlist.msg.suspect", "memberlist.msg.dead", "raft.rpc.requestVote"}
+    assert risen[heir] >= of_heir, of_heir - risen[heir]
+    assert set().union(*risen.values()) >= of_some, risen
     victim.start()
     await m.run.cluster.until("it is back", lambda: victim.started, 20)
     await m.run.alive(*OURS)
-    of_a_new_one = ("raft.fsm.restore", "raft.state.follower", "rpc.raft_handoff", "rpc.accept_conn")
-
-    def counted():
-        return all(m.counts(leader).get(name) for name in of_a_new_one)
-
-    await m.run.cluster.until(f"{of_a_new_one} of the one that is back", counted, 60)
-    m.fed.update(of_a_new_one)
+    of_victim = {"raft.fsm.restore", "raft.state.follower", "rpc.raft_handoff", "rpc.accept_conn"}
+    await m.run.cluster.until("it follows", lambda: all(m.counts(leader).get(name) for name in of_victim), 20)
+    m.fed |= of_heir | of_some | of_victim
 
 
 async def cut_off(m, follower):
@@ -255,7 +249,7 @@ async def cut_off(m, follower):
         await ask(m.run, follower, "web.service.consul.")
     m.run.cluster.heal()
     await m.run.alive(*OURS, within_s=120)
-    leader = (await m.run.cluster.ready()).name  # who comes back with a higher term may have deposed the old one
+    leader = (await m.run.cluster.ready()).name  # who comes back may have unseated the one before
     async with m.feeding(leader, "raft.transition.leader_lease_timeout"):
         m.run.cluster.isolate(m.run.nodes[leader])
         await asyncio.sleep(8)
