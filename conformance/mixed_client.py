@@ -27,8 +27,11 @@ DNS_TIMEOUT_S = 15.0
 AT_STALE = re.compile(rf"^step \d+ \([^)]*{mixed_api.STALE.pattern}")
 """Reads that any server may answer as it was a moment ago, ours and real ones alike."""
 FLAP = re.compile(r"EventMemberFailed|[Mm]arking \S+ as failed|marking as failed")
-BUSY = r"memberlist: (?:Refuting|Suspect|Was able to connect)"
-"""A suspicion that a busy machine raised and that was refuted: nobody was taken for failed by it."""
+BUSY = (
+    r"memberlist: (?:Refuting|Suspect|Was able to connect)|"
+    r"Error getting server health from server: .*context deadline exceeded"
+)
+"""What a busy machine raises: suspicions that were refuted, a server that did not tell its health within 2 s."""
 LOUD = re.compile(r"\[(?:WARN|ERROR?)\]")
 BY_ITSELF = "Coordinate.Update|Catalog.NodeServiceList|Catalog.NodeServices|Health.NodeChecks|Status.Ping"
 CLIENT_MAY_SAY = re.compile(
