@@ -167,6 +167,7 @@ class ServerNode:
             members=self._lan.members,
             announce=lambda: self._lan.user_event(NEW_LEADER, config.node_name.encode()),
             establish=(self._establish_autopilot, self._establish_intentions),
+            on_ready=lambda: self._dispatcher.news(),
             duties=(
                 ("autopilot", self._autopilot.run),
                 ("session timers", SessionExpiry(self._store, raft, self._timers, clock.monotonic, log).run),
@@ -430,6 +431,7 @@ class ServerNode:
 
     def _leader_changed(self, address: str, id_: str) -> None:
         self._leader_watch.leader_changed(address)
+        self._dispatcher.news()
 
     def _server_moved(self, info: ServerInfo) -> None:
         """Gossip knows a (new) address of a server: old sessions to it are dropped."""

@@ -44,6 +44,7 @@ class LeaderLoop:
         announce: Callable[[], None],
         establish: Sequence[Callable[[], Awaitable[None]]],
         duties: Sequence[tuple[str, Duty]],
+        on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._proposer = proposer
         self._reconciler = reconciler
@@ -52,6 +53,7 @@ class LeaderLoop:
         self._announce = announce
         self._establish = establish
         self._duties = duties
+        self._on_ready = on_ready
         self._owner = TaskOwner(log)
         self._events: asyncio.Queue[MemberEvent | None] = asyncio.Queue(EVENTS_MAX)
         self._reasserts: list[asyncio.Future[None]] = []
@@ -135,6 +137,7 @@ class LeaderLoop:
         for step in self._establish:
             await step()
         self._ready = True
+        self._on_ready()
         for name, duty in self._duties:
             self._running.start(self._kept(duty, name), name)
 
