@@ -56,6 +56,8 @@ def tick(s: State, now: float) -> None:
             s.no_peers_told = True
             s.event("raft_no_peers")
         return
+    # Others who noticed may split the votes with us: that must not cost an election timeout, up to 10 s by default.
+    s.quick_tries = QUICK_TRIES
     _stand(s, now, last_leader=last_leader)
 
 

@@ -50,6 +50,7 @@ class LeaderLoop:
         duties: Sequence[tuple[str, Duty]],
         measure: Measure = unmeasured,
         later: Sequence[tuple[str, Duty]] = (),
+        on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._proposer = proposer
         self._reconciler = reconciler
@@ -61,6 +62,7 @@ class LeaderLoop:
         self._measure = measure
         self._later = later
         self._later_due = False
+        self._on_ready = on_ready
         self._owner = TaskOwner(log)
         self._events: asyncio.Queue[MemberEvent | None] = asyncio.Queue(EVENTS_MAX)
         self._reasserts: list[asyncio.Future[None]] = []
@@ -145,6 +147,7 @@ class LeaderLoop:
             await step()
         self._ready = True
         self._later_due = True
+        self._on_ready()
         self._begin(self._duties)
 
     def _begin(self, duties: Sequence[tuple[str, Duty]]) -> None:
