@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from conformance.case import Case, Skip, load, same
+from conformance.case import Case, load, same
+from conformance.vectors_calls import check_of
 from conformance.vectors_fsm import log as recorded_log
 from pyconsul_agent.fsm.apply import CONFIG_ENTRY, INTENTION, PREPARED_QUERY, SESSION
 from pyconsul_agent.fsm.machine import StateMachine
@@ -148,13 +149,14 @@ class Bench:
         blocking = Blocking(store, leading, random.Random(1))
         near = Near(store, datacenter)
         remote: Any = None
+        self.coordinates = Coordinates(store, proposer, blocking, list, log)
         return (
             rpc_catalog.Catalog(store, proposer, blocking, near, lambda: [datacenter]),
             rpc_health.Health(store, blocking, near),
             KeyValues(store, proposer, blocking, lambda: 0.0, ready=lambda: True),
             Sessions(store, proposer, blocking, SessionTimers(), now=lambda: 0.0, uuid=self.uuid, ttl_min_s=ttl),
             Txn(store, proposer, blocking, lambda: 0.0, ready=lambda: True),
-            Coordinates(store, proposer, blocking, list, log),
+            self.coordinates,
             Autopilot(store, proposer, blocking, dict),
             PreparedQueries(
                 store, proposer, blocking, near, datacenter=datacenter, draw=random.Random(1), uuid=self.uuid,
@@ -176,6 +178,12 @@ class Bench:
     async def call(self, method: Any, request: Any) -> Any:
         """A call of the agent above."""
         return await self._endpoints[method.name].run(request)
+
+    def body_limit(self, path: str) -> tuple[int, str]:
+        """How large a body sent there may be, in bytes, and the setting that says so."""
+        located = self._pipeline.locate(path, "PUT")
+        assert isinstance(located, Target) and located.route is not None and located.route.body_bytes_max is not None
+        return located.route.body_bytes_max, located.route.body_setting
 
     def ask(self, method: str, path: str, body: bytes = b"", token: str = "") -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body of an HTTP call."""
@@ -264,20 +272,6 @@ def snapshot_cases(folder: Path) -> Iterator[Case]:
 
 # --- calls and the commands that they became ----------------------------------------------------------------------
 
-NOT_HERE = {
-    "/v1/acl/": "no endpoint of ACLs yet",
-    "/v1/agent/": "the agent's own calls, not the state's",
-    "/v1/event/": "goes by gossip",
-}
-"""Calls of the recorded log that are not compared."""
-NOT_COMPARED = {
-    "register check for missing service": "refused because ACLs were on",
-    "session destroy missing": "answered without a command because ACLs were on",
-    "ca config set": "no CA is made here yet",
-    "ca rotate key type": "no CA is made here yet",
-    "kv too big": "refused before the body is read",
-    "coordinate update": "written later, in batches",
-}
 TIMES = (b"LegacyCreateTime", b"LegacyUpdateTime", b"CreatedAt", b"UpdatedAt")
 
 
@@ -369,20 +363,15 @@ def replayed(recorded: Recorded, op: dict[str, Any]) -> None:
     same(body.decode().strip(), op["response"].strip(), "body")
 
 
-def op_cases(folder: Path) -> Iterator[Case | Skip]:
+def op_cases(folder: Path) -> Iterator[Case]:
     """Every call of the recorded cluster, one after the other."""
     recorded = Recorded(folder)
     for op in load(folder, "http_ops_c1"):
         title = f"http_ops_c1 {op['raft_index_before']} {op['label']}"
-        apart = next((why for start, why in NOT_HERE.items() if op["path"].startswith(start)), "")
-        why = NOT_COMPARED.get(op["label"], apart)
-        if why:
-            yield Skip(title, why)
-        else:
-            yield Case(title, partial(replayed, recorded, op))
+        yield Case(title, partial(check_of(op) or replayed, recorded, op))
 
 
-def cases(folder: Path) -> Iterator[Case | Skip]:
+def cases(folder: Path) -> Iterator[Case]:
     """Every comparison over HTTP."""
     yield from snapshot_cases(folder)
     yield from op_cases(folder)

@@ -91,8 +91,8 @@ MUTANTS = (
     Mutant("lease_not_asked_after_the_answer", "server/dispatch.py", "if not request.allow_stale and not self._leadership.lease_valid:", "if False:", "server"),
     Mutant("writes_repeated_by_the_forwarder", "server/dispatch.py", "is_read=_is_read(endpoint, request)", "is_read=True", "server"),
     # --- the driver and the disk --------------------------------------------------------------------------------
-    Mutant("acknowledged_before_the_commit_returned", "runtime/raft.py", "            async with self._disk:\n                done =", "            self._send(ready.after_sync)\n            async with self._disk:\n                done =", "driver"),
-    Mutant("failed_fsync_survived", "runtime/raft.py", "        except Exception as error:\n            self._stop_for(error)\n", "        except StorageError:\n            await self._store_all()\n        except Exception as error:\n            self._stop_for(error)\n", "driver"),
+    Mutant("acknowledged_before_the_commit_returned", "runtime/raft.py", "            done = await self._disk.store(", "            self._send(ready.after_sync)\n            done = await self._disk.store(", "driver"),
+    Mutant("failed_fsync_survived", "runtime/raft.py", "        except Exception as error:\n            self.stop_for(error)\n", "        except Exception as error:\n            if self._unstored:\n                return await self._store_all()\n            self.stop_for(error)\n", "driver"),
     Mutant("log_without_fsync", "runtime/raft_storage.py", "synchronous = FULL", "synchronous = OFF", "driver"),
     Mutant("commit_after_a_failed_one", "runtime/raft_storage.py", "                self._failure = str(error)\n", "", "driver"),
     Mutant("truncation_not_stored", "runtime/raft_storage.py", 'writer.execute("DELETE FROM log WHERE idx >= ?", (truncate_from,))', "pass", "driver"),

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pyconsul_agent.env.base import serve_streams
 from pyconsul_agent.errors import DecodeError, RaftError, RPCError
 from pyconsul_agent.raft.config import RaftConfig
-from pyconsul_agent.runtime.raft import RaftNode, SnapshotPolicy
+from pyconsul_agent.runtime.raft import RaftNode
+from pyconsul_agent.runtime.raft_saving import SnapshotPolicy
 from pyconsul_agent.sim.raft_storage import RaftDisk, SimRaftStorage
 from pyconsul_agent.structs.raft import Configuration, Server, Suffrage
 from pyconsul_agent.wire.raft import MODE_RAFT
@@ -109,10 +110,12 @@ class Member:
         self.policy = policy or SnapshotPolicy()
         self.process = world.process(f"10.0.0.{number}", self.main)
         self.stopping = None
+        self.net = None
 
     async def main(self, env):
         self.machine = ListMachine()
         self.stopping = asyncio.Event()
+        self.net = env.net
         node = RaftNode(
             config=self.config,
             me=server(self.number),

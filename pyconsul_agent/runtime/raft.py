@@ -14,25 +14,25 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
-from pyconsul_agent.env.base import Clock, Net, Worker, open_stream
+from pyconsul_agent.env.base import Clock, Net, Worker
 from pyconsul_agent.env.log import Log
-from pyconsul_agent.errors import ConsulError, DecodeError, LeadershipLost, RaftError, StorageError
+from pyconsul_agent.errors import RaftError
 from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.raft.core import Raft
-from pyconsul_agent.raft.types import Change, Done, Event, Outgoing, Ready, Refusal, Reply, Role
+from pyconsul_agent.raft.types import Change, Event, Outgoing, Ready, Refusal, Reply, Role
 from pyconsul_agent.runtime.raft_apply import Applier, Outcome, StateMachine
-from pyconsul_agent.runtime.raft_incoming import Incoming
-from pyconsul_agent.runtime.raft_peers import Dial, Peers, close_writer
-from pyconsul_agent.runtime.raft_proposals import Admission, in_pieces, pieces_of
+from pyconsul_agent.runtime.raft_disk import RaftDisk
+from pyconsul_agent.runtime.raft_incoming import Incoming, OpenRequests
+from pyconsul_agent.runtime.raft_peers import Dial, Peers, close_writer, raft_dial
+from pyconsul_agent.runtime.raft_proposals import Admission, appended_at, in_pieces, pieces_of
+from pyconsul_agent.runtime.raft_saving import DEFAULT_POLICY, SnapshotPolicy, Snapshotter
 from pyconsul_agent.runtime.raft_snapshots import SnapshotSink, SnapshotSource
 from pyconsul_agent.runtime.raft_stats import raft_stats
 from pyconsul_agent.runtime.raft_storage import RaftStorage
 from pyconsul_agent.runtime.raft_watch import LeadershipWatch
 from pyconsul_agent.runtime.tasks import TaskOwner
-from pyconsul_agent.structs.base import NANOSECONDS_PER_SECOND, GoTime
 from pyconsul_agent.structs.raft import (
     Configuration,
     EntryType,
@@ -41,23 +41,10 @@ from pyconsul_agent.structs.raft import (
     Server,
     SnapshotMeta,
 )
-from pyconsul_agent.wire.raft import MODE_RAFT
 
-DIAL_TIMEOUT_S = 2.0
-"""Short, because a lane that waits for a lost SYN sends no heartbeats."""
-REMOVED_GRACE_S = 2.0
-"""A removed server may still get the entry that removes it."""
 TIMER_MIN_S = 1e-6
 """The core's clock and the loop's may round differently: time must pass before the next look."""
 SHUT_DOWN = "raft is already shutdown"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SnapshotPolicy:
-    """When snapshots are taken by themselves: looked at every interval..2*interval, if so many entries came."""
-
-    interval_s: float = 30.0
-    threshold: int = 16384
 
 
 class RaftNode:
@@ -78,7 +65,7 @@ class RaftNode:
         resolve: Callable[[Server], tuple[str, int]],
         fatal: Callable[[BaseException], None],
         bind_host: str | None = None,
-        policy: SnapshotPolicy = SnapshotPolicy(),
+        policy: SnapshotPolicy = DEFAULT_POLICY,
         dial: Dial | None = None,
     ) -> None:
         """`blocking` runs restores, which take seconds: not the log's worker. `me` is ID and advertised address,
@@ -88,17 +75,19 @@ class RaftNode:
         self._me = me
         self._storage = storage
         self._machine = machine
-        self._net = net
         self._clock = clock
         self._blocking = blocking
         self._random = rng
         self._log = log
         self._fatal = fatal
-        self._bind_host = bind_host
         self._policy = policy
         self._tasks = TaskOwner(log)
         self._peers = Peers(
-            dial=dial or self._dial, resolve=resolve, open_snapshot=storage.open_snapshot, events=self, log=log
+            dial=dial or raft_dial(net, bind_host),
+            resolve=resolve,
+            open_snapshot=storage.open_snapshot,
+            events=self,
+            log=log,
         )
         self._incoming = Incoming(
             submit=self._submit,
@@ -107,66 +96,54 @@ class RaftNode:
             peers=self._peers,
             log=log,
         )
-        self._running = False
+        self.running = False
         self._kicked = asyncio.Event()
         self._to_store: asyncio.Queue[tuple[Ready, int]] = asyncio.Queue()
         self._unstored = 0
         self._stored = asyncio.Event()
-        self._stable_index = 0
-        self._disk = asyncio.Lock()
-        self._snapshotting = asyncio.Lock()
-        self._replies: dict[int, asyncio.Future[Reply]] = {}
-        self._sinks: dict[int, SnapshotSink] = {}
-        self._next_token = 0
+        self._disk = RaftDisk(storage, machine, blocking, log)
+        self._requests = OpenRequests()
         self._admission = Admission()
         self._watch = LeadershipWatch()
-        self._seen_members: frozenset[str] = frozenset()
 
     # -- life -----------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Load what is on disk, restore the newest snapshot, take part. Raises StorageError."""
-        initial = await self._storage.load()
+        initial = await self._disk.load()
         snapshot = initial.snapshot
         if snapshot is not None:
-            await self._restore_stored(snapshot)
+            await self._disk.restore_stored(snapshot)
         index, term = (snapshot.index, snapshot.term) if snapshot else (0, 0)
-        self._stable_index = max(initial.last_index, index)
         self._applier = Applier(self._machine, self._clock, index, term)
         self._raft = Raft(self._config, self._me, initial, self._storage.reader, self._random, self._clock.boottime())
-        self._running = True
+        self._snapshotter = self._make_snapshotter()
+        self.running = True
         for name, work in (
             ("raft pump", self._pump),
             ("raft storage", self._store_all),
             ("raft apply", self._applier.run),
-            ("raft snapshots", self._snapshot_now_and_then),
+            ("raft snapshots", self._snapshotter.now_and_then),
         ):
             self._tasks.start(self._essential(work), name)
 
-    async def _restore_stored(self, snapshot: SnapshotMeta) -> None:
-        source = await self._storage.open_snapshot(snapshot.id)
-        try:
-            switch = await self._blocking(lambda: self._machine.restore(source.chunks()))
-            if switch is not None:
-                switch()
-        except DecodeError as error:
-            raise StorageError(f"failed to restore snapshot {snapshot.id}: {error}") from error
-        finally:
-            await source.close()
-
     async def stop(self) -> None:
         """End every connection and task, fail what is under way, release storage. Idempotent."""
-        if self._running:
-            self._running = False
+        if self.running:
+            self.running = False
             self._raft.stop(self._clock.boottime())
             self._applier.fail(RaftError(SHUT_DOWN))
             self._watch.end()
         await self._tasks.close()
         await self._peers.close()
-        for sink in self._sinks.values():
-            await sink.abort()
-        self._sinks.clear()
-        await self._storage.close()
+        await self._disk.close()
+
+    def _make_snapshotter(self) -> Snapshotter:
+        return Snapshotter(
+            self._raft, self._disk, self._machine, self._applier, self,
+            clock=self._clock, blocking=self._blocking, rng=self._random, log=self._log, policy=self._policy,
+            all_stored=self._all_stored,
+        )  # fmt: skip
 
     async def _essential(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """The edge of a task without which raft cannot go on.
@@ -176,12 +153,12 @@ class RaftNode:
         try:
             await work()
         except Exception as error:
-            self._stop_for(error)
+            self.stop_for(error)
 
-    def _stop_for(self, error: Exception) -> None:
+    def stop_for(self, error: Exception) -> None:
         """Acknowledge nothing any more."""
-        if self._running:
-            self._running = False
+        if self.running:
+            self.running = False
             self._applier.fail(RaftError(SHUT_DOWN))
             self._watch.end()
             self._log.error("raft stopped", error=f"{type(error).__name__}: {error}")
@@ -189,7 +166,7 @@ class RaftNode:
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str) -> None:
         """Serve an incoming raft connection (mode byte read, deadline lifted) until it ends; closes it."""
-        if not self._running:
+        if not self.running:
             await close_writer(writer)
             return
         task = self._tasks.start_task(self._incoming.serve(reader, writer, peer), f"raft connection of {peer}")
@@ -203,17 +180,17 @@ class RaftNode:
     @property
     def is_leader(self) -> bool:
         """Whether this server leads, as far as it knows."""
-        return self._running and self._raft.role is Role.LEADER
+        return self.running and self._raft.role is Role.LEADER
 
     @property
     def leader_address(self) -> str:
         """`ip:port` of the leader, "" when none is known."""
-        return self._raft.leader_address if self._running else ""
+        return self._raft.leader_address if self.running else ""
 
     @property
     def leader_id(self) -> str:
         """ID of the leader, "" when none is known."""
-        return self._raft.leader_id if self._running else ""
+        return self._raft.leader_id if self.running else ""
 
     @property
     def last_contact_s(self) -> float | None:
@@ -223,12 +200,12 @@ class RaftNode:
     @property
     def settled(self) -> bool:
         """False while the state here is that of a restore which may yet be taken back."""
-        return not self._running or not self._raft.unproven
+        return not self.running or not self._raft.unproven
 
     @property
     def lease_valid(self) -> bool:
         """Whether a default read may be answered now (promise P3); ask again just before answering."""
-        return self._running and self._raft.lease_valid(self._clock.boottime())
+        return self.running and self._raft.lease_valid(self._clock.boottime())
 
     @property
     def term(self) -> int:
@@ -298,8 +275,8 @@ class RaftNode:
         pieces = pieces_of(kind, data, self._random.getrandbits(64) if in_pieces(kind, data) else 0)
         await self._admission.admit(len(pieces), len(data))
         try:
-            self._check_running()
-            now, at = self._clock.boottime(), self._now()
+            self.check_running()
+            now, at = self._clock.boottime(), appended_at(self._clock)
             futures = [
                 self._applier.expect(
                     self._raft.propose(EntryType.COMMAND, piece, now, extensions, at),
@@ -307,7 +284,7 @@ class RaftNode:
                 )
                 for piece, extensions in pieces
             ]
-            self._kick()
+            self.kick()
             outcomes = [await future for future in futures]
         finally:
             self._admission.release(len(pieces), len(data))
@@ -317,20 +294,22 @@ class RaftNode:
 
     async def barrier(self) -> None:
         """Return when everything committed before has been applied here. Raises RaftError."""
-        self._check_running()
-        await self._answered(self._raft.propose(EntryType.BARRIER, None, self._clock.boottime(), None, self._now()))
+        self.check_running()
+        await self._answered(
+            self._raft.propose(EntryType.BARRIER, None, self._clock.boottime(), None, appended_at(self._clock))
+        )
 
     async def verify(self) -> None:
         """Prove leadership by a quorum round; what was committed by then is applied. Raises RaftError, NotLeader."""
-        self._check_running()
+        self.check_running()
         index = await self._answered(self._raft.verify(self._clock.boottime()))
         await self._applier.reached(index)
 
     async def bootstrap(self, configuration: Configuration) -> None:
         """Give a virgin server its first configuration. Raises ValueError when there is any state."""
-        self._check_running()
+        self.check_running()
         self._raft.bootstrap(configuration, self._clock.boottime())
-        self._kick()
+        self.kick()
 
     async def add_voter(self, id: str, address: str) -> None:
         """Add a voter, promote a nonvoter, or change a voter's address."""
@@ -350,57 +329,32 @@ class RaftNode:
 
     async def transfer_leadership(self, id: str = "") -> None:
         """Hand leadership to that server, or to the voter that is furthest."""
-        self._check_running()
+        self.check_running()
         await self._answered(self._raft.transfer(self._clock.boottime(), id))
 
     async def _change(self, kind: str, server: Server) -> None:
-        self._check_running()
+        self.check_running()
         await self._answered(self._raft.change(Change(kind, server), self._clock.boottime()))
+
+    def _propose_empty(self, kind: EntryType) -> int:
+        return self._raft.propose(kind, None, self._clock.boottime(), None, appended_at(self._clock))
 
     async def _answered(self, ticket: int) -> int:
         future = self._applier.expect(ticket)
-        self._kick()
+        self.kick()
         return _index(await future)
 
-    def _check_running(self) -> None:
-        if not self._running:
+    def check_running(self) -> None:
+        """Raises RaftError once raft has stopped or failed."""
+        if not self.running:
             raise RaftError(SHUT_DOWN)
-
-    def _now(self) -> GoTime:
-        seconds, nanoseconds = divmod(self._clock.wall_ns(), NANOSECONDS_PER_SECOND)
-        # compat: a server whose zone is UTC writes offset 0, not the -1 of Go's time.UTC (1.10.11, log_c1).
-        return GoTime(seconds, nanoseconds, 0)
 
     # -- snapshots ------------------------------------------------------------------------------------------------
 
     async def take_snapshot(self) -> SnapshotMeta:
         """Store the state machine as it is now; the newest snapshot if nothing came since. Raises RaftError."""
-        async with self._snapshotting:
-            self._check_running()
-            index, term = self._applier.index, self._applier.term
-            newest = self._raft.snapshot
-            if index == 0:
-                raise RaftError("nothing new to snapshot")
-            if self._raft.unproven:
-                raise RaftError("cannot take snapshot now, a restored one is not committed yet")
-            if newest is not None and newest.index >= index:
-                return newest
-            configuration_index, configuration = self._raft.committed_configuration
-            if configuration_index > index:
-                raise RaftError(
-                    f"cannot take snapshot now, wait until the configuration entry at {configuration_index} has been "
-                    f"applied (have applied {index})"
-                )
-            meta = SnapshotMeta(
-                index=index, term=term, configuration=configuration, configuration_index=configuration_index
-            )
-            stored = await self._storage.create_snapshot(meta, self._machine.snapshot())
-            newest = self._raft.snapshot
-            if newest is None or newest.index < stored.index:
-                self._raft.snapshot_taken(stored, self._clock.boottime())
-                self._kick()
-            self._log.info("raft snapshot taken", id=stored.id, index=stored.index, bytes=stored.size)
-            return stored
+        self.check_running()
+        return await self._snapshotter.take()
 
     async def open_snapshot(self) -> SnapshotSource:
         """Take a fresh snapshot and open it; the caller closes it. Raises RaftError."""
@@ -416,79 +370,26 @@ class RaftNode:
         `chunks` is read on a worker thread; `saved` is the archive's meta. The caller has verified the archive, and
         writes a barrier and re-asserts leadership afterwards.
         """
-        async with self._snapshotting:
-            while self._unstored:
-                self._stored.clear()
-                await self._stored.wait()
-            self._check_running()
-            async with self._disk:
-                meta = self._raft.begin_restore(self._clock.boottime())
-                self._kick()
-                # Rows keep the indexes they had when saved; what is written from now on must have higher ones.
-                meta = replace(meta, index=max(meta.index, saved.index + 1))
-                await self._applier.drained(self._applier.put_count)
-                await self._replace_state(meta, chunks)
-            # Committed, it shows that a quorum has the restored state.
-            await self._answered(self._raft.propose(EntryType.NOOP, None, self._clock.boottime(), None, self._now()))
+        self.check_running()
+        await self._snapshotter.restore(chunks, saved)
 
-    async def _replace_state(self, meta: SnapshotMeta, chunks: Iterable[bytes]) -> None:
-        sink = self._storage.receive_snapshot(meta)
-        swapped = False
-        try:
-            pieces = iter(chunks)
-            while (piece := await self._blocking(lambda: next(pieces, None))) is not None:
-                await sink.write(piece)
-            stored = await sink.finish()
-            switch = await self._blocking(lambda: self._machine.restore(sink.chunks()))
-            await self._publish_restored(sink)
-            swapped = self._running and self._raft.restored(stored, self._clock.boottime())
-            if not swapped:
-                await self._storage.revert()
-                raise LeadershipLost
-        finally:
-            if not swapped:
-                if self._running:
-                    self._raft.restored(None, self._clock.boottime())
-                await sink.abort()
-            self._kick()
-        if switch is not None:
-            switch()
-        self._applier.jump(stored.index, stored.term)
-        self._stable_index = stored.index
-
-    async def _publish_restored(self, sink: SnapshotSink) -> None:
-        """From here on a crash leaves a server that holds the restored state, and can still go back before it.
-
-        The lock of the disk keeps the log as it is until the core knows.
-        """
-        try:
-            await self._storage.commit(restored=sink.meta)
-            await sink.publish()
-        except StorageError as error:
-            self._stop_for(error)
-            raise
-
-    async def _snapshot_now_and_then(self) -> None:
-        while True:
-            await asyncio.sleep(self._random.uniform(self._policy.interval_s, 2 * self._policy.interval_s))
-            newest = self._raft.snapshot
-            if self._raft.last_index - (newest.index if newest else 0) < self._policy.threshold:
-                continue
-            try:
-                await self.take_snapshot()
-            except RaftError as error:
-                self._log.warn("raft snapshot not taken", error=str(error))
+    async def noop(self) -> int:
+        """Commit an empty entry; its index. Raises RaftError."""
+        return await self._answered(
+            self._raft.propose(EntryType.NOOP, None, self._clock.boottime(), None, appended_at(self._clock))
+        )
 
     # -- the pump -------------------------------------------------------------------------------------------------
 
-    def _kick(self) -> None:
+    def kick(self) -> None:
+        """Ask the core for Readies soon."""
         self._kicked.set()
 
     async def _pump(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await self._applier.room()
-            if not self._running:
+            if not self.running:
                 return  # the disk failed: from now on not even heartbeats are answered, so that a leader notices
             self._kicked.clear()
             ready = self._raft.ready(self._clock.boottime())
@@ -498,7 +399,7 @@ class RaftNode:
                 continue
             deadline = self._raft.deadline
             pause = 0.0 if deadline is None else max(deadline - self._clock.boottime(), TIMER_MIN_S)
-            timer = None if deadline is None else loop.call_later(pause, self._kick)
+            timer = None if deadline is None else loop.call_later(pause, self.kick)
             try:
                 await self._kicked.wait()
             finally:
@@ -524,117 +425,43 @@ class RaftNode:
     async def _store_all(self) -> None:
         while True:
             ready, position = await self._to_store.get()
-            async with self._disk:
-                done = await self._store(ready, position)
+            done = await self._disk.store(ready, self._applier, position)
             self._send(ready.after_sync)
             self._unstored -= 1
             self._stored.set()
             self._raft.advance(done, self._clock.boottime())
-            self._kick()
+            self.kick()
 
-    async def _store(self, ready: Ready, position: int) -> Done:
-        if ready.install is not None:
-            return await self._install(ready, position)
-        return await (self._revert(ready, position) if ready.revert else self._commit(ready))
-
-    async def _commit(self, ready: Ready) -> Done:
-        await self._storage.commit(
-            hard_state=ready.hard_state,
-            truncate_from=ready.truncate_from,
-            entries=ready.entries,
-            compact_to=ready.compact_to,
-            settled=ready.settle,
-        )
-        if ready.truncate_from is not None:
-            self._stable_index = min(self._stable_index, ready.truncate_from - 1)
-        if ready.entries:
-            self._stable_index = ready.entries[-1].index
-        return Done(stable_index=self._stable_index)
-
-    async def _install(self, ready: Ready, position: int) -> Done:
-        assert ready.install is not None
-        await self._applier.drained(position)
-        sink = self._sinks.pop(ready.install.token)
-        name, meta = sink.meta.id, ready.install.meta
-        try:
-            switch = await self._blocking(lambda: self._machine.restore(sink.chunks()))
-        except StorageError:
-            raise
-        except ConsulError as error:
-            await sink.abort()
-            if ready.hard_state is not None:
-                await self._storage.commit(hard_state=ready.hard_state)
-            reason = f"failed to restore snapshot {name}: {error}"
-            self._log.error("raft snapshot refused", error=reason)
-            return Done(stable_index=self._stable_index, installed=False, install_error=reason)
-        if ready.install.unproven:
-            await self._storage.commit(hard_state=ready.hard_state, restored=sink.meta)
-            await sink.publish()
-        else:
-            await sink.publish()
-            await self._storage.commit(hard_state=ready.hard_state, clear_log=True)
-        if switch is not None:
-            switch()
-        self._applier.jump(meta.index, meta.term)
-        self._stable_index = meta.index
-        self._log.info("raft snapshot installed", id=name, index=meta.index, bytes=sink.meta.size)
-        return Done(stable_index=meta.index, installed=True, snapshot_id=name)
-
-    async def _revert(self, ready: Ready, position: int) -> Done:
-        """A restore that never was committed is undone; see raft.snapshotting."""
-        await self._applier.drained(position)
-        if ready.hard_state is not None:
-            await self._storage.commit(hard_state=ready.hard_state)
-        before = await self._storage.revert()
-        index, term = (before.snapshot.index, before.snapshot.term) if before.snapshot else (0, 0)
-        if before.snapshot is not None:
-            await self._restore_stored(before.snapshot)
-        elif (switch := self._machine.blank()) is not None:
-            switch()
-        self._applier.jump(index, term)
-        self._stable_index = max(before.last_index, index)
-        return Done(stable_index=self._stable_index, reverted=before)
+    async def _all_stored(self) -> None:
+        while self._unstored:
+            self._stored.clear()
+            await self._stored.wait()
 
     def _send(self, messages: Iterable[Outgoing]) -> None:
         for message in messages:
             if not isinstance(message, Reply):
                 self._peers.send(message)
                 continue
-            sink = self._sinks.pop(message.token, None)
+            sink = self._disk.sinks.pop(message.token, None)
             if sink is not None:
                 self._tasks.start(sink.abort(), "raft snapshot abort")
-            future = self._replies.pop(message.token, None)
-            if future is not None and not future.done():
-                future.set_result(message)
+            self._requests.answer(message)
 
     def _log_event(self, event: Event) -> None:
         self._log.event(event.name, **dict(event.fields))
 
     def _observe(self) -> None:
         self._watch.look(self._raft)
-        members = frozenset(server.id for server in self._raft.configuration.servers or ())
-        if members != self._seen_members:
-            if self._seen_members - members:
-                self._tasks.start(self._forget_removed(), "raft lanes of removed servers")
-            self._seen_members = members
-
-    async def _forget_removed(self) -> None:
-        await asyncio.sleep(REMOVED_GRACE_S)
-        self._peers.retain(set(self._seen_members))
+        self._peers.members(frozenset(server.id for server in self._raft.configuration.servers or ()))
 
     # -- what peers tell ------------------------------------------------------------------------------------------
 
     def _submit(self, request: RaftRequest, sink: SnapshotSink | None) -> asyncio.Future[Reply]:
-        self._next_token += 1
-        token = self._next_token
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._replies[token] = future
-        # A connection that ends must not leave its requests behind.
-        future.add_done_callback(lambda _: self._replies.pop(token, None))
+        token, future = self._requests.open()
         if sink is not None:
-            self._sinks[token] = sink
+            self._disk.sinks[token] = sink
         self._raft.receive(token, request, self._clock.boottime())
-        self._kick()
+        self.kick()
         return future
 
     def _identify(self, id_: bytes, address: bytes) -> Server | None:
@@ -645,27 +472,22 @@ class RaftNode:
 
     def replied(self, sequence: int, reply: RaftResponse | str | None) -> None:
         """PeerEvents: a request ended."""
-        if self._running:
+        if self.running:
             self._raft.received_reply(sequence, reply, self._clock.boottime())
-            self._kick()
+            self.kick()
 
     def reachable(self, server_id: str) -> None:
         """PeerEvents: a connection with that server works. Also for gossip to call."""
-        if self._running:
+        if self.running:
             self._peers.hurry(server_id)
             self._raft.peer_reachable(server_id, self._clock.boottime())
-            self._kick()
+            self.kick()
 
     def refused(self, server_id: str) -> None:
         """PeerEvents: nobody listens at that server's address and no connection with it is left."""
-        if self._running:
+        if self.running:
             self._raft.peer_refused(server_id, self._clock.boottime())
-            self._kick()
-
-    async def _dial(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await open_stream(self._net, host, port, local_host=self._bind_host, timeout_s=DIAL_TIMEOUT_S)
-        writer.write(bytes((MODE_RAFT,)))
-        return reader, writer
+            self.kick()
 
 
 def _index(outcome: Outcome) -> int:

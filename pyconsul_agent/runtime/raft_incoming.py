@@ -47,6 +47,30 @@ class _Peer:
     server: Server | None = None
 
 
+class OpenRequests:
+    """Requests that the core has and has not answered yet."""
+
+    def __init__(self) -> None:
+        self._futures: dict[int, asyncio.Future[Reply]] = {}
+        self._last = 0
+
+    def open(self) -> tuple[int, asyncio.Future[Reply]]:
+        """A token for a request, and what ends with its Reply."""
+        self._last += 1
+        token = self._last
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._futures[token] = future
+        # A connection that ends must not leave its requests behind.
+        future.add_done_callback(lambda _: self._futures.pop(token, None))
+        return token, future
+
+    def answer(self, reply: Reply) -> None:
+        """The core's answer; dropped when nobody waits for it any more."""
+        future = self._futures.pop(reply.token, None)
+        if future is not None and not future.done():
+            future.set_result(reply)
+
+
 class Incoming:
     """Serves the connections that peers opened."""
 

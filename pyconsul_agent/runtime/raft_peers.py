@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from pyconsul_agent.env.base import Net, open_stream
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConnectionLost, DecodeError, DialRefused, NetError, NetTimeout, StorageError
 from pyconsul_agent.raft.types import Request
@@ -29,12 +30,16 @@ from pyconsul_agent.structs.raft import (
     RequestVoteRequest,
     Server,
 )
-from pyconsul_agent.wire.raft import ReplyDecoder, encode_request
+from pyconsul_agent.wire.raft import MODE_RAFT, ReplyDecoder, encode_request
 
 Dial = Callable[[str, int], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 """Opens a raft connection (mode byte sent) to host and port. Raises NetError."""
 
+DIAL_TIMEOUT_S = 2.0
+"""Short, because a lane that waits for a lost SYN sends no heartbeats."""
 ROUND_TRIP_TIMEOUT_S = 10.0
+REMOVED_GRACE_S = 2.0
+"""A removed server may still get the entry that removes it."""
 QUEUE_MAX = 1024
 """Requests waiting in a lane; more are lost. The core keeps far fewer in flight."""
 IN_FLIGHT_MAX = 256
@@ -52,6 +57,17 @@ SNAPSHOT_BYTES_PER_TIMEOUT = 256 * 1024
 
 LOST = (NetError, OSError, DecodeError, TimeoutError)
 """How a connection ends."""
+
+
+def raft_dial(net: Net, bind_host: str | None) -> Dial:
+    """Plain TCP from `bind_host`."""
+
+    async def dial(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await open_stream(net, host, port, local_host=bind_host, timeout_s=DIAL_TIMEOUT_S)
+        writer.write(bytes((MODE_RAFT,)))
+        return reader, writer
+
+    return dial
 
 
 class PeerEvents(Protocol):
@@ -91,6 +107,7 @@ class Peers:
         self._servers: dict[str, Server] = {}
         self._probing: set[str] = set()
         self._closed = False
+        self._members: frozenset[str] = frozenset()
         self.dial_errors: dict[str, str] = {}
         """By server ID; gone as soon as a dial succeeds."""
 
@@ -109,6 +126,18 @@ class Peers:
             lane = self._lanes[key] = Lane(self, request.to.id)
             lane.task = self.tasks.start_task(lane.run(), f"raft lane to {request.to.id}")
         lane.put(request)
+
+    def members(self, server_ids: frozenset[str]) -> None:
+        """Who belongs to the cluster now; lanes to others are closed after a while."""
+        if server_ids == self._members:
+            return
+        if self._members - server_ids:
+            self.tasks.start(self._forget_removed(), "raft lanes of removed servers")
+        self._members = server_ids
+
+    async def _forget_removed(self) -> None:
+        await asyncio.sleep(REMOVED_GRACE_S)
+        self.retain(set(self._members))
 
     def retain(self, server_ids: set[str]) -> None:
         """Close lanes to servers that are no longer members."""

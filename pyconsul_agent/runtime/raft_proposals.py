@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from pyconsul_agent.env.base import Clock
 from pyconsul_agent.errors import EnqueueTimeout
+from pyconsul_agent.structs.base import NANOSECONDS_PER_SECOND, GoTime
 from pyconsul_agent.wire.raft import ChunkInfo, encode_chunk_info
 
 KIND_KVS = 2
@@ -45,6 +47,13 @@ class Admission:
 
     def _full(self, count: int, size: int) -> bool:
         return self._count > 0 and (self._count + count > PROPOSALS_MAX or self._bytes + size > PROPOSAL_BYTES_MAX)
+
+
+def appended_at(clock: Clock) -> GoTime:
+    """What an entry that is proposed now says of its time."""
+    seconds, nanoseconds = divmod(clock.wall_ns(), NANOSECONDS_PER_SECOND)
+    # compat: a server whose zone is UTC writes offset 0, not the -1 of Go's time.UTC (1.10.11, log_c1).
+    return GoTime(seconds, nanoseconds, 0)
 
 
 def in_pieces(kind: int, data: bytes) -> bool:

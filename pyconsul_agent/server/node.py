@@ -16,7 +16,8 @@ from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.runtime.gossip import GossipOptions, GossipPool
 from pyconsul_agent.runtime.keyring_file import KeyringFile
 from pyconsul_agent.runtime.listeners import NEW_LEADER, Listeners
-from pyconsul_agent.runtime.raft import RaftNode, SnapshotPolicy
+from pyconsul_agent.runtime.raft import RaftNode
+from pyconsul_agent.runtime.raft_saving import SnapshotPolicy
 from pyconsul_agent.runtime.raft_storage import RaftStorage
 from pyconsul_agent.runtime.rpc_pool import RPCPool, ServerAddress
 from pyconsul_agent.runtime.rpc_server import RPCLimits, RPCServer

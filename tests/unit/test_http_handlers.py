@@ -22,12 +22,11 @@ from pyconsul_agent.interfaces.http.kv import KV
 from pyconsul_agent.interfaces.http.message import BadQuery, HTTPError, Query, Request
 from pyconsul_agent.interfaces.http.operator import Operator
 from pyconsul_agent.interfaces.http.params import Defaults
-from pyconsul_agent.interfaces.http.pipeline import Pipeline, Rules, clean_path
+from pyconsul_agent.interfaces.http.pipeline import Pipeline, Rules, Target, clean_path
 from pyconsul_agent.interfaces.http.query import PreparedQueries
 from pyconsul_agent.interfaces.http.routes import RouteTable
 from pyconsul_agent.interfaces.http.session import Sessions
 from pyconsul_agent.interfaces.http.status import Status
-from pyconsul_agent.interfaces.http.transport import Target
 from pyconsul_agent.interfaces.http.txn import Transactions
 from pyconsul_agent.structs.base import Duration
 from pyconsul_agent.structs.catalog import Node, NodeService, ServiceNode

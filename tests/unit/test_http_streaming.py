@@ -4,9 +4,9 @@ import asyncio
 
 from pyconsul_agent.errors import ConnectionLost, RPCError
 from pyconsul_agent.interfaces.http.body import WAITING_BYTES_MAX, BodyStream
+from pyconsul_agent.interfaces.http.connection import BODY_TIMEOUT_S
 from pyconsul_agent.interfaces.http.message import Response, text_response
 from pyconsul_agent.interfaces.http.routes import Route
-from pyconsul_agent.interfaces.http.transport import BODY_TIMEOUT_S
 from tests.unit.http_bench import connection, serve
 
 HEAD = b"PUT /v1/snapshot HTTP/1.1\r\nHost: x\r\n"

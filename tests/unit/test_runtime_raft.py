@@ -445,7 +445,7 @@ def test_garbage_on_a_raft_connection_ends_only_that_connection():
         other = next(m for m in cluster.alive() if m is not leader)
 
         async def poke(node):
-            reader, writer = await open_stream(node._net, f"10.0.0.{leader.number}", 8300)
+            reader, writer = await open_stream(other.net, f"10.0.0.{leader.number}", 8300)
             writer.write(b"\x01\x00\x81\xa7Entries\xdd\xff\xff\xff\xff")
             assert await reader.read() == b""
             writer.close()
@@ -563,7 +563,7 @@ def test_snapshot_that_the_state_machine_refuses_is_answered_with_its_reason():
         )
 
         async def send(node):
-            reader, writer = await open_stream(node._net, f"10.0.0.{follower.number}", 8300)
+            reader, writer = await open_stream(leader.net, f"10.0.0.{follower.number}", 8300)
             writer.write(b"\x01" + encode_request(message) + b"bad" + encode_request(TimeoutNowRequest()))
             decoder, answers = ReplyDecoder(), []
             for request in (InstallSnapshotRequest, TimeoutNowRequest):
