@@ -297,7 +297,7 @@ class SqliteRaftStorage:
                 self._prepare(writer)
                 snapshot = self._snapshots.newest()
                 state = self._state(writer, snapshot)
-                self._refuse_loss(mark, state)
+                mark.rise(_reached(max(state.last_index, snapshot.index if snapshot else 0), state.hard_state))
             except BaseException:
                 writer.close()
                 mark.close()
@@ -323,7 +323,11 @@ class SqliteRaftStorage:
 
     def _state(self, writer: sqlite3.Connection, snapshot: SnapshotMeta | None) -> InitialState:
         row = writer.execute("SELECT term, vote_term, voted_for FROM hard_state").fetchone()
+        hard_state = HardState(*row) if row else HardState()
         self._refuse_amnesia(writer)
+        if self._mark is not None:
+            (end,) = writer.execute("SELECT max(idx) FROM log").fetchone()
+            self._refuse_loss(self._mark, end or 0, hard_state, snapshot)
         unproven = self._is_unproven(writer, snapshot)
         if not unproven:
             self._drop_superseded(writer, snapshot)
@@ -332,7 +336,6 @@ class SqliteRaftStorage:
             "SELECT count(*), min(idx), max(idx) FROM log WHERE idx > ?", (low,)
         ).fetchone()
         if not count:
-            hard_state = HardState(*row) if row else HardState()
             return InitialState(hard_state=hard_state, snapshot=snapshot, unproven=unproven)
         if last - first + 1 != count:
             raise StorageError(f"raft storage: {self._path} lacks entries between {first} and {last}")
@@ -346,7 +349,7 @@ class SqliteRaftStorage:
             (*_CONFIGURATION_TYPES, first),
         )
         return InitialState(
-            hard_state=HardState(*row) if row else HardState(),
+            hard_state=hard_state,
             snapshot=snapshot,
             first_index=first,
             last_index=last,
@@ -392,22 +395,21 @@ class SqliteRaftStorage:
                     "it join as a new one; or, if it is the only one, the snapshot to go on with what is left"
                 )
 
-    def _refuse_loss(self, mark: Mark, state: InitialState) -> None:
+    def _refuse_loss(self, mark: Mark, last: int, hard_state: HardState, snapshot: SnapshotMeta | None) -> None:
         """A log that ends before the mark: its tail is gone, though it was durable. See raft_mark.
 
+        Asked before anything is dropped on purpose, which brings the mark down.
         compat: 1.10 keeps no such mark and starts with what BoltDB still shows.
         """
         if mark.damaged:
             self._log.warn("raft mark cannot be read, a loss would not be noticed", file=MARK_FILE)
-        snapshot = state.snapshot
-        here = _reached(max(state.last_index, snapshot.index if snapshot else 0), state.hard_state)
+        here = _reached(max(last, snapshot.index if snapshot else 0), hard_state)
         if not here.covers(mark.reached):
             raise StorageError(
                 f"raft storage: {self._path} has come to {here}, but had been at {mark.reached}: this server has lost "
                 f"what it had acknowledged. Remove it from raft by another server, then {self._directory} to let it "
                 f"join as a new one; or, if it is the only one, {MARK_FILE} in it to go on with what is left"
             )
-        mark.rise(here)
 
     def _drop_superseded(self, writer: sqlite3.Connection, snapshot: SnapshotMeta | None) -> None:
         """A crash between publishing a received snapshot and emptying the log leaves entries the snapshot replaces."""

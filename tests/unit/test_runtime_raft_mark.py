@@ -169,6 +169,27 @@ def test_a_log_that_the_newest_snapshot_replaces_may_be_dropped_at_the_start(tmp
     assert opened(tmp_path / "raft").last_index == 0
 
 
+def test_a_lost_tail_behind_a_snapshot_is_not_taken_for_a_log_that_the_snapshot_replaced(tmp_path):
+    async def work():
+        storage = storage_in(tmp_path / "raft")
+        await storage.load()
+        await storage.commit(entries=entries(1, 2))
+        await storage.close()  # folds the write-ahead log in
+        storage = storage_in(tmp_path / "raft")
+        await storage.load()
+        await storage.commit(entries=entries(3, 7, term=2))
+        await storage.create_snapshot(META, lambda: [b"state"])
+        await storage.commit(entries=entries(8, 8, term=2), compact_to=4)
+        shutil.copytree(tmp_path / "raft", tmp_path / "killed")
+        await storage.close()
+
+    asyncio.run(work())
+    (tmp_path / "killed" / "log.sqlite-wal").unlink()
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"has come to index 5, .* had been at index 8"):
+            opened(tmp_path / "killed")
+
+
 def test_a_reverted_restore_is_no_loss(tmp_path):
     async def work():
         storage = storage_in(tmp_path / "raft")
