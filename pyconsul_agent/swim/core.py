@@ -403,6 +403,7 @@ class Swim:
         """Nothing need be told to anybody; for simulations that begin in the middle of a pool's life."""
         self._queue.prune(0)
         self._queue.take_finished()
+        self._introductions.forget()
 
     # --- periodic work ------------------------------------------------------------------------------------------
 

@@ -49,5 +49,11 @@ class Introductions:
         if not self._steps_left:
             self._told.clear()
 
+    def forget(self) -> None:
+        """All have been told of the present incarnation, as after a long time."""
+        self._incarnation = self._members.local.incarnation
+        self._steps_left = 0
+        self._told.clear()
+
     def _listens(self, node: Node) -> bool:
         return node.state != NodeState.LEFT and node.name not in self._told

@@ -58,6 +58,13 @@ def test_a_member_that_starts_waits_for_somebody_to_tell():
     assert [to for _, to, _ in told_in(rig, 30.0)] == [("10.0.1.0", 8301)] * 2
 
 
+def test_a_simulated_pool_at_rest_has_nobody_to_introduce():
+    world = PoolWorld(1, swim=replace(lan_without_compression(), extra_pings_max=0))
+    world.form([f"n{number}" for number in range(40)])
+    world.run(10.0)
+    assert world.packets <= 40 * 2 * 11  # a ping and an ack per second and member
+
+
 def test_each_refutation_begins_anew_but_no_faster_than_gossip():
     rig = introducing(200)
     per_step = Counter()
@@ -107,7 +114,7 @@ def time_until_one_that_missed_a_refutation_agrees(seed, steps):
     world.run(1.0)
     for agent, message in ((doubter, Dead(1, "n1", "n2")), (accused, Suspect(1, "n1", "n2"))):
         agent.swim.receive([(encode_message(message), ("10.9.9.9", 8301))], world.now)
-        agent.swim.forget_broadcasts()
+        agent.swim._queue.prune(0)
         world.settle(agent)
     assert doubter.serf.member("n1").status is MemberStatus.FAILED
     return world.run_until(lambda: doubter.serf.member("n1").status is MemberStatus.ALIVE, 60.0)
