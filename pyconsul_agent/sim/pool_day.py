@@ -180,6 +180,8 @@ class PoolDay:
             return
         if world.now - about.awake_since < AFTER_STALL_S and (about is self._sick or about.lives > 1):
             return
+        if observer is self._sick and about.lives > 1 and about.awake_since > observer.awake_since - self._stall_s:
+            return  # it slept while that member came back: what it tells now is the truth about the life before
         self.report.false_failures.append(f"{observer.name} failed {name} at {world.now:.1f}")
 
 
