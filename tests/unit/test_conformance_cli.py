@@ -95,9 +95,11 @@ def test_runs_that_end_agents_come_last(setup):
 
 
 def test_a_monitor_is_ended_only_when_it_is_connected(tmp_path):
-    run = {"argv": ["consul", "monitor"], "stdout": ""}
+    run = {"argv": ["consul", "monitor"], "stdout": "", "stderr": ""}
     with open(tmp_path / "out", "w+b") as out:
-        assert not cli._under_way(run, out, 2**22 + 1)  # no such process
+        assert not cli._under_way(run, out, out, 2**22 + 1)  # no such process
         with socket.socket():
-            assert cli._under_way(run, out, os.getpid())
-        assert cli._under_way({**run, "argv": ["consul", "watch"]}, out, 2**22 + 1)
+            assert cli._under_way(run, out, out, os.getpid())
+        watch = {**run, "argv": ["consul", "watch"]}
+        assert cli._under_way(watch, out, out, 0)
+        assert not cli._under_way({**watch, "stderr": "Error"}, out, out, 0)
