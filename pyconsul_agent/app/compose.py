@@ -100,7 +100,7 @@ class Agent:
         self._outside = parts.make_outside(options, env)
         self._pipeline = parts.make_pipeline(options, env, node, table, self._outside, self._metrics, log)
         self._http = parts.make_http(options, env, self._pipeline, log)
-        self._dns = parts.make_dns(options, env, node, self._cache, log)
+        self._dns = parts.make_dns(options, env, node, self._cache, self._metrics, log)
         self._ipc = parts.make_ipc(options, env, node, self._ipc_actions(), log)
 
     def _ipc_actions(self) -> ipc.Actions:
@@ -152,6 +152,11 @@ class Agent:
         self._tasks.start(self._reloader.run(), "reload")
         await self._join()
         self._tasks.start(self._sync.run(), "anti-entropy")
+
+    async def restored(self) -> None:
+        """Return when the state that was on disk is in place."""
+        if not isinstance(self.delegate, ClientNode):
+            await self.delegate.restored()
 
     async def _recover(self) -> None:
         """What an operator asks of a server that lost its quorum comes before raft starts."""

@@ -61,9 +61,9 @@ def make_node(
             log.named("server"),
             listeners,
             fatal=fatal,
-            meter=metrics.rpc,
+            meters=metrics.parts,
         )
-    return ClientNode(client_config(options, node_id), env, log.named("client"), listeners, meter=metrics.rpc)
+    return ClientNode(client_config(options, node_id), env, log.named("client"), listeners, meters=metrics.parts)
 
 
 def make_local_state(options: Options, node_id: str, changed: Callable[[], None]) -> LocalState:
@@ -185,7 +185,7 @@ def make_http(options: Options, env: Env, pipeline: Pipeline, log: Log) -> HTTPS
     )
 
 
-def make_dns(options: Options, env: Env, node: Node, cache: Cache, log: Log) -> DNSServer:
+def make_dns(options: Options, env: Env, node: Node, cache: Cache, metrics: Metrics, log: Log) -> DNSServer:
     """The DNS interface. Raises ConfigError for a recursor that is no address."""
     return DNSServer(
         env.net,
@@ -198,6 +198,7 @@ def make_dns(options: Options, env: Env, node: Node, cache: Cache, log: Log) -> 
         # With ACLs answers would hang on tokens and policies too, of whose changes a catalog does not tell.
         local=node if isinstance(node, ServerNode) and not options.acl.enabled else None,
         cache=cache,
+        meter=metrics.parts.dns,
     )
 
 

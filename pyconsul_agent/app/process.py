@@ -117,10 +117,10 @@ async def _run(options: Options, env: Env, scratch: str, reread: Reread | None) 
             _write(banner(options, node_id=agent.node_id, encrypted=agent.delegate.gossip_encrypted))
             logs.release()
         if await _start(agent, signals, logs):
-            # What start-up made lives as long as the process: keep the collector from walking it again and again.
-            gc.collect()
-            gc.freeze()
             gc.set_threshold(*GC_THRESHOLDS)
+            gc.enable()
+            freezing = asyncio.create_task(_freeze(agent))
+            opened.callback(freezing.cancel)
             opened.enter_context(pid_file(options.pid_file, log))
             log.event("agent_running")
             code = await _until_told(agent, signals, logs)
@@ -138,6 +138,16 @@ async def _run(options: Options, env: Env, scratch: str, reread: Reread | None) 
             log.event("exit_code", code=code)
         opened.close()
     return code
+
+
+async def _freeze(agent: Agent) -> None:
+    """What start-up made, and then what was restored, stays: keep the collector from walking it again and again.
+
+    It does not collect first: to walk the whole heap while a snapshot is being restored stops the loop for too long.
+    """
+    gc.freeze()
+    await agent.restored()
+    gc.freeze()
 
 
 async def _stop(agent: Agent, logs: LogStream) -> None:

@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import replace
 
 from pyconsul_agent.agent.local import NodeInfo
+from pyconsul_agent.app.bootstrap_entries import bootstrap_entries
 from pyconsul_agent.client.node import ClientConfig
 from pyconsul_agent.config.options import Gossip, Options
 from pyconsul_agent.config.validate import decode_key
@@ -111,6 +112,7 @@ def server_config(options: Options, node_id: str) -> ServerConfig:
         session_ttl_min_s=options.session_ttl_min or SESSION_TTL_MIN_S,
         primary_datacenter=options.primary_datacenter,
         connect_enabled=options.connect.enabled,
+        bootstrap_entries=bootstrap_entries(options.config_entries),
         query_default_s=options.default_query_time,
         query_max_s=options.max_query_time,
     )
