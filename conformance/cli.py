@@ -159,7 +159,7 @@ def execute(run: Mapping[str, Any], setup: Setup) -> Result:
             [*OURS, *words], cwd=setup.folder, env=environment() | variables, stdin=stdin, stdout=out, stderr=err,
             start_new_session=True,
         )  # fmt: skip
-        code = _ended(process, run, out)
+        code = _ended(process, run, out, err)
         texts = []
         for stream in (out, err):
             stream.seek(0)
@@ -167,7 +167,7 @@ def execute(run: Mapping[str, Any], setup: Setup) -> Result:
     return Result(code, *texts, folder=setup.folder)
 
 
-def _ended(process: subprocess.Popen[bytes], run: Mapping[str, Any], out: IO[bytes]) -> int:
+def _ended(process: subprocess.Popen[bytes], run: Mapping[str, Any], out: IO[bytes], err: IO[bytes]) -> int:
     """The exit code; KILLED when it does not end by itself or by the recorded signal."""
     _, number, _, after = run["ended_by"].split() if "ended_by" in run else ("", "0", "", "0")
     endless = run["exit"] == KILLED
@@ -175,7 +175,7 @@ def _ended(process: subprocess.Popen[bytes], run: Mapping[str, Any], out: IO[byt
     if (code := _waited(process, limit_s)) is None and (endless or number != "0"):
         # A busy machine needs more time than the recorder's until there is something to end.
         deadline = time.monotonic() + END_TIMEOUT_S
-        while not _under_way(run, out) and time.monotonic() < deadline and process.poll() is None:
+        while not _under_way(run, out, err, process.pid) and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.1)
         if number != "0":
             process.send_signal(int(number))
@@ -194,12 +194,25 @@ def _waited(process: subprocess.Popen[bytes], limit_s: float) -> int | None:
         return None
 
 
-def _under_way(run: Mapping[str, Any], out: IO[bytes]) -> bool:
-    """Whether an agent runs; whether a command has said a good part of what it says before it is ended."""
+def _under_way(run: Mapping[str, Any], out: IO[bytes], err: IO[bytes], pid: int) -> bool:
+    """Whether an agent runs, a monitor is connected, or a command has said a good part of what it will have said."""
     text = os.pread(out.fileno(), LOOKED_AT_BYTES, 0)
     if run["argv"][1] == "agent":
         return b"Consul agent running!" in text
+    if run["argv"][1] == "monitor" and not _is_connected(pid):
+        return False
+    if run["argv"][1] == "watch" and run["stderr"] and not os.pread(err.fileno(), 1, 0):
+        return False  # it complains first
     return text.count(b"\n") >= min(run["stdout"].count("\n") // 2, 3)
+
+
+def _is_connected(pid: int) -> bool:
+    """Whether a process has a socket; before that it may not even have its handlers of signals."""
+    folder = Path("/proc") / str(pid) / "fd"
+    try:
+        return any(os.readlink(each).startswith("socket:") for each in folder.iterdir())
+    except OSError:  # it has ended, or closed one meanwhile
+        return False
 
 
 def replay(runs: list[dict[str, Any]], setup_name: str) -> Iterator[tuple[str, list[str]]]:

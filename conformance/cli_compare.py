@@ -26,8 +26,8 @@ NOTICED = re.compile(
 )
 """Lines that users wait for; the other lines of a log are our own words (docs/compat.md)."""
 
-WHILE_LEAVING = {"env-bad-ssl", "env-rpc-addr-ignored"}
-"""Recorded in the moment in which a member was leaving."""
+WHILE_LEAVING = {"env-bad-ssl", "env-rpc-addr-ignored", "members-one-server"}
+"""Recorded in the moment in which a member was leaving, or had just been ended."""
 UNORDERED = {"exec", "keyring"}
 """Commands whose lines come from several nodes, in any order."""
 COUNTER = re.compile(r"^(\t(?!encrypted = |state = ).*? = ).*$", re.MULTILINE)
@@ -83,7 +83,7 @@ def _texts(run: Mapping[str, Any], stream: str, mine: str) -> list[str]:
 
 
 def _without_status(text: str) -> str:
-    return re.sub(r" +", " ", re.sub(r"\b(?:leaving|left|alive)\b", "#", text))
+    return re.sub(r" +", " ", re.sub(r"\b(?:leaving|left|alive|failed)\b", "#", text))
 
 
 def _masked(argv: list[str], text: str) -> str:

@@ -1,5 +1,7 @@
 """The judge of recorded command lines: it lets pass what may vary, and nothing else."""
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,14 @@ def test_runs_that_end_agents_come_last(setup):
     last = [name for name in names if name in cli.LAST[setup]]
     assert names[-len(last) :] == last
     assert last == [name for name in cli.LAST[setup] if name in names]
+
+
+def test_a_monitor_is_ended_only_when_it_is_connected(tmp_path):
+    run = {"argv": ["consul", "monitor"], "stdout": "", "stderr": ""}
+    with open(tmp_path / "out", "w+b") as out:
+        assert not cli._under_way(run, out, out, 2**22 + 1)  # no such process
+        with socket.socket():
+            assert cli._under_way(run, out, out, os.getpid())
+        watch = {**run, "argv": ["consul", "watch"]}
+        assert cli._under_way(watch, out, out, 0)
+        assert not cli._under_way({**watch, "stderr": "Error"}, out, out, 0)
