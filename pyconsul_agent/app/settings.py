@@ -176,7 +176,12 @@ def reloaded(old: Options, fresh: Options) -> Options:
             http_max_conns_per_client=fresh.limits.http_max_conns_per_client,
             rpc_rate=fresh.limits.rpc_rate,
             rpc_max_burst=fresh.limits.rpc_max_burst,
+            rpc_max_conns_per_client=fresh.limits.rpc_max_conns_per_client,
         ),
+        raft_snapshot_interval=fresh.raft_snapshot_interval,
+        raft_snapshot_threshold=fresh.raft_snapshot_threshold,
+        raft_trailing_logs=fresh.raft_trailing_logs,
+        ui_config=replace(old.ui_config, enabled=fresh.ui_config.enabled),
         cache=fresh.cache,
         http_config=replace(old.http_config, response_headers=fresh.http_config.response_headers),
     )

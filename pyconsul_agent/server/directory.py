@@ -83,8 +83,11 @@ class ServerDirectory:
 
         Raises DialError when that is no `ip:port` (peers.json is written by hand).
         """
-        info = self.by_id(server.id)
-        if info is not None:
+        found = [info for info in self._lan.values() if info.id == server.id]
+        if found:
+            # Of two with one ID (a copied data directory) the one that raft knows: what the other has stored is not
+            # what this peer promised.
+            info = next((info for info in found if address_of(info) == server.address), found[0])
             return info.address, info.port
         host, _, port = server.address.rpartition(":")
         if not (port.isascii() and port.isdigit()):

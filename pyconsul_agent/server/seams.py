@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -13,6 +13,8 @@ from pyconsul_agent.structs.raft import Configuration
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
+Read = Coroutine[Any, Any, ReplyT]
+"""What a method gives that only hands on a coroutine: without a frame of its own, of which a blocked read has many."""
 
 
 class Where(enum.Enum):
@@ -87,6 +89,14 @@ class Membership(Protocol):
     async def add_nonvoter(self, id: str, address: str) -> None: ...
     async def remove_server(self, id: str) -> None: ...
     async def transfer_leadership(self) -> None: ...
+
+
+Measure = Callable[[str, float], None]
+"""Hears how many seconds something named took."""
+
+
+def unmeasured(name: str, seconds: float) -> None:
+    """For those whom nobody measures."""
 
 
 class MemberView(Protocol):

@@ -14,7 +14,7 @@ from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import LeadershipLost, RPCError
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.server.leader.reconcile import Reconciler
-from pyconsul_agent.server.seams import Proposer
+from pyconsul_agent.server.seams import Measure, Proposer, unmeasured
 from pyconsul_agent.structs.member import Member, MemberEvent
 
 RECONCILE_INTERVAL_S = 60.0
@@ -48,7 +48,9 @@ class LeaderLoop:
         announce: Callable[[], None],
         establish: Sequence[Callable[[], Awaitable[None]]],
         duties: Sequence[tuple[str, Duty]],
+        measure: Measure = unmeasured,
         later: Sequence[tuple[str, Duty]] = (),
+        on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._proposer = proposer
         self._reconciler = reconciler
@@ -57,8 +59,10 @@ class LeaderLoop:
         self._announce = announce
         self._establish = establish
         self._duties = duties
+        self._measure = measure
         self._later = later
         self._later_due = False
+        self._on_ready = on_ready
         self._owner = TaskOwner(log)
         self._events: asyncio.Queue[MemberEvent | None] = asyncio.Queue(EVENTS_MAX)
         self._reasserts: list[asyncio.Future[None]] = []
@@ -143,6 +147,7 @@ class LeaderLoop:
             await step()
         self._ready = True
         self._later_due = True
+        self._on_ready()
         self._begin(self._duties)
 
     def _begin(self, duties: Sequence[tuple[str, Duty]]) -> None:
@@ -177,15 +182,19 @@ class LeaderLoop:
 
     async def _round(self) -> None:
         """Barrier, establish if need be, reconcile all; then events until the minute is over."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         async with asyncio.timeout(BARRIER_TIMEOUT_S):
             await self._proposer.barrier()
+        self._measure("leader.barrier", loop.time() - began)
         if not self._ready:
             await self._establish_all()
         await self._reassert()
         self._overflow = False
+        began = loop.time()
         await self._reconciler.everyone(self._members())
+        self._measure("leader.reconcile", loop.time() - began)
         self._begin_later()
-        loop = asyncio.get_running_loop()
         deadline = loop.time() + RECONCILE_INTERVAL_S
         while not self._overflow and (left := deadline - loop.time()) > 0:
             try:
