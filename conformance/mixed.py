@@ -34,7 +34,7 @@ NET = "127.0.5"
 BESIDE = "a-real-client"
 """The part that takes long and little of the processors."""
 WRITE_PAUSE_S = 0.02
-TURNS_MAX = 4
+TURNS_MAX = 8
 NEWER_FIELDS = ("Interval", "Timeout", "ExposedPort")
 
 
@@ -84,7 +84,7 @@ def lead(checks: Checks, start: Any, begin: Any, places: Any, agents: dict[str, 
             if place[1] != target:
                 agents[place[1]] = begin(start, place)
         until(lambda: all(leader_known(agent) for agent in agents.values()), 30)
-    return bool(checks.until(f"{target} leads", lambda: led_by(agents, target), 5))
+    return bool(checks.until(f"{target} leads", lambda: led_by(agents, target), 15))
 
 
 def led_by(agents: dict[str, Agent], name: str) -> bool:

@@ -33,7 +33,8 @@ BUSY = (
 )
 """What a busy machine raises: suspicions that were refuted, a server that did not tell its health within 2 s."""
 LOUD = re.compile(r"\[(?:WARN|ERROR?)\]")
-BY_ITSELF = "Coordinate.Update|Catalog.NodeServiceList|Catalog.NodeServices|Health.NodeChecks|Status.Ping"
+BY_ITSELF = "Coordinate.Update|Catalog.NodeServiceList|Status.Ping"
+"""What a client calls and users do not, or both clusters' users alike."""
 CLIENT_MAY_SAY = re.compile(
     rf"RPC failed to server: method=(?!{BY_ITSELF})|Request error|Connect must be enabled|errors? occurred:$|"
     rf"No servers available|No known Consul servers|agent: Check |{BUSY}"
@@ -41,7 +42,8 @@ CLIENT_MAY_SAY = re.compile(
 """Refusals of what was asked over HTTP, whose answers were compared; definitions that 1.10 judges more strictly than
 the client's version; its first moment, before it knows a server; checks of services that are not there."""
 SERVERS_MAY_SAY = re.compile(
-    rf"bootstrap = true: do not enable|server\.serf\.\w+: |server\.snapshot: |starting election: last-leader=$|{BUSY}"
+    rf"bootstrap = true: do not enable|server\.serf\.\w+: |server\.snapshot: |"
+    rf"starting election: last-leader=$|Election timeout reached|{BUSY}"
 )
 """The first election, joins of nobody, and the archives that a scenario restores."""
 
@@ -166,7 +168,7 @@ def complaints(agent: Agent) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in agent.log_lines():
         if LOUD.search(line):
-            text = line.partition("[")[2]
+            text = line.partition("[")[2].replace(mixed_api.HOP, "")
             shape = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|\d+(?:\.\d+)*(?:[mµn]?s)?|server\d", "*", text)
             found.setdefault(shape, line)
     return found

@@ -122,7 +122,8 @@ def test_complaints_are_told_apart_by_what_they_say_not_by_numbers():
             return [
                 "2026-11-23T07:00:00.000Z [WARN]  agent: took 3.1s at server1",
                 "2026-11-23T07:00:09.000Z [WARN]  agent: took 4.2ms at server2",
-                "2026-11-23T07:00:10.000Z [ERROR] agent: something else",
+                "2026-11-23T07:00:10.000Z [ERROR] agent: rpc error making call: something else",
+                "2026-11-23T07:00:10.000Z [ERROR] agent: rpc error making call: rpc error making call: something else",
                 "2026-11-23T07:00:11.000Z [INFO]  agent: took 3.1s at server1",
             ]
 
