@@ -118,7 +118,7 @@ class StateMachine:
         def switch() -> None:
             self.store.restore(Store())
             self._chunks = Assembler()
-            self._digest = Digest(0, b"", 0, b"")
+            self._base, self._rolled = (0, b""), (0, b"")
 
         return switch
 
