@@ -14,6 +14,8 @@ SUITES = {
     "core": ("test_raft_scenarios", "test_raft_core", "test_raft_simulation"),
     "driver": ("test_runtime_raft", "test_runtime_raft_peers", "test_runtime_raft_storage", "test_runtime_raft_real"),
     "peers": ("test_runtime_raft_peers", "test_runtime_raft"),
+    "restart": ("test_raft_restart",),
+    "wire": ("test_wire_raft",),
     "state": ("test_state_rules", "test_conformance_vectors", "test_fsm_snapshot"),
     "server": ("test_server_dispatch", "test_server_leader", "test_server_blocking", "test_server_autopilot"),
     "gossip": (
@@ -96,6 +98,11 @@ MUTANTS = (
     Mutant("log_without_fsync", "runtime/raft_storage.py", "synchronous = FULL", "synchronous = OFF", "driver"),
     Mutant("truncation_not_stored", "runtime/raft_storage.py", 'writer.execute("DELETE FROM log WHERE idx >= ?", (truncate_from,))', "pass", "driver"),
     Mutant("hole_in_the_log_not_seen", "runtime/raft_storage.py", "if last - first + 1 != count:", "if False:", "driver"),
+    Mutant("state_shown_before_it_is_restored", "runtime/raft.py", "return self._disk.restored.is_set() and not (self.running", "return not (self.running", "restart"),
+    Mutant("leads_without_its_state", "runtime/raft.py", "self._raft.role is Role.LEADER and self._disk.restored.is_set()", "self._raft.role is Role.LEADER", "restart"),
+    Mutant("installed_while_another_is_restored", "runtime/raft_disk.py", "        await self.restored.wait()\n        await applier.drained(position)\n        sink =", "        await applier.drained(position)\n        sink =", "restart"),
+    Mutant("heartbeats_wait_for_the_state_machine", "runtime/raft.py", "            self._kicked.clear()\n            ready =", "            while not self._applier.room():\n                await asyncio.sleep(0.01)\n            self._kicked.clear()\n            ready =", "restart"),
+    Mutant("stale_batch_sent_to_a_peer", "wire/raft.py", " and known[1] is last", "", "wire"),
     Mutant("reply_given_to_the_wrong_request", "runtime/raft_peers.py", "item = self._in_flight.popleft()\n                self._answered", "item = self._in_flight.pop()\n                self._answered", "peers"),
     # --- the state machine and its sessions ---------------------------------------------------------------------
     Mutant("cas_ignores_its_index", "state/kv.py", "return existing is not None and existing.modify_index == index", "return existing is not None", "state"),
