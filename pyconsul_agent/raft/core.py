@@ -128,6 +128,10 @@ class Raft:
         election.expire(self._s, due)
 
     # -- inputs of our own server -------------------------------------------------------------------------------
+    def keep_trailing(self, entries: int) -> None:
+        """Leave so many entries behind the next snapshots, for slow followers."""
+        self._s.config = replace(self._s.config, trailing_logs=entries)
+
     def bootstrap(self, configuration: Configuration, now: float) -> None:
         """Give a virgin server its first configuration (entry 1, term 1). ValueError when there is any state."""
         membership.bootstrap(self._s, configuration, now)
@@ -405,6 +409,17 @@ class Raft:
         if self._s.role is Role.LEADER:
             return 0.0
         return None if self._s.last_contact is None else now - self._s.last_contact
+
+    def follower_contact(self, now: float) -> float | None:
+        """Of a leader: seconds since it heard that voter least recently, of those within its lease. None without any.
+
+        For metrics only.
+        """
+        s = self._s
+        if s.role is not Role.LEADER:
+            return None
+        heard = [now - s.peers[server.id].contact for server in s.voting() if server.id in s.peers]
+        return max((gap for gap in heard if gap <= s.config.leader_lease_timeout_s), default=None)
 
     def lease_valid(self, now: float) -> bool:
         """Whether this leader may answer a default read without a round (promise P3).

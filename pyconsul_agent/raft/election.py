@@ -36,6 +36,11 @@ def tick(s: State, now: float) -> None:
     if s.role is Role.LEADER or now < s.timer_at:
         return
     if s.role is Role.CANDIDATE:
+        if s.hard_dirty or s.hard_storing:
+            # The disk has not taken our vote yet, so nobody was asked. Another term would only give it more to write:
+            # on a disk that is slower than this timer no election would ever end.
+            s.timer_at = now + s.random_timeout(min(QUICK_DELAY_S, s.config.election_timeout_s))
+            return
         s.event("raft_election_again")
         _stand(s, now)
         return

@@ -340,6 +340,7 @@ def check_quorum(s: State, now: float) -> None:
     """Step down when no quorum answered within the leader lease timeout."""
     # Compared as `Raft.deadline` computes it: rounded otherwise, a tick at the deadline could find nothing to do.
     if now >= quorum_contact(s, now) + s.config.leader_lease_timeout_s:
+        s.event("raft_lease_lost")
         become_follower(s, now)
 
 

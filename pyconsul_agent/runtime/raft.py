@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pyconsul_agent.env.base import Clock, Net, Worker
@@ -24,7 +25,7 @@ from pyconsul_agent.raft.core import Raft
 from pyconsul_agent.raft.types import Change, Event, Outgoing, Ready, Refusal, Reply, Role
 from pyconsul_agent.runtime.raft_apply import Applier, StateMachine, index_of
 from pyconsul_agent.runtime.raft_disk import Keeper
-from pyconsul_agent.runtime.raft_incoming import Incoming, OpenRequests
+from pyconsul_agent.runtime.raft_incoming import Incoming, OpenRequests, request_kind
 from pyconsul_agent.runtime.raft_peers import Dial, Peers, close_writer, raft_dial
 from pyconsul_agent.runtime.raft_proposals import Admission, appended_at, in_pieces, pieces_of
 from pyconsul_agent.runtime.raft_saving import DEFAULT_POLICY, SnapshotPolicy, Snapshotter
@@ -41,6 +42,8 @@ from pyconsul_agent.structs.raft import (
     Server,
     SnapshotMeta,
 )
+from pyconsul_agent.telemetry.instruments import Instruments
+from pyconsul_agent.telemetry.server_meters import RaftMeter
 
 TIMER_MIN_S = 1e-6
 """The core's clock and the loop's may round differently: time must pass before the next look."""
@@ -67,6 +70,7 @@ class RaftNode:
         bind_host: str | None = None,
         policy: SnapshotPolicy = DEFAULT_POLICY,
         dial: Dial | None = None,
+        meter: RaftMeter | None = None,
     ) -> None:
         """`blocking` runs restores, which take seconds: not the log's worker. `me` is ID and advertised address,
         `resolve` tells where a server is dialed, `dial` replaces plain TCP, `fatal` hears of the error that ended all.
@@ -81,6 +85,8 @@ class RaftNode:
         self._log = log
         self._fatal = fatal
         self._policy = policy
+        self._meter = meter = meter or Instruments().raft
+        self._contact_due = 0.0
         self._tasks = TaskOwner(log)
         self._peers = Peers(
             dial=dial or raft_dial(net, bind_host),
@@ -88,6 +94,7 @@ class RaftNode:
             open_snapshot=storage.open_snapshot,
             events=self,
             log=log,
+            answered=meter.replied,
         )
         self._incoming = Incoming(
             submit=self._submit,
@@ -101,7 +108,7 @@ class RaftNode:
         self._to_store: asyncio.Queue[tuple[Ready, int]] = asyncio.Queue()
         self._unstored = 0
         self._stored = asyncio.Event()
-        self._disk = Keeper(storage, machine, blocking, log)
+        self._disk = Keeper(storage, machine, blocking, log, clock, meter)
         self._requests = OpenRequests()
         self._admission = Admission()
         self._watch = LeadershipWatch()
@@ -143,10 +150,18 @@ class RaftNode:
         await self._peers.close()
         await self._disk.close()
 
+    def set_snapshots(self, policy: SnapshotPolicy, trailing_logs: int) -> None:
+        """When to take snapshots and what to leave behind them, from now on (reload)."""
+        self._policy, self._config = policy, replace(self._config, trailing_logs=trailing_logs)
+        if self.running:
+            self._snapshotter.follow(policy)
+            self._raft.keep_trailing(trailing_logs)
+
     def _make_snapshotter(self) -> Snapshotter:
         return Snapshotter(
             self._raft, self._disk, self._machine, self._applier, self, self._all_stored,
             clock=self._clock, blocking=self._blocking, rng=self._random, log=self._log, policy=self._policy,
+            meter=self._meter,
         )  # fmt: skip
 
     async def _essential(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -284,6 +299,8 @@ class RaftNode:
         """
         data = bytes((kind,)) + body
         pieces = pieces_of(kind, data, self._random.getrandbits(64) if in_pieces(kind, data) else 0)
+        began = self._clock.monotonic()
+        self._meter.applied.add(len(pieces))
         await self._admission.admit(len(pieces), len(data))
         try:
             self.check_running()
@@ -301,11 +318,13 @@ class RaftNode:
             self._admission.release(len(pieces), len(data))
         for outcome in outcomes:
             index_of(outcome)
+        self._meter.commit_time.add((self._clock.monotonic() - began) * 1000)
         return outcomes[-1][1]
 
     async def barrier(self) -> None:
         """Return when everything committed before has been applied here. Raises RaftError."""
         self.check_running()
+        self._meter.barriers.add()
         await self._answered(
             self._raft.propose(EntryType.BARRIER, None, self._clock.boottime(), None, appended_at(self._clock))
         )
@@ -313,6 +332,7 @@ class RaftNode:
     async def verify(self) -> None:
         """Prove leadership by a quorum round; what was committed by then is applied. Raises RaftError, NotLeader."""
         self.check_running()
+        self._meter.verified.add()
         index = await self._answered(self._raft.verify(self._clock.boottime()))
         await self._applier.reached(index)
 
@@ -418,6 +438,15 @@ class RaftNode:
             now = self._clock.boottime()
             if deadline is not None and now >= deadline:
                 self._raft.tick(now)
+                if now >= self._contact_due:
+                    self._measure_contact(now)
+
+    def _measure_contact(self, now: float) -> None:
+        """As often as a leader's lease asks for it."""
+        self._contact_due = now + self._config.leader_lease_timeout_s / 2
+        contact = self._raft.follower_contact(now)
+        if contact is not None:
+            self._meter.last_contact.add(contact * 1000)
 
     def _perform(self, ready: Ready) -> None:
         self._send(ready.before_sync)
@@ -435,7 +464,10 @@ class RaftNode:
     async def _store_all(self) -> None:
         while True:
             ready, position = await self._to_store.get()
+            began = self._clock.monotonic()
             done = await self._disk.store(ready, self._applier, position)
+            if ready.entries:
+                self._meter.stored(len(ready.entries), self._clock.monotonic() - began, leads=self.is_leader)
             self._send(ready.after_sync)
             self._unstored -= 1
             self._stored.set()
@@ -470,6 +502,13 @@ class RaftNode:
         token, future = self._requests.open()
         if sink is not None:
             self._disk.sinks[token] = sink
+        kind, began = request_kind(request), self._clock.monotonic()
+
+        def answered(reply: asyncio.Future[Reply]) -> None:
+            if not reply.cancelled():
+                self._meter.request(kind, self._clock.monotonic() - began)
+
+        future.add_done_callback(answered)
         self._raft.receive(token, request, self._clock.boottime())
         self.kick()
         return future

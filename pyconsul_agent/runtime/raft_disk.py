@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from pyconsul_agent.env.base import Worker
+from pyconsul_agent.env.base import Clock, Worker
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConsulError, DecodeError, StorageError
 from pyconsul_agent.raft.types import Done, InitialState, InstallSnapshot, Ready
@@ -16,13 +16,18 @@ from pyconsul_agent.runtime.raft_apply import Applier, StateMachine
 from pyconsul_agent.runtime.raft_snapshots import SnapshotSink
 from pyconsul_agent.runtime.raft_storage import RaftStorage
 from pyconsul_agent.structs.raft import SnapshotMeta
+from pyconsul_agent.telemetry.server_meters import RaftMeter
 
 
 class Keeper:
     """Storage and state machine, as far as they change together."""
 
-    def __init__(self, storage: RaftStorage, machine: StateMachine, blocking: Worker, log: Log) -> None:
+    def __init__(
+        self, storage: RaftStorage, machine: StateMachine, blocking: Worker, log: Log, clock: Clock, meter: RaftMeter
+    ) -> None:
         """`blocking` runs restores, which take seconds: not the log's worker."""
+        self._now = clock.monotonic
+        self._meter = meter
         self.storage = storage
         self._machine = machine
         self._blocking = blocking
@@ -52,10 +57,12 @@ class Keeper:
 
     async def _restore_stored(self, snapshot: SnapshotMeta) -> None:
         source = await self.storage.open_snapshot(snapshot.id)
+        began = self._now()
         try:
             switch = await self._blocking(lambda: self._machine.restore(source.chunks()))
             if switch is not None:
                 switch()
+            self._meter.rare("raft.fsm.restore", self._now() - began)
         except DecodeError as error:
             raise StorageError(f"failed to restore snapshot {snapshot.id}: {error}") from error
         finally:
@@ -69,6 +76,7 @@ class Keeper:
             return await (self._revert(ready, applier, position) if ready.revert else self._commit(ready))
 
     async def _commit(self, ready: Ready) -> Done:
+        began = self._now()
         await self.storage.commit(
             hard_state=ready.hard_state,
             truncate_from=ready.truncate_from,
@@ -76,6 +84,8 @@ class Keeper:
             compact_to=ready.compact_to,
             settled=ready.settle,
         )
+        if ready.compact_to is not None:
+            self._meter.rare("raft.compactLogs", self._now() - began)
         if ready.truncate_from is not None:
             self.stable_index = min(self.stable_index, ready.truncate_from - 1)
         if ready.entries:
@@ -87,6 +97,7 @@ class Keeper:
         await applier.drained(position)
         sink = self.sinks.pop(install.token)
         name, meta = sink.meta.id, install.meta
+        began = self._now()
         try:
             switch = await self._blocking(lambda: self._machine.restore(sink.chunks()))
         except StorageError:
@@ -108,6 +119,7 @@ class Keeper:
             switch()
         applier.jump(meta.index, meta.term)
         self.stable_index = meta.index
+        self._meter.rare("raft.fsm.restore", self._now() - began)
         self._log.info("raft snapshot installed", id=name, index=meta.index, bytes=sink.meta.size)
         return Done(stable_index=meta.index, installed=True, snapshot_id=name)
 

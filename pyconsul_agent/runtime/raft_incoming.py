@@ -179,6 +179,15 @@ class Incoming:
         return ""
 
 
+def request_kind(request: RaftRequest) -> str:
+    """What it is, by the name that metrics have for it."""
+    if isinstance(request, AppendEntriesRequest):
+        return "appendEntries" if request.entries or request.prev_log_entry else "processHeartbeat"
+    if isinstance(request, InstallSnapshotRequest):
+        return "installSnapshot"
+    return "requestVote" if isinstance(request, RequestVoteRequest) else "timeoutNow"
+
+
 async def _write(writer: asyncio.StreamWriter, replies: asyncio.Queue[asyncio.Future[Reply]]) -> None:
     while True:
         reply = await (await replies.get())

@@ -10,9 +10,10 @@ from pyconsul_agent.serf.consul import LanRules, ServerTags, server_tags, wan_na
 from pyconsul_agent.server.config import ServerConfig
 from pyconsul_agent.structs.coordinate import Coordinate, DatacenterMap
 from pyconsul_agent.structs.member import MemberStatus
+from pyconsul_agent.telemetry.net_meters import GossipMeter
 
 
-def make_pools(config: ServerConfig, env: Env, log: Log) -> tuple[GossipPool, GossipPool | None]:
+def make_pools(config: ServerConfig, env: Env, log: Log, meter: GossipMeter) -> tuple[GossipPool, GossipPool | None]:
     """(LAN, WAN); no WAN where its port is off."""
     tags = ServerTags(
         datacenter=config.datacenter, node_id=config.node_id, build=config.build, port=config.rpc_port,
@@ -38,6 +39,7 @@ def make_pools(config: ServerConfig, env: Env, log: Log) -> tuple[GossipPool, Go
             verify_outgoing=config.verify_outgoing,
             snapshot_path=f"{serf_dir}/local.snapshot" if serf_dir else None,
         ),
+        meter,
     )
     if config.wan_port <= 0:
         return lan, None
@@ -59,6 +61,7 @@ def make_pools(config: ServerConfig, env: Env, log: Log) -> tuple[GossipPool, Go
             verify_outgoing=config.verify_outgoing,
             snapshot_path=f"{serf_dir}/remote.snapshot" if serf_dir else None,
         ),
+        meter,
     )
     return lan, wan
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pyconsul_agent.env.base import Address, Env
 from pyconsul_agent.env.log import Log
@@ -34,17 +34,18 @@ from pyconsul_agent.server.endpoints.status import contact_text
 from pyconsul_agent.server.forward import Forwarder
 from pyconsul_agent.server.gossip_pools import make_pools, wan_coordinates
 from pyconsul_agent.server.leader.autopilot import Autopilot
-from pyconsul_agent.server.leader.intentions import establish_intentions
+from pyconsul_agent.server.leader.entries import establish_entries
+from pyconsul_agent.server.leader.federation import Places
+from pyconsul_agent.server.leader.intentions import IntentionMigration, establish_intentions
 from pyconsul_agent.server.leader.loop import LeaderLoop
 from pyconsul_agent.server.leader.reconcile import Reconciler
 from pyconsul_agent.server.leader.session_ttl import SessionExpiry, SessionTimers
 from pyconsul_agent.server.leader.standing import DEFAULTS
 from pyconsul_agent.server.leader.tombstones import TombstoneReaper
 from pyconsul_agent.server.measures import Gauge, ServerMeasures
-from pyconsul_agent.server.metered import Dispatch, MeteredDispatch, MeteredProposer
+from pyconsul_agent.server.metered import MeteredDispatch, metered
 from pyconsul_agent.server.methods import Parts, offered
 from pyconsul_agent.server.pools import PoolWatcher
-from pyconsul_agent.server.seams import Proposer
 from pyconsul_agent.server.snapshots import Snapshots
 from pyconsul_agent.server.streaming import Streaming
 from pyconsul_agent.state import system
@@ -53,13 +54,13 @@ from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet
 from pyconsul_agent.structs.coordinate import VivaldiCoordinate
 from pyconsul_agent.structs.diagnosis import Diagnosis
-from pyconsul_agent.structs.member import Member
+from pyconsul_agent.structs.member import Member, MemberStatus
 from pyconsul_agent.structs.methods import Method
 from pyconsul_agent.structs.operator import AutopilotConfig, RaftStats
 from pyconsul_agent.structs.raft import Configuration, Server, Suffrage
 from pyconsul_agent.structs.requests import AutopilotSetConfigRequest, SnapshotRequest
 from pyconsul_agent.structs.snapshot import Archive, SnapshotAnswer
-from pyconsul_agent.telemetry.meters import RPCMeter
+from pyconsul_agent.telemetry.instruments import Instruments
 from pyconsul_agent.wire import msgpack
 
 RequestT = TypeVar("RequestT")
@@ -83,10 +84,10 @@ class ServerNode:
         listeners: Listeners,
         *,
         fatal: Callable[[BaseException], None],
-        meter: RPCMeter | None = None,
+        meters: Instruments | None = None,
     ) -> None:
         self._config = config
-        self._meter = meter
+        self._meters = meters = meters or Instruments()
         self._env = env
         self._log = log
         self._leaving = False
@@ -94,23 +95,23 @@ class ServerNode:
         self._stopped = False
         self._tasks = TaskOwner(log)
         self._store = Store()
-        self.machine = StateMachine(self._store, env.clock.monotonic, warn=lambda text: log.warn(text))
+        self.machine = StateMachine(
+            self._store, env.clock.monotonic, warn=lambda text: log.warn(text), measure=meters.fsm
+        )
         self._directory = ServerDirectory(config.datacenter, config.node_name)
         self._pool = RPCPool(env.net, env.clock, log.named("pool"), local_host=_source(config.bind))
-        self._lan, self._wan = make_pools(config, env, log)
+        self._lan, self._wan = make_pools(config, env, log, meters.gossip)
         self._raft = self._make_raft(storage, fatal)
         self._timers = SessionTimers()
         self._autopilot = self._make_autopilot()
-        forwarder = Forwarder(self._pool, self._raft, self._directory)
+        forwarder = Forwarder(self._pool, self._raft, self._directory, meters.rpc.crossed)
         self._offered = offered(self._parts(forwarder))
         self._leader = self._make_leader_loop()
         self._raft.on_leadership(self._leadership)
         self._leader_watch = LeaderWatch(self._facts, env.clock, log)
         self._dispatcher = self._make_dispatcher(forwarder)
         self._raft.on_leader_change(self._leader_changed)
-        self._service: Dispatch = self._dispatcher
-        if meter is not None:
-            self._service = MeteredDispatch(self._dispatcher, meter, env.clock)
+        self._service = MeteredDispatch(self._dispatcher, meters.rpc, env.clock)
         self._measures = ServerMeasures(
             self._raft, lambda: self._store, self._lan.members, lambda: self._autopilot.standings,
             lambda: len(self._timers), datacenter=config.datacenter,
@@ -145,6 +146,7 @@ class ServerNode:
             fatal=fatal,
             bind_host=_source(config.bind),
             policy=SnapshotPolicy(interval_s=config.snapshot_interval_s, threshold=config.snapshot_threshold),
+            meter=self._meters.raft,
         )
 
     def _make_autopilot(self) -> Autopilot:
@@ -155,10 +157,10 @@ class ServerNode:
         )  # fmt: skip
 
     def _make_leader_loop(self) -> LeaderLoop:
-        config, clock, log, raft = self._config, self._env.clock, self._log, self._raft
+        config, clock, log, raft, meter = self._config, self._env.clock, self._log, self._raft, self._meters.duties
         reconciler = Reconciler(
             lambda: self._store, raft, raft, self._autopilot, log,
-            datacenter=config.datacenter, own_name=config.node_name,
+            datacenter=config.datacenter, own_name=config.node_name, now=clock.monotonic, measure=meter,
         )  # fmt: skip
         return LeaderLoop(
             raft,
@@ -166,20 +168,22 @@ class ServerNode:
             log,
             members=self._lan.members,
             announce=lambda: self._lan.user_event(NEW_LEADER, config.node_name.encode()),
-            establish=(self._establish_autopilot, self._establish_intentions),
+            establish=(self._establish_autopilot, self._establish_intentions, self._establish_entries),
             on_ready=lambda: self._dispatcher.news(),
             duties=(
                 ("autopilot", self._autopilot.run),
-                ("session timers", SessionExpiry(self._store, raft, self._timers, clock.monotonic, log).run),
-                ("tombstones", TombstoneReaper(self._store, raft, clock.monotonic, log).run),
+                ("session timers", SessionExpiry(self._store, raft, self._timers, clock.monotonic, log, meter).run),
+                ("tombstones", TombstoneReaper(self._store, raft, clock.monotonic, log, meter).run),
                 ("coordinates", self._offered.coordinates.run),
             ),
+            later=(*self._offered.federation.duties(), ("intentions", self._migration().run)),
+            measure=meter,
         )
 
     def _make_dispatcher(self, forwarder: Forwarder) -> Dispatcher:
         config = self._config
         return Dispatcher(
-            self._offered.endpoints,
+            metered(self._offered.endpoints, self._meters.rpc, self._env.clock),
             self._raft,
             forwarder,
             datacenter=config.datacenter,
@@ -205,7 +209,7 @@ class ServerNode:
             raft_accept=self._accept_raft,
             snapshot=SnapshotPort(self._snapshots.answer, log.named("snapshot")).serve,
             grpc=streaming.serve if config.enable_streaming else None,
-            limits=self._limits(),
+            limits=self._limits(), accepted=self._meters.rpc.accepted.add,
         )  # fmt: skip
         return streaming, rpc
 
@@ -221,11 +225,8 @@ class ServerNode:
         )  # fmt: skip
 
     def _parts(self, forwarder: Forwarder) -> Parts:
-        proposer: Proposer = self._raft
-        if self._meter is not None:
-            proposer = MeteredProposer(self._raft, self._meter, self._env.clock)
         return Parts(
-            store=self._store, proposer=proposer, leadership=self._raft, membership=self._raft, members=self._lan,
+            store=self._store, proposer=self._raft, leadership=self._raft, membership=self._raft, members=self._lan,
             timers=self._timers, clock=self._env.clock, random=self._env.random, uuid=self._env.uuid,
             last_log=lambda: (self._raft.last_index, self._raft.last_term),
             datacenters=self._directory.datacenters, wan_coordinates=lambda: wan_coordinates(self._wan),
@@ -238,7 +239,18 @@ class ServerNode:
             datacenter=self._config.datacenter, log=self._log,
             lan_keys=self._lan, wan_keys=self._wan, elsewhere=forwarder.to_datacenter,
             waits=Waits(self._config.query_default_s, self._config.query_max_s),
+            places=Places(
+                own=self._config.datacenter, primary=self._config.primary_datacenter or self._config.datacenter,
+                servers_in=self._servers_in, is_known=self._directory.has_datacenter,
+            ),
         )  # fmt: skip
+
+    def _servers_in(self, datacenter: str) -> list[ServerInfo]:
+        """The servers of a datacenter that have not left; failed ones will come back."""
+        if datacenter != self._config.datacenter:
+            return self._directory.servers_in(datacenter)
+        known = servers_by_id(self._lan.members(), datacenter).values()
+        return [info for info in known if info.status is not MemberStatus.LEFT]
 
     def _other_datacenters(self) -> list[str]:
         others = self._directory.datacenters()[1:]
@@ -252,6 +264,14 @@ class ServerNode:
             handshake_timeout_s=config.rpc_handshake_timeout_s,
             connections_per_client_max=config.rpc_connections_per_client,
         )
+
+    def set_limits(
+        self, *, trailing_logs: int, snapshot_threshold: int, snapshot_interval_s: float, connections_per_client: int
+    ) -> None:
+        """What may change while a server runs (reload)."""
+        policy = SnapshotPolicy(interval_s=snapshot_interval_s, threshold=snapshot_threshold)
+        self._raft.set_snapshots(policy, trailing_logs)
+        self._rpc.set_connections_per_client(connections_per_client)
 
     # --- life -------------------------------------------------------------------------------------------------
 
@@ -315,9 +335,9 @@ class ServerNode:
 
     # --- Delegate ---------------------------------------------------------------------------------------------
 
-    async def call(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
+    def call(self, method: Method[RequestT, ReplyT], request: RequestT) -> Coroutine[Any, Any, ReplyT]:
         """Answer or forward a call of this agent."""
-        return await self._service.call(method, request)
+        return self._service.call(method, request)
 
     async def snapshot(self, request: SnapshotRequest, archive: Archive) -> SnapshotAnswer:
         """Save or restore the state for this agent."""
@@ -386,7 +406,10 @@ class ServerNode:
         return sections
 
     def measures(self) -> Iterable[Gauge]:
-        return self._measures.read()
+        yield from self._measures.read()
+        if self._wan is not None:
+            yield from self._wan.measures()
+        yield from self._lan.measures()
 
     def diagnosis(self) -> Diagnosis:
         return self._leader_watch.diagnosis()
@@ -438,6 +461,7 @@ class ServerNode:
         self._pool.forget_other_addresses(ServerAddress(info.name, info.address, info.port, info.datacenter))
 
     async def _accept_raft(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Address) -> None:
+        self._meters.rpc.raft_handoff.add()
         await self._raft.accept(reader, writer, f"{peer[0]}:{peer[1]}")
 
     def _raft_stats(self) -> RaftStats:
@@ -447,6 +471,22 @@ class ServerNode:
     async def _establish_intentions(self) -> None:
         if self._config.connect_enabled:
             await establish_intentions(self._store, self._raft, self._log)
+
+    def _migration(self) -> IntentionMigration:
+        config = self._config
+        return IntentionMigration(
+            self._store, self._raft, self._log,
+            connect_enabled=config.connect_enabled, servers=lambda: self._servers_in(config.datacenter),
+            is_primary=config.primary_datacenter in ("", config.datacenter),
+        )  # fmt: skip
+
+    async def _establish_entries(self) -> None:
+        config = self._config
+        if config.primary_datacenter in ("", config.datacenter):
+            await establish_entries(
+                self._store, self._raft, self._log, config.bootstrap_entries,
+                datacenter=config.datacenter, connect_enabled=config.connect_enabled,
+            )  # fmt: skip
 
     def _autopilot_config(self) -> AutopilotConfig:
         _, config = system.autopilot_config(self._store, WatchSet())

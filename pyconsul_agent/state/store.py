@@ -346,13 +346,15 @@ class Store:
 class Txn:
     """A write transaction. Ends by `commit` or `abort`; as a context manager it aborts on an exception."""
 
-    __slots__ = ("_delays", "_touched", "_undo", "index", "now", "store", "tables")
+    __slots__ = ("_delays", "_touched", "_undo", "index", "now", "of", "op", "store", "tables")
 
     def __init__(self, store: Store, index: int, now: float) -> None:
         self.store = store
         self.tables = store.tables
         self.index = index
         self.now = now
+        self.op = self.of = ""
+        """What the command says that it does, and to which kind of things: for metrics only."""
         self._undo: list[tuple[Table[Any], bytes, Any]] = []
         self._touched: set[Touch] = set()
         self._delays: list[tuple[bytes, float]] = []

@@ -100,7 +100,7 @@ def compile_python(python: str, folder: Path) -> None:
 
 @dataclass
 class Server:
-    """A running agent in server mode."""
+    """A running agent, mostly in server mode."""
 
     make: Make
     address: str
@@ -185,22 +185,31 @@ class Fleet:
         self._next += 1
         return f"{self._net}.{self._next - 1}"
 
+    def client(self, make: Make, servers: Sequence[Server], extra: Sequence[str] = ()) -> Server:
+        """A client agent of these servers, once it knows their leader."""
+        joins = [f"-retry-join={server.address}" for server in servers]
+        address = self._address()
+        name = f"{make.label}-{address.rpartition('.')[2]}"
+        made = self._launch(make, name, address, [*joins, "-retry-interval=1s", *extra], server=False)
+        until(lambda: leader_of(made) != "", START_TIMEOUT_S, f"{make.label}: no leader at the client")
+        return made
+
     def restart(self, server: Server) -> Server:
         """Start a stopped single server again, on its data."""
         return self._launch(server.make, server.name, server.address, ["-bootstrap"])
 
-    def _launch(self, make: Make, name: str, address: str, flags: Sequence[str]) -> Server:
+    def _launch(self, make: Make, name: str, address: str, flags: Sequence[str], *, server: bool = True) -> Server:
         log = self._folder / f"{name}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [*make.command, "agent", "-server", f"-node={name}", f"-bind={address}", f"-client={address}",
-                 f"-data-dir={self._folder / name}", "-disable-host-node-id",
+                [*make.command, "agent", *(["-server"] if server else []), f"-node={name}", f"-bind={address}",
+                 f"-client={address}", f"-data-dir={self._folder / name}", "-disable-host-node-id",
                  f"-hcl=performance{{raft_multiplier={self._multiplier}}}", *flags],
                 cwd=make.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
-        server = Server(make, address, process, log, name, tuple(flags))
-        self._servers.append(server)
-        return server
+        made = Server(make, address, process, log, name, tuple(flags))
+        self._servers.append(made)
+        return made
 
     def stop(self, server: Server) -> None:
         """End one at once."""

@@ -178,7 +178,9 @@ class Slept:
         return self._clock.boottime() + self._seconds
 
 
-def test_leader_that_wakes_from_suspension_has_no_lease():
+def test_t_stale_leader_suspend():
+    """A leader that wakes from suspension, in which only the boot time goes on, has no lease before a new round."""
+
     async def scenario(cluster):
         leader = await cluster.boot()
         await leader.do(lambda node: node.apply(7, b"x"))
