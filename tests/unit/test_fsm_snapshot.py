@@ -13,6 +13,7 @@ from pyconsul_agent.fsm.chunking import Assembler, ChunkInfo, decode_chunk_info
 from pyconsul_agent.fsm.machine import StateMachine
 from pyconsul_agent.fsm.snapshot import _parse
 from pyconsul_agent.state.store import Store
+from pyconsul_agent.structs.raft import LogEntry
 
 VECTORS = Path(__file__).resolve().parents[2] / "conformance" / "vectors" / "raft"
 SNAPSHOTS = ("snapA", "snapB", "snap_case_rename")
@@ -139,3 +140,10 @@ def test_the_rolling_digest_tells_apart_servers_that_applied_different_commands(
     assert applied(b"\x01\x80", b"\x02\x80") == applied(b"\x01\x80", b"\x02\x80")
     assert applied(b"\x01\x80", b"\x02\x80") != applied(b"\x02\x80", b"\x01\x80")
     assert applied(base=stream_of("snapA")).base != applied(base=stream_of("snapB")).base
+
+
+def test_blank_machine_has_the_digest_of_a_new_one():
+    fsm = machine()
+    fsm.apply(LogEntry(index=1, term=1, data=b"\x02x"))
+    fsm.blank()()
+    assert fsm.digest() == machine().digest()

@@ -110,6 +110,7 @@ def test_snapshot_of_a_leader_is_installed_after_the_own_one_was_restored():
         await leader.do(lambda node: node.take_snapshot())
         await restarted(follower)
         await until(lambda: follower.machine.items == written(30), 3 * RESTORE_S)
+        await asyncio.sleep(RESTORE_S)
         assert follower.machine.restores == 2
         await cluster.write(b"after")
         await cluster.level()
