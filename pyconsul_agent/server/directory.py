@@ -99,6 +99,10 @@ class ServerDirectory:
         """The live servers of this datacenter, self included."""
         return list(self._lan.values())
 
+    def servers_in(self, datacenter: str) -> list[ServerInfo]:
+        """The servers of another datacenter that have not left."""
+        return list(self._wan.get(datacenter, ()))
+
     def has_datacenter(self, datacenter: str) -> bool:
         """Whether any server of it is known."""
         return datacenter in self._wan

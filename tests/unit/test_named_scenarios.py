@@ -39,5 +39,5 @@ def test_table_names_every_scenario_that_there_is_once():
     assert there - set(names) <= OF_OUR_OWN, there - set(names)
 
 
-OF_OUR_OWN = {"t_append_conflict", "t_leader_removes_itself", "t_undecided_demotion"}
+OF_OUR_OWN = {"t_append_conflict", "t_leader_removes_itself", "t_slow_disk_election", "t_undecided_demotion"}
 """Rules of raft in the same form that are nobody's famous bug."""

@@ -99,6 +99,43 @@ def test_a_duty_that_fails_is_begun_again():
     assert len(began) == 2
 
 
+def test_later_duties_begin_after_the_members_were_reconciled_and_anew_after_a_restore():
+    order = []
+
+    class Reconciling:
+        async def everyone(self, members):
+            await asyncio.sleep(1.0)
+            order.append("reconciled")
+
+    def duty(name):
+        async def work():
+            order.append(name)
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                order.append(f"{name} ended")
+
+        return name, work
+
+    async def main():
+        loop = LeaderLoop(
+            Proposer(), Reconciling(), Recorder(), members=list, announce=lambda: None, establish=(),
+            duties=(duty("early"),), later=(duty("late"),),
+        )  # fmt: skip
+        loop.leadership(True, 2)
+        await asyncio.sleep(100.0)
+        await loop.reassert()
+        await asyncio.sleep(1.0)
+        began = list(order)
+        await loop.stop()
+        return began
+
+    began = run(main())
+    assert began[:4] == ["early", "reconciled", "late", "reconciled"]
+    assert sorted(began[4:6]) == ["early ended", "late ended"]
+    assert began[6:] == ["early", "late"]
+
+
 class Membership:
     def __init__(self, *servers):
         self.servers, self.changes = servers, []

@@ -154,12 +154,14 @@ def test_t_apply_raises(monkeypatch, defect):
         kv.put(txn, DirEntry(key=b"half"))
         raise defect
 
-    machine = StateMachine(Store(), lambda: 0.0)
+    logged = []
+    machine = StateMachine(Store(), lambda: 0.0, warn=logged.append)
     good = b"\x02" + encode(KVSRequest(op="set", dir_ent=DirEntry(key=b"k")))
     with monkeypatch.context() as patched:
         patched.setitem(commands.HANDLERS, 2, handler)
         result = machine.apply(LogEntry(index=1, type=0, data=good))
     assert isinstance(result, RPCError) and type(defect).__name__ in str(result)
+    assert logged == [f"entry 1, type 2: {result}"], "a follower's operator reads it too"
     assert not list(machine.store.tables.kvs.keys())
     assert machine.apply(LogEntry(index=2, type=0, data=good)) is None
     assert machine.store.tables.kvs.get(b"k").modify_index == 2

@@ -12,8 +12,10 @@ from collections import Counter
 from email.utils import formatdate
 
 from pyconsul_agent.env.base import Clock, Listener, Net
+from pyconsul_agent.env.deadlines import Deadlines
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.interfaces.http.connection import Connection
+from pyconsul_agent.interfaces.http.familiar import Familiar
 from pyconsul_agent.interfaces.http.head import Head
 from pyconsul_agent.interfaces.http.known import Known
 from pyconsul_agent.interfaces.http.pipeline import Pipeline, Target
@@ -53,6 +55,8 @@ class HTTPServer:
         self.stopped = False
         self._date = (0, b"")
         self.known: Known[Head] = Known()
+        self.familiar = Familiar(self.head_bytes_max)
+        self.deadlines = Deadlines()
 
     async def start(
         self,

@@ -13,7 +13,7 @@ from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConsulError
 from pyconsul_agent.serf.consul import ServerInfo, parse_server
 from pyconsul_agent.server.directory import address_of
-from pyconsul_agent.server.seams import Membership, Proposer
+from pyconsul_agent.server.seams import Measure, Membership, Proposer, unmeasured
 from pyconsul_agent.state.store import Store, check_key, service_key
 from pyconsul_agent.state.table import fold
 from pyconsul_agent.structs.catalog import NodeService, Weights
@@ -51,7 +51,11 @@ class Reconciler:
         *,
         datacenter: str,
         own_name: str,
+        now: Callable[[], float] = lambda: 0.0,
+        measure: Measure = unmeasured,
     ) -> None:
+        self._now = now
+        self._measure = measure
         self._store = store
         self._proposer = proposer
         self._membership = membership
@@ -91,6 +95,7 @@ class Reconciler:
         """Bring one member's node, check and raft membership in line with its status. Errors are logged."""
         if not self._is_ours(member):
             return
+        began = self._now()
         try:
             if member.status in (MemberStatus.ALIVE, MemberStatus.LEAVING):
                 await self._alive(member)
@@ -100,6 +105,7 @@ class Reconciler:
                 await self._left(member, MemberEventKind.LEAVE)
         except ConsulError as error:
             self._log.error("failed to reconcile member", member=member.name, error=str(error))
+        self._measure("leader.reconcileMember", self._now() - began)
 
     def _is_ours(self, member: Member) -> bool:
         return member.tags.get("dc", "") == self._datacenter and member.tags.get("role") in ("node", "consul")
