@@ -1,4 +1,4 @@
-"""`python -m pyconsul_agent.simulate`: whole clusters in virtual time, one run a seed.
+"""`python -m pyconsul_agent.simulate`: whole clusters in virtual time, one run a seed; `--profile raft`: raft alone.
 
 The same seed and the same code give the same digest, on every machine and in every process.
 """
@@ -9,8 +9,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pyconsul_agent.sim.run import PROFILES, Outcome, Profile, run_seed
+from pyconsul_agent.sim import raft_harness
+from pyconsul_agent.sim.run import PROFILES, Outcome, Profile, processor_s, run_seed
 from pyconsul_agent.sim.shrink import smallest
+
+RAFT = "raft"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,12 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--hours", type=float, default=0.0, help="go on with further seeds for so many simulated hours")
     parser.add_argument("--shrink", action="store_true", help="find the fewest faults with which a failing seed fails")
     parser.add_argument("--faults", type=_positions, help="perform only these of the drawn faults: 0,3,4")
-    parser.add_argument("--profile", choices=sorted(PROFILES), default="article")
+    parser.add_argument("--profile", choices=[*sorted(PROFILES), RAFT], default="article")
     parser.add_argument("--history", metavar="FILE", help="write the last seed's operations as JSON lines")
     parser.add_argument("-v", "--verbose", action="store_true", help="print drawn options and every agent's log")
     parser.add_argument("-q", "--quiet", action="store_true", help="print failures and the closing line only")
     given = parser.parse_args(arguments)
+    if given.profile == RAFT:
+        return _raft_alone(given.seed, given.seeds, given.hours)
     profile = PROFILES[given.profile]
+    began = processor_s()
     failed = count = 0
     simulated_s = 0.0
     while count < given.seeds or simulated_s < given.hours * 3600:
@@ -43,8 +49,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.history:
             with open(given.history, "w", encoding="utf-8") as file:
                 file.write(outcome.history.lines())
-    print(f"{count - failed} passed, {failed} failed: {simulated_s / 3600:.1f} simulated hours")
+    return _close(count, failed, simulated_s, began)
+
+
+def _close(count: int, failed: int, simulated_s: float, began: float) -> int:
+    """The closing line. The speed is that of one processor, however many share it."""
+    speed = simulated_s / max(processor_s() - began, 1e-9)
+    print(f"{count - failed} passed, {failed} failed: {simulated_s / 3600:.1f} simulated hours, {speed:.0f}x real time")
     return 1 if failed else 0
+
+
+def _raft_alone(first: int, seeds: int, hours: float) -> int:
+    """Seeds of the raft cores without agents around them; only failures are told."""
+    began, simulated_s, failed, count = processor_s(), 0.0, 0, 0
+    while count < seeds or simulated_s < hours * 3600:
+        try:
+            simulated_s += raft_harness.run_seed(first + count).elapsed_s
+        except AssertionError as error:  # the judge's, or one of the core's own
+            failed += 1
+            print(f"seed {first + count}: FAILED {type(error).__name__}: {error}", flush=True)
+        count += 1
+    return _close(count, failed, simulated_s, began)
 
 
 def _positions(text: str) -> tuple[int, ...]:

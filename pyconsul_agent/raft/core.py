@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import replace
+from typing import Any
 
 from pyconsul_agent.errors import EnqueueTimeout, LeadershipTransferInProgress, NotLeader, RestoredWhileCommitting
 from pyconsul_agent.raft import election, follower, lease, membership, replication, snapshotting, transfer
@@ -216,7 +216,9 @@ class Raft:
         if s.role is Role.LEADER and not s.stopped:
             self._lead(now)
         if s.storing:
-            return self._emit(Ready(before_sync=tuple(s.before)))
+            if not (s.before or s.answers or s.events):
+                return None
+            return self._emit(before_sync=tuple(s.before))
         log = s.log
         entries, install, revert = log.unstable(), None, False
         if not (entries or log.truncate_from or log.compact_to or s.settle):
@@ -230,24 +232,27 @@ class Raft:
         stores = bool(entries) or hard is not None or install is not None or revert or trims
         committed = () if install or revert or not room else self._committed()
         if not stores:
-            return self._emit(Ready(before_sync=(*s.before, *s.after), committed=committed), flushed=True)
-        made = Ready(
+            if not (s.before or s.after or committed or s.answers or s.events):
+                return None
+            return self._emit(flushed=True, before_sync=(*s.before, *s.after), committed=committed)
+        log.storing()
+        truncate_from, compact_to, settle = log.truncate_from, log.compact_to, s.settle
+        log.truncate_from = log.compact_to = None
+        s.settle = False
+        s.storing, s.hard_storing, s.hard_dirty = True, s.hard_dirty, False
+        return self._emit(
+            flushed=True,
             before_sync=tuple(s.before),
             hard_state=hard,
-            truncate_from=log.truncate_from,
+            truncate_from=truncate_from,
             entries=entries,
             install=install,
-            compact_to=log.compact_to,
-            settle=s.settle,
+            compact_to=compact_to,
+            settle=settle,
             revert=revert,
             after_sync=tuple(s.after),
             committed=committed,
         )
-        log.storing()
-        log.truncate_from = log.compact_to = None
-        s.settle = False
-        s.storing, s.hard_storing, s.hard_dirty = True, s.hard_dirty, False
-        return self._emit(made, flushed=True)
 
     def advance(self, done: Done, now: float) -> None:
         """The Ready with `must_sync` has been stored. Call it once for each of those and never for others."""
@@ -291,11 +296,10 @@ class Raft:
         s.log.trim(s.handed)
         return entries
 
-    def _emit(self, made: Ready, *, flushed: bool = False) -> Ready | None:
+    def _emit(self, *, flushed: bool = False, **effects: Any) -> Ready:
+        """A Ready of these effects and of what is told in any case."""
         s = self._s
-        if not (made.before_sync or made.must_sync or made.committed or s.answers or s.events):
-            return None
-        result = replace(made, answers=tuple(s.answers), events=tuple(s.events), deadline=self.deadline)
+        result = Ready(answers=tuple(s.answers), events=tuple(s.events), deadline=self.deadline, **effects)
         s.before.clear()
         if flushed:
             s.after.clear()

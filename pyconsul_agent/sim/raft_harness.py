@@ -55,6 +55,7 @@ class Weather:
     writes: float = 20.0
 
 
+START_S = 100.0
 CALM_LATENCY_S = CALM_SYNC_S = 0.02
 """At most, once a run is healed: far below the 150 ms in which a leader must hear from its quorum."""
 
@@ -74,7 +75,7 @@ class Simulation:
         config: RaftConfig | None = None,
     ) -> None:
         self.rng = random.Random(seed)  # noqa: S311
-        self.now = 100.0
+        self.now = START_S
         self.weather = weather
         self.config = config or RaftConfig(
             heartbeat_timeout_s=0.3,
@@ -103,6 +104,11 @@ class Simulation:
         for node in self.nodes[:voters]:
             self.at(self.rng.random() * 0.05, self._bootstrapper(node, configuration))
 
+    @property
+    def elapsed_s(self) -> float:
+        """Virtual seconds since the beginning."""
+        return self.now - START_S
+
     # -- time ---------------------------------------------------------------------------------------------------
     def at(self, delay: float, action: Callable[[], None]) -> None:
         """Do it `delay` seconds from now."""
@@ -121,15 +127,19 @@ class Simulation:
     def wake(self, node: Node) -> None:
         """Arm the node's timer."""
         raft = node.raft
-        if raft is None or raft.deadline is None or node.armed <= raft.deadline:
+        due = None if raft is None else raft.deadline
+        if raft is None or due is None or node.armed <= due:
             return
-        life, node.armed = node.life, raft.deadline
+        life, node.armed = node.life, due
 
         def fire() -> None:
-            if node.life != life or raft.deadline is None:
+            if node.life != life:
+                return
+            now_due = raft.deadline
+            if now_due is None:
                 return
             node.armed = float("inf")
-            if raft.deadline <= self.now:
+            if now_due <= self.now:
                 raft.tick(self.now)
                 self.pump(node)
             self.wake(node)

@@ -119,6 +119,11 @@ class Outcome:
         )
 
 
+def processor_s() -> float:
+    """Processor time of this process so far: speeds are told in it, because others may use the machine too."""
+    return time.process_time()
+
+
 def draw(seed: int, profile: Profile) -> Drawn:
     """The options of a seed. The plan of faults is drawn when the cluster is known."""
     rng = random.Random(f"{seed}/options")  # noqa: S311 - a simulation
