@@ -32,7 +32,7 @@ GAP_S = (1.5, 5.0)
 LONG_GAP_S = 16.0
 LONG_GAP_SHARE = 0.15
 CLOCK_JUMPS_S = (-86_400.0, -3_600.0, -30.0, 30.0, 3_600.0, 86_400.0)
-RECOVER_S = 120.0
+RECOVER_S = 240.0
 """Until all have caught up after a fault: safety is what is judged here, how fast it goes is measured elsewhere."""
 FIRST_WRITE_S = 120.0
 
