@@ -22,7 +22,7 @@ END_S = 20.0
 """How long a server on a full disk may go on: what is left in its write-ahead log has room."""
 OPEN_S = 60.0
 OPENED = re.compile(r"raft storage opened.*")
-REMOVE_S = 60.0
+REMOVE_S = 120.0
 
 
 class Disks:

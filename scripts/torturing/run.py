@@ -26,7 +26,7 @@ REGISTERS_S, LOCKS_S = 12.0, 60.0
 """How long a generation of keys is written to."""
 HOLDERS = 5
 WATCHERS = ("default", "default", "consistent", "stale")
-CLOSE_S = 180.0
+CLOSE_S = 360.0
 """For the last reads of a generation: longer than any fault and what follows it."""
 OPERATIONS_PER_WORKER_S = 1.6
 FAULT_SHORTEST_S = 2.0
