@@ -5,7 +5,7 @@
 One load generator speaks yamux and msgpack to the server port of each make, one call after the other on one stream:
 Status.Ping and KVS.Get. Through a client agent: GET of a key over one connection, which is HTTP, the client's part and
 the call to the server of the same make. Times are medians of a round; ratios are ours / theirs, round by round, and
-must stay below 1.5.
+must stay below 1.5. Beside them stands what the agents used of a processor for each, which others disturb less.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import socket
 import statistics
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from pyconsul_agent.structs.base import Duration
 from pyconsul_agent.structs.methods import KVS_GET, STATUS_PING, Empty
@@ -85,28 +86,41 @@ class Calls:
         self._socket.close()
 
 
-def times(once: Callable[[], object], count: int) -> list[float]:
-    """Sorted seconds of `count` calls, one after the other; a tenth more come before and do not count."""
+@dataclass(frozen=True)
+class Times:
+    """Seconds of each call, sorted, and processor seconds of the agents for one."""
+
+    each: list[float]
+    cpu_s: float
+
+    def part(self, hundredth: int) -> float:
+        """A percentile."""
+        return self.each[len(self.each) * hundredth // 100]
+
+
+def times(once: Callable[[], object], count: int, agents: Sequence[Server]) -> Times:
+    """Of `count` calls, one after the other; a tenth more come before and do not count."""
     for _ in range(count // 10):
         once()
     taken: list[float] = []
+    cpu = sum(agent.cpu_s() for agent in agents)
     for _ in range(count):
         began = time.perf_counter()
         once()
         taken.append(time.perf_counter() - began)
-    return sorted(taken)
+    return Times(sorted(taken), (sum(agent.cpu_s() for agent in agents) - cpu) / count)
 
 
-def measure(server: Server, client: Server, count: int) -> dict[str, list[float]]:
-    """Sorted seconds by subject."""
+def measure(server: Server, client: Server, count: int) -> dict[str, Times]:
+    """Times by subject."""
     get = msgpack.encode(KeyRequest(datacenter="dc1", key=KEY, max_query_time=Duration(0)))
     calls = Calls(server.address)
     try:
         entries = msgpack.decode(IndexedDirEntries, calls.call(KVS_GET.name, get)).entries
         assert entries and entries[0].key == KEY
         found = {
-            "Status.Ping": times(lambda: calls.call(STATUS_PING.name, msgpack.encode(Empty())), count),
-            "KVS.Get": times(lambda: calls.call(KVS_GET.name, get), count),
+            "Status.Ping": times(lambda: calls.call(STATUS_PING.name, msgpack.encode(Empty())), count, [server]),
+            "KVS.Get": times(lambda: calls.call(KVS_GET.name, get), count, [server]),
         }
     finally:
         calls.close()
@@ -118,7 +132,7 @@ def measure(server: Server, client: Server, count: int) -> dict[str, list[float]
             answer = connection.getresponse()
             assert answer.read().startswith(b"[") and answer.status == 200
 
-        found[name] = times(ask, count)
+        found[name] = times(ask, count, [server, client])
         connection.close()
     return found
 
@@ -128,7 +142,7 @@ def main(arguments: list[str]) -> int:
     options = parser(__doc__, rounds=5, seconds=0)
     options.add_argument("--calls", type=int, default=2000)
     chosen = options.parse_args(arguments)
-    rounds: dict[str, list[dict[str, list[float]]]] = {}
+    rounds: dict[str, list[dict[str, Times]]] = {}
     with makes(chosen) as found, fleet(chosen) as agents:
         pairs: list[tuple[Make, Server, Server]] = []
         for make in found:
@@ -146,11 +160,12 @@ def main(arguments: list[str]) -> int:
     missed = False
     for name in rounds[OURS][0]:
         for label, measured in rounds.items():
-            p50, p99 = ([each[name][len(each[name]) * part // 100] for each in measured] for part in (50, 99))
-            ours = [each[name][len(each[name]) // 2] for each in rounds[OURS]]
+            p50, p99 = ([each[name].part(part) for each in measured] for part in (50, 99))
+            cpu = statistics.median(each[name].cpu_s for each in measured)
             line = f"rpc {name:<18} {label:<8} p50 {statistics.median(p50) * 1e6:6.0f} us p99 " \
-                   f"{statistics.median(p99) * 1e6:6.0f} us"  # fmt: skip
+                   f"{statistics.median(p99) * 1e6:6.0f} us cpu {cpu * 1e6:4.0f} us"  # fmt: skip
             if label != OURS:
+                ours = [each[name].part(50) for each in rounds[OURS]]
                 ratios = [mine / theirs for mine, theirs in zip(ours, p50, strict=True)]
                 line += f"  ours/{label} {spread(ratios)}"
                 missed = missed or (label == "consul" and statistics.median(ratios) > LIMIT)
