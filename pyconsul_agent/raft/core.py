@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pyconsul_agent.errors import EnqueueTimeout, LeadershipTransferInProgress, NotLeader, RestoredWhileCommitting
