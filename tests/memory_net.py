@@ -104,6 +104,9 @@ class MemoryTransport(asyncio.Transport):
     def is_reading(self):
         return self.reading
 
+    def get_write_buffer_size(self):
+        return 0 if self.peer is None else len(self.peer.incoming)
+
     def pause_reading(self):
         self.reading = False
 

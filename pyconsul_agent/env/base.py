@@ -146,10 +146,13 @@ class Files(Protocol):
     def read(self, path: str, *, bytes_max: int = -1) -> bytes:
         """The whole file, or its first `bytes_max` bytes."""
 
-    def write_atomic(self, path: str, data: bytes, *, mode: int = 0o600, sync: bool = True) -> None:
+    def write_atomic(
+        self, path: str, data: bytes, *, mode: int = 0o600, sync: bool = True, sync_folder: bool = True
+    ) -> None:
         """Replace `path` by `data`: temporary file, fsync, rename, fsync of the directory.
 
-        Without `sync` nobody sees half of it either, but a power failure may take it away.
+        Without `sync` nobody sees half of it either, but a power failure may take it away. Without `sync_folder` it may
+        until the folder is synced: once is enough for many files.
         """
 
     def lock(self, path: str) -> Callable[[], None]:
@@ -257,6 +260,8 @@ class ProcessFacts:
     freed_objects: int = 0
     gc_runs: int = 0
     gc_pause_ns: int = 0
+    gc_pauses_ns: tuple[int, ...] = ()
+    """The latest ones since the question before."""
     tasks: int = 0
 
 
@@ -333,6 +338,9 @@ class Writer(asyncio.StreamWriter):
         super().__init__(transport, protocol, reader, loop)
         self._stands_for = stands_for
 
+    def __del__(self) -> None:
+        """Nothing: who got the writer closes it, and a transport that nobody closed warns by itself."""
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """See asyncio."""
         try:
@@ -358,10 +366,11 @@ async def open_stream(
     local_host: str | None = None,
     timeout_s: float = 10.0,
     limit: int = STREAM_BUFFER_BYTES,
+    kind: type[asyncio.StreamReader] = asyncio.StreamReader,
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Dial and wrap in asyncio streams. Raises as `Net.connect`."""
+    """Dial and wrap in asyncio streams, the reader being of a `kind`. Raises as `Net.connect`."""
     loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=limit, loop=loop)
+    reader = kind(limit=limit, loop=loop)
     transport, protocol = await net.connect(
         lambda: asyncio.StreamReaderProtocol(reader, loop=loop), host, port, local_host=local_host, timeout_s=timeout_s
     )

@@ -17,6 +17,23 @@ READ_BYTES = 128 * 1024
 WRITE_TIMEOUT_S = 10.0
 """A peer that takes nothing off the connection for so long is gone."""
 CLOSE_TIMEOUT_S = 10.0
+BUFFERED_BYTES_MAX = 1024 * 1024
+"""More than a reader with STREAM_BUFFER_BYTES ever holds."""
+UNSENT_BYTES_MAX = 32 * 1024
+"""Of the connection: beyond it nothing is written at once. Less than what makes a writer's `drain` wait."""
+
+
+class DirectReader(asyncio.StreamReader):
+    """A stream reader that hands on what comes as it comes, once it has a `tap`; the end is still read."""
+
+    tap: Callable[[bytes], None] | None = None
+
+    def feed_data(self, data: bytes) -> None:  # type: ignore[override]
+        """As the transport does."""
+        if self.tap is None:
+            super().feed_data(data)
+        else:
+            self.tap(data)
 
 
 class MuxStream:
@@ -132,6 +149,9 @@ class MuxConnection:
         self._streams: dict[int, MuxStream] = {}
         self._wake = asyncio.Event()
         self._acked = asyncio.Event()
+        self._running = False
+        self._dispatching = False
+        self._sent_in_turn = False
 
     async def open(self, first: bytes) -> MuxStream:
         """Open a stream with its first bytes; waits while too many are unacknowledged. Raises ConnectionLost."""
@@ -143,6 +163,7 @@ class MuxConnection:
         stream = MuxStream(self, self.session.open(first, self._clock.monotonic()))
         self._streams[stream.number] = stream
         self.wake()
+        self._wake.set()  # there may be an earlier deadline
         return stream
 
     def accept(self, stream: MuxStream) -> None:
@@ -151,13 +172,37 @@ class MuxConnection:
         self.wake()
 
     def wake(self) -> None:
-        """Look whether there is something to send."""
-        self._wake.set()
+        """Send what there is to send: at once, or with the rest of this turn of the loop if it sent something before.
+
+        One caller after the other gets the shortest way; of many at once, most share a system call.
+        """
+        if not self._sent_in_turn and self.session.has_output:
+            self._sent_in_turn = True
+            asyncio.get_running_loop().call_soon(self._turn_over)
+            self._flush()
+
+    def _turn_over(self) -> None:
+        self._sent_in_turn = False
+        self._flush()
+
+    def _flush(self) -> None:
+        """Write as far as the connection takes it; `run` does the rest."""
+        session, transport = self.session, self._writer.transport
+        while session.has_output:
+            if not self._running or transport.is_closing() or transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
+                self._wake.set()
+                return
+            data = session.take_output(self._clock.monotonic())
+            if not data:
+                return
+            self._writer.write(data)
+            self._dispatch()
 
     def discard(self, stream: MuxStream) -> None:
         """Forget a stream; what still comes for it is thrown away."""
         self._streams.pop(stream.number, None)
         self.wake()
+        self._wake.set()
 
     def end(self, reason: str = "session shutdown") -> None:
         """End the session; `run` returns soon and closes the connection."""
@@ -175,12 +220,14 @@ class MuxConnection:
         """Serve the connection until either side ends it; returns the reason. The connection is closed then."""
         loop = asyncio.get_running_loop()
         receiving = loop.create_task(self._receive(), name="yamux receive")
+        self._running = True
         try:
             await self._send()
         except asyncio.CancelledError:
             self._writer.transport.abort()  # shutting down: no waiting for a peer that does not read
             raise
         finally:
+            self._running = False
             receiving.cancel()
             self.end()
             self._writer.close()  # before anything is waited for, since waiting may be cancelled
@@ -191,26 +238,33 @@ class MuxConnection:
     async def _receive(self) -> None:
         """Read on whatever happens to output: windows bound what comes, and pings must be answered."""
         try:
-            while self.session.ended is None:
+            data = await self._reader.read(BUFFERED_BYTES_MAX)
+            if isinstance(self._reader, DirectReader):
+                self._reader.tap = self._on_bytes  # nothing is left in the reader, and from now on nothing gets into it
+            while data and self.session.ended is None:
+                self._on_bytes(data)
                 data = await self._reader.read(READ_BYTES)
-                if not data:
-                    self.end("EOF")
-                    return
-                self.session.receive(data, self._clock.monotonic())
-                self._dispatch()
+            self.end("EOF")
         except (OSError, ConnectionLost) as error:
             self.end(f"connection lost: {error}")
 
-    async def _send(self) -> None:
-        session = self.session
-        while session.ended is None:
-            data = session.take_output(self._clock.monotonic())
+    def _on_bytes(self, data: bytes) -> None:
+        if self.session.ended is None:
+            self.session.receive(data, self._clock.monotonic())
             self._dispatch()
+            self.wake()
+
+    async def _send(self) -> None:
+        session, transport = self.session, self._writer.transport
+        while session.ended is None:
             try:
-                if data:
-                    self._writer.write(data)
+                if session.has_output or transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
                     async with asyncio.timeout(WRITE_TIMEOUT_S):
                         await self._writer.drain()
+                data = session.take_output(self._clock.monotonic())
+                if data:
+                    self._writer.write(data)
+                    self._dispatch()
                     continue
             except TimeoutError:
                 self.end("connection write timeout")
@@ -234,7 +288,17 @@ class MuxConnection:
             self._dispatch()
 
     def _dispatch(self) -> None:
-        for event in self.session.take_events():
+        if self._dispatching:
+            return  # what an event leads to comes after it
+        self._dispatching = True
+        try:
+            while events := self.session.take_events():
+                self._tell(events)
+        finally:
+            self._dispatching = False
+
+    def _tell(self, events: list[yamux_frames.Event]) -> None:
+        for event in events:
             match event:
                 case yamux_frames.StreamData(number, data):
                     if (stream := self._streams.get(number)) is not None:
@@ -257,7 +321,6 @@ class MuxConnection:
                     self._acked.set()
                 case yamux_frames.SessionEnded(reason):
                     self._on_ended(reason)
-        self._wake.set()
 
     def _on_opened(self, number: int) -> None:
         if self._on_stream is None:
@@ -271,6 +334,7 @@ class MuxConnection:
         for stream in streams.values():
             stream.on_broken(reason)
         self._acked.set()
+        self._wake.set()
 
 
 async def close_writer(writer: asyncio.StreamWriter) -> None:

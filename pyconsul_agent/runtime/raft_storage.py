@@ -133,6 +133,8 @@ class SqliteRaftStorage:
         self._reader: SqliteLogReader | None = None
         self._mark: Mark | None = None
         self._order = asyncio.Lock()
+        self._failure = ""
+        """Of the first commit that failed: there is none after it."""
 
     @property
     def reader(self) -> LogReader:
@@ -257,8 +259,17 @@ class SqliteRaftStorage:
         return self._writer
 
     async def _exclusively(self, work: Callable[[], T]) -> T:
+        def first_failure_is_final() -> T:
+            if self._failure:
+                raise StorageError(f"raft storage: commit after a failed one: {self._failure}")
+            try:
+                return work()
+            except StorageError as error:
+                self._failure = str(error)
+                raise
+
         async with self._order:
-            job = asyncio.ensure_future(self._blocking(work))
+            job = asyncio.ensure_future(self._blocking(first_failure_is_final))
             try:
                 return await asyncio.shield(job)
             except asyncio.CancelledError:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from pyconsul_agent.env.base import Clock, Net, open_stream
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConnectionLost, DecodeError, NetError, RPCError
-from pyconsul_agent.runtime.mux import MuxConnection, MuxStream
+from pyconsul_agent.runtime.mux import DirectReader, MuxConnection, MuxStream
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.structs.methods import Method
 from pyconsul_agent.wire import msgpack, netrpc
@@ -151,6 +151,7 @@ class RPCPool:
                 server.port,
                 local_host=self._local_host,
                 timeout_s=self._dial_timeout_s,
+                kind=DirectReader,
             )
             writer.write(bytes([FirstByte.YAMUX]))
             connection = MuxConnection(reader, writer, is_client=True, clock=self._clock)

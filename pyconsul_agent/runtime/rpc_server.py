@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pyconsul_agent.env.base import STREAM_BUFFER_BYTES, Address, Clock, Listener, Net
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConnectionLost, DecodeError, RaftError, RPCError
-from pyconsul_agent.runtime.mux import MuxConnection, MuxStream, close_writer
+from pyconsul_agent.runtime.mux import DirectReader, MuxConnection, MuxStream, close_writer
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.wire import netrpc
 from pyconsul_agent.wire.netrpc import FirstByte, MessageReader, RequestHeader
@@ -73,7 +73,10 @@ class RPCServer:
         snapshot: ConnectionHandler | None = None,
         grpc: ConnectionHandler | None = None,
         limits: RPCLimits | None = None,
+        accepted: Callable[[], None] = lambda: None,
     ) -> None:
+        """`accepted` hears of each connection that is served."""
+        self._accepted = accepted
         self._net = net
         self._clock = clock
         self._log = log
@@ -116,9 +119,13 @@ class RPCServer:
 
     # --- connections ----------------------------------------------------------------------------------------------
 
+    def set_connections_per_client(self, count: int) -> None:
+        """Take so many connections of one address from now on (reload); 0 is no limit."""
+        self._limits = replace(self._limits, connections_per_client_max=count)
+
     def _protocol(self) -> asyncio.BaseProtocol:
         loop = asyncio.get_running_loop()
-        return _Protocol(asyncio.StreamReader(limit=STREAM_BUFFER_BYTES, loop=loop), self._on_connection, loop=loop)
+        return _Protocol(DirectReader(limit=STREAM_BUFFER_BYTES, loop=loop), self._on_connection, loop=loop)
 
     def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         name = writer.get_extra_info("peername")
@@ -130,6 +137,7 @@ class RPCServer:
             return
         self._connections += 1
         self._per_client[peer[0]] += 1
+        self._accepted()
         task = self._tasks.start_task(self._serve_connection(reader, writer, peer), f"rpc {peer[0]}:{peer[1]}")
         task.add_done_callback(lambda _: self._on_over(writer, peer))
 
@@ -246,6 +254,9 @@ class RPCServer:
             if not data:
                 return None
             messages.feed(data)
+            request = messages.next()
+            if request is not None:  # nearly always: most are small and come in one piece
+                return request
         counted = 0
         try:
             async with asyncio.timeout(self._limits.request_timeout_s):

@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
+from pyconsul_agent.env.deadlines import Deadlines
 from pyconsul_agent.errors import RaftError, RPCError
 from pyconsul_agent.server.seams import Leadership
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet
-from pyconsul_agent.structs.base import Duration, duration, seconds
+from pyconsul_agent.structs.base import Duration, duration, fill, seconds
 from pyconsul_agent.structs.requests import QueryMeta, QueryOptions
 
 JITTER_FRACTION = 16
@@ -60,6 +61,24 @@ class Threshold:
         return index > self.index
 
 
+class _Sleeper:
+    """A blocked read. `done` is True when something it looked at has changed, False when its time is over."""
+
+    __slots__ = ("done",)
+
+    def __init__(self) -> None:
+        self.done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def __call__(self) -> None:
+        if not self.done.done():
+            self.done.set_result(True)
+
+    def late(self) -> None:
+        """As `__call__`, when the time is over."""
+        if not self.done.done():
+            self.done.set_result(False)
+
+
 class Blocking:
     """Runs reads against the local store, with consistency checks, and fills in what every reply tells."""
 
@@ -79,6 +98,7 @@ class Blocking:
         self._ready = ready
         self._hold_timeout_s = hold_timeout_s
         self._waits = waits
+        self._deadlines = Deadlines()
 
     async def run(
         self,
@@ -89,46 +109,39 @@ class Blocking:
     ) -> ReplyT:
         """Answer `query`, which reads the store, notes in its WatchSet what it looked at, and sets the index.
 
+        It makes a new reply each time: what is known of the leader is filled in.
+
         Returns at once unless `options.min_query_index` is set and not yet passed. `found` tells an answer about
         something that is not there (see `Threshold`). Raises RPCError when consistency cannot be had, and what `query`
         raises.
         """
-        if options.min_query_index <= 0:
+        if options.require_consistent or not (options.allow_stale or self._leadership.lease_valid):
             await self.check(options)
+        if options.min_query_index <= 0:
             return self.finish(query(WatchSet()))
         threshold = Threshold(options.min_query_index)
         deadline = asyncio.get_running_loop().time() + wait_s(options, self._draw, self._waits)
+        changed = True
         while True:
-            await self.check(options)
             generation = self._store.generation
             watch = WatchSet()
             reply = query(watch)
-            if threshold.passed(max(1, reply.index), found(reply)):
+            if threshold.passed(max(1, reply.index), found(reply)) or not changed:
                 return self.finish(reply)
-            if not await self._changed(watch, deadline):
+            sleeper = _Sleeper()
+            token = self._store.watchers.register(watch, sleeper)
+            if token is None:
                 return self.finish(reply)
+            del watch, reply  # thousands may sleep, and each would keep the rows of its time
+            instant = self._deadlines.add(sleeper, deadline)
+            try:
+                changed = await sleeper.done
+            finally:
+                self._store.watchers.unregister(token)
+                self._deadlines.remove(sleeper, instant)
             if self._store.generation != generation:
                 return self.finish(query(WatchSet()))
-
-    async def _changed(self, watch: WatchSet, deadline: float) -> bool:
-        """Wait until something in `watch` is touched; False when the time is over (or there are too many waiters)."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def wake() -> None:
-            if not done.done():
-                done.set_result(None)
-
-        token = self._store.watchers.register(watch, wake)
-        if token is None:
-            return False
-        try:
-            async with asyncio.timeout_at(deadline):
-                await done
-        except TimeoutError:
-            return False
-        finally:
-            self._store.watchers.unregister(token)
-        return True
+            await self.check(options)
 
     async def check(self, options: QueryOptions) -> None:
         """Make sure that this server may answer with the consistency asked for. Raises RPCError.
@@ -154,12 +167,12 @@ class Blocking:
             raise RPCError("Not ready to serve consistent reads")
 
     def finish(self, reply: ReplyT) -> ReplyT:
-        """The reply with its index at least 1 and what is known of the leader."""
-        if self._leadership.is_leader:
-            return replace(reply, index=max(1, reply.index), last_contact=Duration(0), known_leader=True)
-        return replace(
+        """The reply, which nobody else has yet, with its index at least 1 and what is known of the leader."""
+        leads = self._leadership.is_leader
+        fill(
             reply,
             index=max(1, reply.index),
-            last_contact=duration(self._leadership.last_contact_s or 0.0),
-            known_leader=bool(self._leadership.leader_address),
+            last_contact=Duration(0) if leads else duration(self._leadership.last_contact_s or 0.0),
+            known_leader=leads or bool(self._leadership.leader_address),
         )
+        return reply

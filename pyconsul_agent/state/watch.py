@@ -58,7 +58,8 @@ class WatchRegistry:
 
     def __init__(self) -> None:
         self._next = 0
-        self._wakes: dict[int, tuple[WatchSet, Callable[[], None]]] = {}
+        self._wakes: dict[int, tuple[tuple[Touch, ...], tuple[Touch, ...], Callable[[], None]]] = {}
+        """Rows, prefixes, whom to wake. A tuple takes a fifth of a small set, and nothing is looked up in it."""
         self._rows: dict[Touch, set[int]] = {}
         self._prefixes: dict[Touch, set[int]] = {}
         self._lengths: dict[str, dict[int, int]] = {}
@@ -67,12 +68,15 @@ class WatchRegistry:
         return len(self._wakes)
 
     def register(self, watch: WatchSet, wake: Callable[[], None]) -> int | None:
-        """Call `wake` when something in `watch` is touched; returns a token, or None when there are too many."""
+        """Call `wake` when something in `watch` is touched; returns a token, or None when there are too many.
+
+        `watch` is not kept, only what it names.
+        """
         if len(self._wakes) >= WATCHERS_MAX:
             return None
         token = self._next
         self._next += 1
-        self._wakes[token] = (watch, wake)
+        self._wakes[token] = (tuple(watch.rows), tuple(watch.prefixes), wake)
         for touch in watch.rows:
             self._rows.setdefault(touch, set()).add(token)
         for table, prefix in watch.prefixes:
@@ -86,9 +90,10 @@ class WatchRegistry:
         found = self._wakes.pop(token, None)
         if found is None:
             return
-        for touch in found[0].rows:
+        rows, prefixes, _ = found
+        for touch in rows:
             _discard(self._rows, touch, token)
-        for table, prefix in found[0].prefixes:
+        for table, prefix in prefixes:
             _discard(self._prefixes, (table, prefix), token)
             lengths = self._lengths[table]
             lengths[len(prefix)] -= 1
@@ -116,7 +121,7 @@ class WatchRegistry:
 
     def _call(self, tokens: list[int]) -> None:
         for token in tokens:
-            self._wakes[token][1]()
+            self._wakes[token][2]()
 
 
 _NONE: frozenset[int] = frozenset()

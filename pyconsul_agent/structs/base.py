@@ -88,6 +88,18 @@ def struct(cls: type[ClassT]) -> type[ClassT]:
     return cast(type[ClassT], made)
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def value(cls: type[ClassT]) -> type[ClassT]:
+    """As `struct`, for what never travels: a slotted dataclass that is frozen to the type checker only."""
+    return cast(type[ClassT], dataclass(slots=True, eq=False)(cls))
+
+
+def fill(new: Any, **fields_: Any) -> None:
+    """Set fields of a struct that was just made and that nobody else has seen; a third of the time of `replace`."""
+    for name, item in fields_.items():
+        setattr(new, name, item)
+
+
 @cache
 def _values(kind: type) -> Callable[[Any], Any]:
     """What reads all fields of a struct, as something that compares and hashes as they do."""

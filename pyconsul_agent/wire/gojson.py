@@ -51,6 +51,9 @@ def render(value: Any) -> Any:
         return value if value.isascii() else _utf8(value)
     if kind is int or kind is bool or value is None:
         return value
+    made = _STRUCTS.get(kind)
+    if made is not None:
+        return made(value)
     if kind is tuple or kind is list:
         return [render(item) for item in value]
     if kind is bytes:
@@ -60,7 +63,8 @@ def render(value: Any) -> Any:
     if kind is float:
         return _plain_float(value)
     if dataclasses.is_dataclass(kind):
-        return _renderer(kind)(value)
+        made = _STRUCTS[kind] = _renderer(kind)
+        return made(value)
     if isinstance(value, Mapping):
         return {_utf8(key): render(value[key]) for key in sorted(value, key=_sort_key)}
     if isinstance(value, int):
@@ -80,7 +84,9 @@ def dump(plain: Any) -> bytes:
     data = _dump_fast(plain)
     if data is None:
         data = _dump_slowly(plain).encode()
-    return _ESCAPED.sub(_escape, data) if _ESCAPED.search(data) else data
+    if b"&" in data or b"<" in data or b">" in data or b"\xe2\x80" in data:  # a fifth of the time of a search
+        return _ESCAPED.sub(_escape, data)
+    return data
 
 
 class _Number:
@@ -162,6 +168,10 @@ def _float(value: float) -> str:
 # --- structs --------------------------------------------------------------------------------------------------
 
 
+_STRUCTS: dict[type, Render] = {}
+"""Of the structs that were met."""
+
+
 @cache
 def _renderer(kind: Any) -> Render:
     if kind is GoTime:
@@ -179,13 +189,18 @@ def _renderer(kind: Any) -> Render:
             how = _DURATION
         elif hint is bytes:
             how = _KEY
+        elif hint is str:
+            how = _TEXT
         omit = bool(field.metadata.get("json_omit"))
         empty = cast(Any, hint)() if omit and dataclasses.is_dataclass(hint) else None
         rows.append((field.metadata.get("json", field.metadata["wire"]), field.name, omit, empty, how))
 
     names = tuple(row[0] for row in rows)
     values = _reader_of([row[1] for row in rows])
-    converted = tuple((name, _CONVERSIONS[how]) for name, _, _, _, how in rows if how != _AS_IS)
+    texts = tuple(name for name, _, omit, _, how in rows if how == _TEXT and not omit)
+    some_texts = tuple((name, _utf8) for name, _, omit, _, how in rows if how == _TEXT and omit)
+    converted = tuple((name, _CONVERSIONS[how]) for name, _, _, _, how in rows if how not in (_AS_IS, _TEXT))
+    converted += some_texts
     omitted = tuple((name, empty) for name, _, omit, empty, _ in rows if omit)
 
     def render_struct(value: Any) -> dict[str, Any]:
@@ -194,15 +209,21 @@ def _renderer(kind: Any) -> Render:
             item = result[name]
             if not item or item == empty:
                 del result[name]
+        for name in texts:
+            text = result[name]
+            if not text.isascii():
+                result[name] = _utf8(text)
         for name, convert in converted:
             if name in result:
-                result[name] = convert(result[name])
+                item = result[name]
+                if item is not None:
+                    result[name] = convert(item)
         return result
 
     return render_struct
 
 
-_AS_IS, _RENDERED, _DURATION, _KEY = 0, 1, 2, 3
+_AS_IS, _RENDERED, _DURATION, _KEY, _TEXT = 0, 1, 2, 3, 4
 
 
 def _render_key(item: bytes) -> str:

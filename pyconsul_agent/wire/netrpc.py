@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 import msgpack
@@ -25,6 +26,8 @@ from pyconsul_agent.wire.msgpack import decode, encode
 HeaderT = TypeVar("HeaderT")
 
 BODY_BYTES_MAX = 64 * 1024 * 1024
+NAMES_MAX, NAME_MAX = 512, 64
+"""Names of methods that are kept encoded, and the length of one; both headers are written with every call."""
 HEADER_BYTES_MAX = 256 * 1024
 """A response header carries an error text, which may quote a lot."""
 
@@ -66,17 +69,33 @@ class ResponseHeader:
 
 def encode_request(seq: int, method: str, body: bytes) -> bytes:
     """A whole request; `body` is one msgpack value."""
-    return encode(RequestHeader(seq, method)) + body
+    return b"\x82\xa3Seq%b%b%b" % (_number(seq), _named(method), body)
 
 
 def encode_response(header: RequestHeader, body: bytes) -> bytes:
     """A successful answer to `header`."""
-    return encode(ResponseHeader("", header.seq, header.method)) + body
+    return b"\x83\xa5Error\xa0\xa3Seq%b%b%b" % (_number(header.seq), _named(header.method), body)
 
 
 def encode_error(header: RequestHeader, text: str) -> bytes:
     """A failed answer. An empty text would read as success, so it is replaced."""
     return encode(ResponseHeader(text or "unknown error", header.seq, header.method)) + EMPTY_BODY
+
+
+def _number(seq: int) -> bytes:
+    return bytes((seq,)) if 0 <= seq < 128 else encode(seq)
+
+
+def _named(method: str) -> bytes:
+    return _known_name(method) if len(method) <= NAME_MAX else _name(method)
+
+
+def _name(method: str) -> bytes:
+    """The last field of either header."""
+    return b"\xadServiceMethod" + encode(method)
+
+
+_known_name = lru_cache(maxsize=NAMES_MAX)(_name)
 
 
 class MessageReader(Generic[HeaderT]):

@@ -1,17 +1,19 @@
-"""HTTP reads on a leader that is a single server: requests per second, p99 and CPU per request.
+"""HTTP reads: requests per second, p99 and CPU per request.
 
     scripts/bench http [CASE...] [--rounds 5] [--seconds 3] [--against REV]
 
 wrk -t1 -c32. kv, health, nodes, leader, recurse and stale ask for one thing again and again, which ours answers from
 memory while nothing has changed; many asks for 10,000 keys in turn, mixed is health with every tenth request a write of
-a key, and churn with every tenth a registration, so that no answer can be given twice for long.
+a key, and churn with every tenth a registration, so that no answer can be given twice for long. These ask the leader,
+which is a single server. follower and follower-stale ask another of three servers, client and client-stale an agent in
+client mode before these; CPU is then that of all four.
 """
 
 from __future__ import annotations
 
 import json
 
-from scripts.benches.frame import Make, Server, alternate, fleet, makes, need_wrk, parser, wrk
+from scripts.benches.frame import Fleet, Make, Server, alternate, fleet, makes, need_wrk, parser, until, wrk
 
 CASES = {
     "kv": "/v1/kv/foo",
@@ -21,6 +23,13 @@ CASES = {
     "recurse": "/v1/kv/tree/?recurse",
     "stale": "/v1/kv/foo?stale",
 }
+ELSEWHERE = {
+    "follower": ("follower", "/v1/kv/foo"),
+    "follower-stale": ("follower", "/v1/kv/foo?stale"),
+    "client": ("client", "/v1/kv/foo"),
+    "client-stale": ("client", "/v1/health/service/web?stale"),
+}
+"""Name of a case -> whom it asks, and for what."""
 MANY = 10_000
 SCRIPTS = {
     "many": f"""
@@ -53,6 +62,7 @@ end
 PER_TXN = 64
 SERVICES = 3
 TREE = 50
+SPREAD_S = 10.0
 
 
 def fill(server: Server) -> None:
@@ -88,18 +98,43 @@ def main(arguments: list[str]) -> int:
     options = parser(__doc__, rounds=5, seconds=3)
     options.add_argument("cases", nargs="*", metavar="CASE")
     chosen = options.parse_args(arguments)
-    known = [*CASES, *SCRIPTS]
+    known = [*CASES, *SCRIPTS, *ELSEWHERE]
     if unknown := [case for case in chosen.cases if case not in known]:
         options.error(f"no case {', '.join(unknown)}; there are {', '.join(known)}")
     need_wrk()
+    cases = chosen.cases or known
     with makes(chosen) as found, fleet(chosen) as agents:
-        servers = {make.label: agents.cluster(make) for make in found}
-        for cluster in servers.values():
-            fill(cluster[0])
-        for case in chosen.cases or known:
+        if here := [case for case in cases if case not in ELSEWHERE]:
+            alone = {make.label: agents.cluster(make) for make in found}
+            for cluster in alone.values():
+                fill(cluster[0])
+            for case in here:
 
-            def measure(make: Make, path: str = CASES.get(case, "/"), script: str = SCRIPTS.get(case, "")):
-                return wrk(servers[make.label], path, chosen.seconds, script=script)
+                def measure(make: Make, path: str = CASES.get(case, "/"), script: str = SCRIPTS.get(case, "")):
+                    return wrk(alone[make.label], path, chosen.seconds, script=script)
 
-            alternate(f"http {case}", found, chosen.rounds, measure)
+                alternate(f"http {case}", found, chosen.rounds, measure)
+            for cluster in alone.values():
+                agents.stop(cluster[0])
+        if there := [case for case in cases if case in ELSEWHERE]:
+            asked = {make.label: asked_elsewhere(agents, make) for make in found}
+            for case in there:
+
+                def ask(make: Make, whom: str = ELSEWHERE[case][0], path: str = ELSEWHERE[case][1]):
+                    first = asked[make.label][whom]
+                    others = [each for each in asked[make.label].values() if each is not first]
+                    return wrk([first, *others], path, chosen.seconds)
+
+                alternate(f"http {case}", found, chosen.rounds, ask)
     return 0
+
+
+def asked_elsewhere(agents: Fleet, make: Make) -> dict[str, Server]:
+    """Three servers and a client agent, each by its part; the key that is read is known to all."""
+    leader, follower, third = agents.cluster(make, 3)
+    client = agents.client(make, [leader, follower, third])
+    fill(leader)
+    members = {"follower": follower, "client": client, "leader": leader, "third": third}
+    for each in members.values():
+        until(lambda at=each: at.request("GET", "/v1/kv/foo?stale")[0] == 200, SPREAD_S, f"{each.log.name}: no key")
+    return members

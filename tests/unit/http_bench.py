@@ -54,6 +54,7 @@ class Bench:
         self.requests = []
         self.cancelled_at = None
         self.log = SilentLog()
+        self.server = None
 
     async def echo(self, request):
         self.requests.append(request)
@@ -116,7 +117,7 @@ def serve(scenario, *, rules=None, routes=None, seed=1, stamp=lambda part: None,
         pipeline = bench.pipeline = Pipeline(table, rules or Rules(), bench.log, stamp=stamp)
 
         async def main(env):
-            server = HTTPServer(env.net, env.clock, pipeline, bench.log, **options)
+            server = bench.server = HTTPServer(env.net, env.clock, pipeline, bench.log, **options)
             await server.start([("0.0.0.0", 8500)])
             try:
                 await asyncio.Event().wait()

@@ -356,3 +356,29 @@ def test_connections_are_kept_for_further_requests():
         return [request.path for request in bench.requests]
 
     assert serve(scenario) == ["/v1/kv/a", "/v1/kv/b"]
+
+
+def test_a_connection_has_a_reader_only_while_a_request_is_read():
+    async def scenario(bench):
+        async with connection(bench) as (_, writer):
+            seen = []
+            for piece in (b"", b"GET /v1/block", b" HTTP/1.1\r\nHost: x\r\n\r\n"):
+                writer.write(piece)
+                await asyncio.sleep(0.1)
+                (made,) = bench.server._connections
+                seen.append(made._reader is not None)
+            return seen, len(bench.requests)
+
+    assert serve(scenario) == ([False, True, False], 1)
+
+
+def test_connections_that_end_leave_no_deadline_behind():
+    async def scenario(bench):
+        for _ in range(20):
+            async with connection(bench) as (_, writer):
+                writer.write(b"GET /v1/block HTTP/1.1\r\nHost: x\r\n\r\n")
+                await asyncio.sleep(0.1)
+        await asyncio.sleep(1)
+        return len(bench.requests), len(bench.server.deadlines), len(bench.server._connections)
+
+    assert serve(scenario) == (20, 0, 0)

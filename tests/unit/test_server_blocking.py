@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import random
+import weakref
 
 import pytest
 
@@ -106,11 +107,13 @@ def test_a_write_to_another_key_does_not_run_the_query_again():
     async def scenario():
         bench = Bench()
         bench.put(5)
+        runs = []
         later(1.0, bench.put, 6, b"other")
+        later(9.0, lambda: runs.append(bench.runs))
         reply = await bench.get(min_query_index=5, max_query_time=duration(10.0))
-        return reply.index, bench.runs
+        return reply.index, runs, bench.runs
 
-    assert run(scenario()) == (5, 1)
+    assert run(scenario()) == (5, [1], 2), "once at first, once more when the time is over"
 
 
 def test_a_wait_ends_with_its_time_and_at_most_a_sixteenth_more():
@@ -290,3 +293,28 @@ def test_blocking_read_without_a_wait_ends_after_the_configured_default():
         assert 5.0 <= asyncio.get_running_loop().time() - began <= 5.4
 
     run(scenario())
+
+
+class Reply(IndexedDirEntries):
+    """Without slots, so that a test can see it go."""
+
+
+def test_a_sleeping_read_keeps_nothing_of_what_it_read():
+    async def scenario():
+        bench, seen = Bench(), []
+        bench.put(5)
+
+        def query(watch):
+            index, row = kv.get(bench.store, watch, b"k")
+            reply = Reply(index=index, entries=(row,))
+            seen.append(weakref.ref(reply))
+            return reply
+
+        asked = KeyRequest(key=b"k", min_query_index=5, max_query_time=duration(10.0))
+        task = asyncio.create_task(bench.blocking.run(asked, query))
+        await asyncio.sleep(1.0)
+        kept = [each() for each in seen]
+        return kept, (await task).entries
+
+    kept, entries = run(scenario())
+    assert kept == [None] and entries[0].value == b"v", "read again when its time is over"

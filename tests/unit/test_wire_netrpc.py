@@ -158,3 +158,11 @@ def test_a_reader_between_messages_takes_little_memory():
     finally:
         tracemalloc.stop()
     assert taken < 50 * 4096
+
+
+@pytest.mark.parametrize("seq", [0, 1, 127, 128, 255, 256, 65536, 2**32, 2**64 - 1, -1, -(2**63)])
+@pytest.mark.parametrize("method", ["", "Status.Ping", "a" * 31, "b" * 32, "c" * 64, "d" * 65, "e" * 70_000, "\udcff"])
+def test_headers_are_written_as_their_structs_are(seq, method):
+    request = RequestHeader(seq, method)
+    assert netrpc.encode_request(seq, method, b"\x80") == encode(request) + b"\x80"
+    assert netrpc.encode_response(request, b"\x80") == encode(ResponseHeader("", seq, method)) + b"\x80"

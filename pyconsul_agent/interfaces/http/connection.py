@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from typing import Protocol, cast
 
+from pyconsul_agent.env.deadlines import Deadlines
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConsulError, RPCError
 from pyconsul_agent.interfaces.http.body import BodyStream, cut_off
+from pyconsul_agent.interfaces.http.familiar import Familiar
 from pyconsul_agent.interfaces.http.head import Head
 from pyconsul_agent.interfaces.http.known import Answer, Known
 from pyconsul_agent.interfaces.http.message import TEXT, Query, Request, Response
@@ -30,6 +31,7 @@ LINGER_BYTES_MAX = 8 * 1024 * 1024
 EOF_GRACE_S = 0.5
 """How long an answer may still take when the client has closed its sending half, or all of it."""
 PIPELINED_MAX = 16
+NEVER = float("inf")
 
 REPEATED = frozenset({200, 404})
 """Statuses of answers that may be given again."""
@@ -41,6 +43,8 @@ class Shared(Protocol):
     pipeline: Pipeline
     log: Log
     known: Known[Head]
+    familiar: Familiar
+    deadlines: Deadlines
     head_bytes_max: int
     stopped: bool
 
@@ -58,27 +62,51 @@ class Shared(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """One connection."""
+    """One connection. Ten thousand of them may wait for an answer: what one of them holds meanwhile is worth a look."""
+
+    __slots__ = (
+        "_admitted",
+        "_client",
+        "_closing",
+        "_deadline",
+        "_drained",
+        "_dropped",
+        "_ending",
+        "_filed",
+        "_instant",
+        "_loop",
+        "_paused",
+        "_reader",
+        "_refused",
+        "_server",
+        "_task",
+        "_transport",
+        "_waiting",
+        "_writable",
+    )
 
     def __init__(self, server: Shared) -> None:
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._client = ""
-        self._reader = RequestReader(self, server.pipeline, server.log, "", server.head_bytes_max)
+        self._reader: RequestReader | None = None
+        """Only while a request is read: most of the connections, most of the time, wait."""
         self._admitted = False
-        self._waiting: deque[Head | Response] = deque()
+        self._waiting: list[Head | Response] = []
         self._task: asyncio.Task[None] | None = None
         self._refused = False
         self._dropped = 0
         self._closing = False
         self._paused = False
-        self._writable = asyncio.Event()
-        self._writable.set()
+        self._writable = True
+        self._drained: asyncio.Future[None] | None = None
+        """Somebody waits until the client has read enough."""
         self._ending: asyncio.TimerHandle | None = None
-        self._deadline = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_due = 0.0  # uvloop gives a handle without `when()` for a time that has come
+        self._deadline = NEVER
+        self._filed = NEVER
+        """The deadline that `server.deadlines` knows of, at `instant`; it may be earlier than the real one."""
+        self._instant = 0
 
     # --- asyncio ----------------------------------------------------------------------------------------------
 
@@ -89,7 +117,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
             return
         peer = transport.get_extra_info("peername")
-        self._client = self._reader.client = peer[0] if isinstance(peer, tuple) else ""
+        self._client = peer[0] if isinstance(peer, tuple) else ""
         self._admitted = self._server.admit(self, self._client)
         if not self._admitted:
             self._closing = True
@@ -103,7 +131,7 @@ class Connection(asyncio.Protocol):
             self._server.release(self, self._client)
         self._cancel_timers()
         self._fail_body(cut_off())
-        self._writable.set()
+        self.resume_writing()
         self._waiting.clear()
         if self._task is not None:
             self._task.cancel()
@@ -119,21 +147,29 @@ class Connection(asyncio.Protocol):
         return task
 
     def pause_writing(self) -> None:
-        self._writable.clear()
+        self._writable = False
 
     def resume_writing(self) -> None:
-        self._writable.set()
+        self._writable = True
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         if self._closing or self._refused:
             self._drop(len(data))
             return
         reader, first = self._reader, self._task is None and not self._waiting
-        alone = first and reader.between
+        alone = first and (reader is None or reader.between)
         if alone and (head := self._server.known.get(data)) is not None:
-            reader.complete = 0
             self._answer_known(head)
             return
+        if reader is None:
+            server = self._server
+            if alone and (read := server.familiar.read(data)) is not None:
+                self._answer_familiar(data, *read)
+                return
+            reader = RequestReader(self, server.pipeline, server.log, self._client, server.head_bytes_max)
+            self._reader = reader
         if reader.in_body:
             self._expect(BODY_TIMEOUT_S)
         elif first and reader.head_bytes == 0:
@@ -141,29 +177,39 @@ class Connection(asyncio.Protocol):
         refusal = reader.feed(data, first=first)
         if refusal is not None:
             self._refuse(refusal)
-        elif alone and reader.between and reader.complete == 1 and self._server.known.again(data):
-            self._learn(data)
+        elif reader.at_rest:
+            if alone and reader.complete == 1:
+                self._server.familiar.learn(data, reader.head)
+                if self._server.known.again(data):
+                    self._learn(data, reader.head)
+            self._reader = None
 
-    def _learn(self, data: bytes) -> None:
+    def _learn(self, data: bytes, head: Head) -> None:
         """One whole request came in one piece; the like of it need not be parsed again."""
-        head = self._reader.head
         target = head.target
-        if isinstance(target, Target) and head.keep_alive and "expect" not in head.headers:
+        if isinstance(target, Target) and "expect" not in head.headers:
             head.repeatable = self._server.pipeline.repeatable(target, self._request(head, target))
             if head.repeatable:
                 self._server.known.learn(data, head)
 
     def _answer_known(self, head: Head) -> None:
         """A request seen before: the answer is the same, or it is asked for as the first time."""
-        answer = self._server.repeated(head) if self._writable.is_set() else None
+        answer = self._server.repeated(head) if self._writable else None
         if answer is None or self._transport is None:
-            self.received(head)
+            self._queue(head, alone=True)
             return
         self._transport.write(answer)
         if isinstance(head.target, Target) and head.target.route is not None:
             again, pattern = self._server.pipeline.again, head.target.route.pattern
             again[pattern] = again.get(pattern, 0) + 1
         self._expect(IDLE_TIMEOUT_S)
+
+    def _answer_familiar(self, data: bytes, head: Head, target: str) -> None:
+        """A request of which nothing but the target is new."""
+        head.target = self._server.pipeline.locate(target, head.method)
+        if self._server.known.again(data):
+            self._learn(data, head)
+        self._queue(head, alone=True)
 
     def _drop(self, size: int) -> None:
         """Bytes behind a request that was refused; so many are read that a client is likely to find the answer."""
@@ -182,7 +228,7 @@ class Connection(asyncio.Protocol):
 
     def _fail_body(self, error: ConsulError) -> bool:
         """Tell the handler that takes a body as it arrives that no more comes; whether there is one."""
-        stream = self._reader.head.stream
+        stream = None if self._reader is None else self._reader.head.stream
         if stream is None or stream.complete:
             return False
         stream.fail(error)
@@ -208,7 +254,7 @@ class Connection(asyncio.Protocol):
         self._stop_timer()
 
     def received(self, head: Head) -> None:
-        self._queue(head)
+        self._queue(head, alone=self._reader is not None and self._reader.complete <= 1)
 
     def _pause_body(self) -> None:
         self._stop_timer()
@@ -218,14 +264,14 @@ class Connection(asyncio.Protocol):
     def _resume_body(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
-            if self._reader.in_body:
+            if self._reader is not None and self._reader.in_body:
                 self._expect(BODY_TIMEOUT_S)
 
     # --- answering --------------------------------------------------------------------------------------------
 
-    def _queue(self, item: Head | Response) -> None:
+    def _queue(self, item: Head | Response, *, alone: bool = False) -> None:
         idle = self._task is None and not self._waiting
-        if idle and self._reader.complete <= 1 and isinstance(item, Head) and self._answer_at_once(item):
+        if idle and alone and isinstance(item, Head) and self._answer_at_once(item):
             return
         self._waiting.append(item)
         if self._task is None:
@@ -246,11 +292,14 @@ class Connection(asyncio.Protocol):
         try:
             while self._waiting and not self._closing:
                 self._stop_timer()
-                item = self._waiting.popleft()
+                item = self._waiting.pop(0)
                 if isinstance(item, Head) and item.stream is not None and not item.stream.complete:
                     self._expect(BODY_TIMEOUT_S)  # the handler waits for the body, so somebody must watch it
-                keep = await self._answer(item)
-                if not keep:
+                response = item.target if isinstance(item, Head) else item
+                if isinstance(item, Head) and isinstance(response, Target):
+                    response = await self._server.pipeline.answer(response, self._request(item, response))
+                assert isinstance(response, Response)
+                if not await self._send(item, response):
                     self._linger()
                     return
                 if self._paused and self._transport is not None:
@@ -270,25 +319,6 @@ class Connection(asyncio.Protocol):
             if not self._closing and not self._waiting:
                 self._expect(IDLE_TIMEOUT_S)
 
-    async def _answer(self, item: Head | Response) -> bool:
-        """Answer one request; whether the connection goes on."""
-        if isinstance(item, Response):
-            await self._send(item, keep_alive=False, accepts="", method="GET")
-            return False
-        target = item.target
-        if isinstance(target, Response):
-            response = target
-        else:
-            response = await self._server.pipeline.answer(target, self._request(item, target))
-        response.http10 = item.http10
-        if item.stream is not None and not item.stream.complete:
-            self._refused = response.close = True
-            item.stream.discard()
-        keep_alive = item.keep_alive and not response.close
-        accepts = item.headers.get("accept-encoding", "")
-        await self._send(response, keep_alive=keep_alive, accepts=accepts, method=item.method)
-        return keep_alive
-
     def _answer_at_once(self, item: Head) -> bool:
         """Answer without a task if that is possible. Only for a connection that has nothing else under way."""
         target = item.target
@@ -296,9 +326,9 @@ class Connection(asyncio.Protocol):
             return False
         if target.route is None or not target.route.state:
             return False
-        if not self._writable.is_set() or self._closing:
+        if not self._writable or self._closing:
             return False
-        found = self._server.pipeline.at_once(target, self._request(item, target))
+        found = self._server.pipeline.at_once(target, self._request(item, target), again=item.repeatable)
         if found is None:
             return False
         response, stamp = found
@@ -306,7 +336,7 @@ class Connection(asyncio.Protocol):
             return False
         response.http10 = item.http10
         made = self._write(response, keep_alive=True, accepts=item.headers.get("accept-encoding", ""), method="GET")
-        if stamp is not None and item.repeatable and not response.bare and response.status in REPEATED:
+        if stamp is not None and not response.bare and response.status in REPEATED:
             answer = Answer(stamp, *made)
             if self._server.known.admits(answer, item.answer):
                 item.answer = answer
@@ -325,14 +355,24 @@ class Connection(asyncio.Protocol):
             item.stream,
         )
 
-    async def _send(self, response: Response, *, keep_alive: bool, accepts: str, method: str) -> None:
+    async def _send(self, item: Head | Response, response: Response) -> bool:
+        """Answer a request, or what was none; whether the connection goes on."""
+        keep_alive, accepts, method = False, "", "GET"
+        if isinstance(item, Head):
+            response.http10 = item.http10
+            if item.stream is not None and not item.stream.complete:
+                self._refused = response.close = True
+                item.stream.discard()
+            keep_alive = item.keep_alive and not response.close
+            accepts, method = item.headers.get("accept-encoding", ""), item.method
         if self._transport is None or self._closing:
             await close_stream(response)
-            return
+            return keep_alive
         self._write(response, keep_alive=keep_alive, accepts=accepts, method=method)
         if response.stream is not None:
             await self._send_stream(response, accepts)
         await self._until_writable()
+        return keep_alive
 
     def _write(self, response: Response, *, keep_alive: bool, accepts: str, method: str) -> tuple[bytes, bytes]:
         """Write an answer, or the head of a stream; the bytes before and after the date."""
@@ -352,9 +392,13 @@ class Connection(asyncio.Protocol):
                     return
 
     async def _until_writable(self) -> None:
-        if not self._writable.is_set():
-            async with asyncio.timeout(WRITE_TIMEOUT_S):
-                await self._writable.wait()
+        if not self._writable:
+            self._drained = self._loop.create_future()
+            try:
+                async with asyncio.timeout(WRITE_TIMEOUT_S):
+                    await self._drained
+            finally:
+                self._drained = None
 
     def _linger(self) -> None:
         """Close, but let a client that is still sending a refused body find its answer first."""
@@ -374,39 +418,44 @@ class Connection(asyncio.Protocol):
     # --- time -------------------------------------------------------------------------------------------------
 
     def _expect(self, timeout_s: float) -> None:
-        """Something must come within `timeout_s`. One timer a connection, moved lazily."""
+        """Something must come within `timeout_s`. What is filed is moved lazily: most deadlines are only put off."""
         self._deadline = self._loop.time() + timeout_s
-        if self._timer is None:
-            self._timer = self._loop.call_at(self._deadline, self._late)
-            self._timer_due = self._deadline
-        elif self._timer_due > self._deadline:
-            self._timer.cancel()
-            self._timer = self._loop.call_at(self._deadline, self._late)
-            self._timer_due = self._deadline
+        if self._filed > self._deadline:
+            self._file()
+
+    def _file(self) -> None:
+        deadlines = self._server.deadlines
+        if self._instant:
+            deadlines.remove(self, self._instant)
+        self._instant = deadlines.add(self, self._deadline)
+        self._filed = self._deadline
 
     def _stop_timer(self) -> None:
-        self._deadline = float("inf")
+        self._deadline = NEVER
 
     def _cancel_timers(self) -> None:
         self._closing = True
-        for timer in (self._timer, self._ending):
-            if timer is not None:
-                timer.cancel()
+        self._deadline = NEVER
+        if self._instant:
+            self._server.deadlines.remove(self, self._instant)
+            self._instant = 0
+        if self._ending is not None:
+            self._ending.cancel()
 
-    def _late(self) -> None:
-        self._timer = None
-        now = self._loop.time()
+    def late(self) -> None:
+        """The filed deadline has come; it need not be the real one."""
+        self._instant, self._filed = 0, NEVER
         if self._closing:
             return
-        if now < self._deadline:
-            if self._deadline != float("inf"):
-                self._timer = self._loop.call_at(self._deadline, self._late)
-                self._timer_due = self._deadline
+        if self._loop.time() < self._deadline:
+            if self._deadline != NEVER:
+                self._file()
             return
-        in_body = self._reader.in_body
+        reader = self._reader
+        in_body = reader is not None and reader.in_body
         if in_body and self._fail_body(RPCError("failed to read the request body: i/o timeout")):
             return
-        if in_body or self._reader.head_bytes:
+        if in_body or (reader is not None and reader.head_bytes):
             self._refuse(Response(408, b"408 Request Timeout", TEXT, close=True))
         else:
             self._close()

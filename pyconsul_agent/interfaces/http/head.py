@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from pyconsul_agent.interfaces.http.body import BodyStream
 from pyconsul_agent.interfaces.http.known import Answer
@@ -46,7 +47,7 @@ class Head:
         self.url = b""
         self.answer: Answer | None = None
         self.repeatable = False
-        self.headers: dict[str, str] = {}
+        self.headers: Mapping[str, str] = {}
         self.head_size = 0
         self.hosts = 0
         self.http10 = False

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
+from pyconsul_agent.structs.base import value
 from pyconsul_agent.wire import gojson
 
 JSON = "application/json"
@@ -39,9 +40,9 @@ class Query:
 
     def get(self, name: str) -> str:
         """The first value of `name`, empty if absent."""
-        for key, value in self.pairs:
+        for key, text in self.pairs:
             if key == name:
-                return value
+                return text
         return ""
 
     def all(self, name: str) -> list[str]:
@@ -86,7 +87,7 @@ def _escape(text: str) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Request:
     """`path` is percent-decoded and clean; `headers` has lower-case names; `remote` is the client's ip."""
 
@@ -143,8 +144,8 @@ def text_response(text: str, *, status: int = 200, headers: dict[str, str] | Non
 
 
 def json_response(
-    value: object, request: Request, *, status: int = 200, headers: dict[str, str] | None = None, pretty: bool = False
+    shown: object, request: Request, *, status: int = 200, headers: dict[str, str] | None = None, pretty: bool = False
 ) -> Response:
-    """`value` as Go-exact JSON, indented when the request or the agent asks for it."""
-    body = gojson.encode(value, pretty=pretty or "pretty" in request.query)
+    """`shown` as Go-exact JSON, indented when the request or the agent asks for it."""
+    body = gojson.encode(shown, pretty=pretty or "pretty" in request.query)
     return Response(status, body, JSON, dict(headers or {}))

@@ -20,6 +20,7 @@ from pyconsul_agent.interfaces.http.message import (
     text_response,
 )
 from pyconsul_agent.interfaces.http.routes import Handler, Route, RouteTable
+from pyconsul_agent.structs.base import value
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that `allow_write_http_from` lets everybody use."""
@@ -45,7 +46,7 @@ class Rules:
     translate_addresses: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Target:
     """A request line's target, taken apart: `route` is None where nothing is registered."""
 
@@ -90,10 +91,12 @@ class Pipeline:
         self._v1 = self._v1_headers()
         self._reloads += 1
 
-    def at_once(self, target: Target, request: Request) -> tuple[Response, Hashable | None] | None:
+    def at_once(
+        self, target: Target, request: Request, *, again: bool = True
+    ) -> tuple[Response, Hashable | None] | None:
         """The answer, if it depends on state that is here and can be had without waiting; None if not.
 
-        With it comes the stamp under which it may be given again, if any. No task is made: the handler runs here, and
+        With it comes the stamp under which it may be given `again`, if any. No task is made: the handler runs here, and
         a read that finds that it must wait after all (the lease ended meanwhile) is given up, to be asked in a task.
         """
         if target.route is None or not self.repeatable(target, request):
@@ -105,7 +108,7 @@ class Pipeline:
         try:
             work.send(None)
         except StopIteration as done:
-            return done.value, stamp if stamp == self.stamp(target.route) else None
+            return done.value, stamp if again and stamp == self.stamp(target.route) else None
         work.close()
         return None
 

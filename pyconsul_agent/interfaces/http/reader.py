@@ -58,22 +58,44 @@ class Sink(Protocol):
 class RequestReader:
     """Reads one connection's requests."""
 
+    __slots__ = (
+        "_client",
+        "_head_bytes_max",
+        "_headers",
+        "_last",
+        "_log",
+        "_parser",
+        "_pipeline",
+        "_sink",
+        "between",
+        "complete",
+        "head",
+        "head_bytes",
+        "in_body",
+    )
+
     def __init__(self, sink: Sink, pipeline: Pipeline, log: Log, client: str, head_bytes_max: int) -> None:
         self._sink = sink
         self._pipeline = pipeline
         self._log = log
-        self.client = client
+        self._client = client
         self._head_bytes_max = head_bytes_max
         self._parser: Any = httptools.HttpRequestParser(self)
         self._last = False
         """The request in work is the last one, whatever it says."""
         self.head = Head()
+        self._headers: dict[str, str] = {}
         self.head_bytes = 0
         self.in_body = False
         self.between = True
         """No byte of a further request has come."""
         self.complete = 0
         """Requests that the last `feed` completed."""
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether another reader could go on: no byte of a further request has come, and there may be one."""
+        return self.between and not self.head_bytes and self.head.keep_alive
 
     def feed(self, data: bytes, *, first: bool) -> Response | None:
         """Read on; the answer to what cannot be taken, after which nothing more may be fed.
@@ -104,7 +126,7 @@ class RequestReader:
         return None
 
     def _malformed(self, data: bytes, error: str, first: bool) -> Response | None:
-        self._log.debug("Malformed request", from_=self.client, error=error[:200])
+        self._log.debug("Malformed request", from_=self._client, error=error[:200])
         if error.startswith("Expected CRLF") and (whole := self._bare_lines(data, first)) is not None:
             return self.feed(whole, first=first)
         if OTHER_VERSION.match(data):
@@ -126,7 +148,7 @@ class RequestReader:
         """A well-formed request line with a method that nobody knows gets the answer of its route."""
         line = ODD_METHOD.match(data)
         if line is None:
-            self._log.debug("Malformed request", from_=self.client, error="no request line")
+            self._log.debug("Malformed request", from_=self._client, error="no request line")
             return bad().response
         head = Head()
         head.method, head.keep_alive = line.group(1).decode("ascii"), False
@@ -138,13 +160,14 @@ class RequestReader:
 
     def on_message_begin(self) -> None:
         self.head = Head()
+        self.head.headers = self._headers = {}
         self.between = False
 
     def on_url(self, url: bytes) -> None:
         self.head.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        headers = self.head.headers
+        headers = self._headers
         self.head.head_size += len(name) + len(value)
         if len(headers) >= HEADERS_MAX or self.head.head_size > self._head_bytes_max:
             raise head_too_large()
@@ -168,6 +191,7 @@ class RequestReader:
             raise bad_version()
         framing(head)
         head.target = self._pipeline.locate(head.url.decode("utf-8", "surrogateescape"), head.method)
+        head.url = b""
         if isinstance(head.target, Target):
             head.body_limit = body_limit(head.target, head.method, head.length)
         if head.length is not None and head.length > head.body_limit:
@@ -188,7 +212,7 @@ class RequestReader:
         target = head.target
         if head.method not in STREAMED_METHODS or not isinstance(target, Target) or target.route is None:
             return False
-        refused = self._pipeline.refuse(target, head.method, self.client)
+        refused = self._pipeline.refuse(target, head.method, self._client)
         return target.route.body_bytes_max is None and refused is None
 
     def on_body(self, body: bytes) -> None:
@@ -210,7 +234,7 @@ class RequestReader:
         target = head.target
         if isinstance(target, Response) or target.route is None:
             return target if isinstance(target, Response) else Response(404, close=True)
-        refusal = self._pipeline.refuse(target, head.method, self.client)
+        refusal = self._pipeline.refuse(target, head.method, self._client)
         return refusal or self._pipeline.dressed(body_too_large(size, head.body_limit, target.route.body_setting))
 
     def on_message_complete(self) -> None:

@@ -12,8 +12,10 @@ from collections import Counter
 from email.utils import formatdate
 
 from pyconsul_agent.env.base import Clock, Listener, Net
+from pyconsul_agent.env.deadlines import Deadlines
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.interfaces.http.connection import Connection
+from pyconsul_agent.interfaces.http.familiar import Familiar
 from pyconsul_agent.interfaces.http.head import Head
 from pyconsul_agent.interfaces.http.known import Known
 from pyconsul_agent.interfaces.http.pipeline import Pipeline, Target
@@ -49,10 +51,12 @@ class HTTPServer:
         self._listeners: list[Listener] = []
         self._clients: Counter[str] = Counter()
         self._total = 0
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, None] = {}  # a set that keeps its order: a simulation must repeat
         self.stopped = False
         self._date = (0, b"")
         self.known: Known[Head] = Known()
+        self.familiar = Familiar(self.head_bytes_max)
+        self.deadlines = Deadlines()
 
     async def start(
         self,
@@ -92,12 +96,12 @@ class HTTPServer:
             return False
         self._clients[client] += 1
         self._total += 1
-        self._connections.add(connection)
+        self._connections[connection] = None
         return True
 
     def release(self, connection: Connection, client: str) -> None:
         """A counted connection has ended."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         self._total -= 1
         self._clients[client] -= 1
         if self._clients[client] <= 0:

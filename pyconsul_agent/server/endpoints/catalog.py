@@ -10,7 +10,7 @@ from pyconsul_agent.errors import RPCError
 from pyconsul_agent.fsm.apply import DEREGISTER, REGISTER
 from pyconsul_agent.server.blocking import Blocking
 from pyconsul_agent.server.endpoints.shared import Near, check_filter, filtered, node_id_problem, propose
-from pyconsul_agent.server.seams import Endpoint, Proposer, Where
+from pyconsul_agent.server.seams import Endpoint, Proposer, Read, Where
 from pyconsul_agent.state import catalog
 from pyconsul_agent.state.store import ServiceRow, Store
 from pyconsul_agent.state.table import fold
@@ -145,7 +145,7 @@ class Catalog:
         """Known datacenters, the nearest first."""
         return self._datacenters()
 
-    async def list_nodes(self, request: DCSpecificRequest) -> IndexedNodes:
+    def list_nodes(self, request: DCSpecificRequest) -> Read[IndexedNodes]:
         """Nodes, by name or by distance."""
 
         def query(watch: WatchSet) -> IndexedNodes:
@@ -153,27 +153,27 @@ class Catalog:
             rows = self._near.sort(request.source, rows, lambda node: node.node)
             return IndexedNodes(index=index, nodes=filtered(request.filter, Node, rows))
 
-        return await self._blocking.run(request, query)
+        return self._blocking.run(request, query)
 
-    async def list_services(self, request: DCSpecificRequest) -> IndexedServices:
+    def list_services(self, request: DCSpecificRequest) -> Read[IndexedServices]:
         """Service names with all their tags."""
 
         def query(watch: WatchSet) -> IndexedServices:
             index, services = catalog.list_services(self._store, watch, request.node_meta_filters)
             return IndexedServices(index=index, services=services)
 
-        return await self._blocking.run(request, query)
+        return self._blocking.run(request, query)
 
-    async def service_list(self, request: DCSpecificRequest) -> IndexedServiceList:
+    def service_list(self, request: DCSpecificRequest) -> Read[IndexedServiceList]:
         """Service names."""
 
         def query(watch: WatchSet) -> IndexedServiceList:
             index, names = catalog.service_names(self._store, watch)
             return IndexedServiceList(index=index, services=tuple(names) or None)
 
-        return await self._blocking.run(request, query)
+        return self._blocking.run(request, query)
 
-    async def service_nodes(self, request: ServiceSpecificRequest) -> IndexedServiceNodes:
+    def service_nodes(self, request: ServiceSpecificRequest) -> Read[IndexedServiceNodes]:
         """Instances of a service, each joined with its node."""
         if not request.service_name and not request.service_address:
             raise RPCError("Must provide service name")
@@ -184,7 +184,7 @@ class Catalog:
             joined = self._near.sort(request.source, joined, lambda row: row.node)
             return IndexedServiceNodes(index=index, service_nodes=filtered(request.filter, ServiceNode, joined))
 
-        return await self._blocking.run(request, query)
+        return self._blocking.run(request, query)
 
     def _instances(self, request: ServiceSpecificRequest, watch: WatchSet) -> tuple[int, list[ServiceRow]]:
         if request.service_address:
@@ -198,7 +198,7 @@ class Catalog:
             rows = [row for row in rows if catalog.matches_meta(nodes.get(fold(row.node)), request.node_meta_filters)]
         return index, rows
 
-    async def node_services(self, request: NodeSpecificRequest) -> IndexedNodeServices:
+    def node_services(self, request: NodeSpecificRequest) -> Read[IndexedNodeServices]:
         """A node with its services by ID."""
         if not request.node:
             raise RPCError("Must provide node")
@@ -213,9 +213,9 @@ class Catalog:
                 index=index, node_services=NodeServices(node=node, services={row.id: row for row in kept})
             )
 
-        return await self._blocking.run(request, query)
+        return self._blocking.run(request, query)
 
-    async def node_service_list(self, request: NodeSpecificRequest) -> IndexedNodeServiceList:
+    def node_service_list(self, request: NodeSpecificRequest) -> Read[IndexedNodeServiceList]:
         """A node with the list of its services."""
         if not request.node:
             raise RPCError("Must provide node")
@@ -228,9 +228,9 @@ class Catalog:
             kept = filtered(request.filter, NodeService, services)
             return IndexedNodeServiceList(index=index, node_services=NodeServiceList(node=node, services=kept))
 
-        return await self._blocking.run(request, query)
+        return self._blocking.run(request, query)
 
-    async def gateway_services(self, request: ServiceSpecificRequest) -> IndexedGatewayServices:
+    def gateway_services(self, request: ServiceSpecificRequest) -> Read[IndexedGatewayServices]:
         """Services behind a gateway."""
         if not request.service_name:
             raise RPCError("Must provide service name")
@@ -239,7 +239,7 @@ class Catalog:
             index, rows = catalog.gateway_services(self._store, watch, request.service_name)
             return IndexedGatewayServices(index=index, services=tuple(rows) or None)
 
-        return await self._blocking.run(request, query)
+        return self._blocking.run(request, query)
 
 
 def wanted_tags(request: ServiceSpecificRequest) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from pyconsul_agent.errors import RPCError
 from pyconsul_agent.server.blocking import Blocking
 from pyconsul_agent.server.endpoints.catalog import wanted_tags
 from pyconsul_agent.server.endpoints.shared import Near, filtered
-from pyconsul_agent.server.seams import Endpoint, Where
+from pyconsul_agent.server.seams import Endpoint, Read, Where
 from pyconsul_agent.state import health
 from pyconsul_agent.state.catalog import has_tags, matches_meta
 from pyconsul_agent.state.store import Store
@@ -44,25 +44,25 @@ class Health:
         rows = self._near.sort(source, rows, lambda check: check.node)
         return IndexedHealthChecks(index=index, health_checks=filtered(text, HealthCheck, rows))
 
-    async def checks_in_state(self, request: ChecksInStateRequest) -> IndexedHealthChecks:
+    def checks_in_state(self, request: ChecksInStateRequest) -> Read[IndexedHealthChecks]:
         """Checks with a status, or `any`."""
 
         def query(watch: WatchSet) -> IndexedHealthChecks:
             index, rows = health.in_state(self._store, watch, request.state, request.node_meta_filters)
             return self._checks(index, rows, request.source, request.filter)
 
-        return await self._blocking.run(request, query)
+        return self._blocking.run(request, query)
 
-    async def node_checks(self, request: NodeSpecificRequest) -> IndexedHealthChecks:
+    def node_checks(self, request: NodeSpecificRequest) -> Read[IndexedHealthChecks]:
         """Checks of a node, unknown ones included."""
 
         def query(watch: WatchSet) -> IndexedHealthChecks:
             index, rows = health.of_node(self._store, watch, request.node)
             return self._checks(index, rows, QuerySource(), request.filter)
 
-        return await self._blocking.run(request, query)
+        return self._blocking.run(request, query)
 
-    async def service_checks(self, request: ServiceSpecificRequest) -> IndexedHealthChecks:
+    def service_checks(self, request: ServiceSpecificRequest) -> Read[IndexedHealthChecks]:
         """Checks of the instances of a service."""
         if request.tag_filter:
             raise RPCError("Tag filtering is not supported")
@@ -71,9 +71,9 @@ class Health:
             index, rows = health.of_service(self._store, watch, request.service_name, request.node_meta_filters)
             return self._checks(index, rows, request.source, request.filter)
 
-        return await self._blocking.run(request, query)
+        return self._blocking.run(request, query)
 
-    async def service_nodes(self, request: ServiceSpecificRequest) -> IndexedCheckServiceNodes:
+    def service_nodes(self, request: ServiceSpecificRequest) -> Read[IndexedCheckServiceNodes]:
         """Instances with node and checks; whether they pass is for the caller to judge."""
         if not request.service_name:
             raise RPCError("Must provide service name")
@@ -83,7 +83,7 @@ class Health:
             rows = self._near.sort(request.source, rows, lambda row: row.node.node if row.node else "")
             return IndexedCheckServiceNodes(index=index, nodes=filtered(request.filter, CheckServiceNode, rows))
 
-        return await self._blocking.run(request, query)
+        return self._blocking.run(request, query)
 
     def _instances(self, request: ServiceSpecificRequest, watch: WatchSet) -> tuple[int, list[CheckServiceNode]]:
         if request.ingress and not request.connect:

@@ -8,7 +8,7 @@ from pyconsul_agent.errors import RPCError
 from pyconsul_agent.fsm.apply import KVS
 from pyconsul_agent.server.blocking import Blocking
 from pyconsul_agent.server.endpoints.shared import propose
-from pyconsul_agent.server.seams import Endpoint, Proposer, Where
+from pyconsul_agent.server.seams import Endpoint, Proposer, Read, Where
 from pyconsul_agent.state import kv
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet
@@ -82,25 +82,25 @@ class KeyValues:
             return True
         return held_by_another(self._store, entry)
 
-    async def get(self, request: KeyRequest) -> IndexedDirEntries:
+    def get(self, request: KeyRequest) -> Read[IndexedDirEntries]:
         """One key; no entries if it is not there."""
 
         def query(watch: WatchSet) -> IndexedDirEntries:
             index, row = kv.get(self._store, watch, request.key)
             return IndexedDirEntries(index=index, entries=None if row is None else (row,))
 
-        return await self._blocking.run(request, query, found=lambda reply: reply.entries is not None)
+        return self._blocking.run(request, query, found=lambda reply: reply.entries is not None)
 
-    async def list(self, request: KeyRequest) -> IndexedDirEntries:
+    def list(self, request: KeyRequest) -> Read[IndexedDirEntries]:
         """All keys with a prefix."""
 
         def query(watch: WatchSet) -> IndexedDirEntries:
             index, rows = kv.list_prefix(self._store, watch, request.key)
             return IndexedDirEntries(index=index, entries=tuple(rows) or None)
 
-        return await self._blocking.run(request, query)
+        return self._blocking.run(request, query)
 
-    async def list_keys(self, request: KeyListRequest) -> IndexedKeyList:
+    def list_keys(self, request: KeyListRequest) -> Read[IndexedKeyList]:
         """Names of all keys with a prefix, cut at the separator if one is given."""
 
         def query(watch: WatchSet) -> IndexedKeyList:
@@ -108,4 +108,4 @@ class KeyValues:
             names = tuple(key.decode("utf-8", "surrogateescape") for key in keys)
             return IndexedKeyList(index=index, keys=names or None)
 
-        return await self._blocking.run(request, query)
+        return self._blocking.run(request, query)
