@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,8 @@ STOP_TIMEOUT_S = 20.0
 POLL_S = 0.2
 OURS = (sys.executable, "-m", "pyconsul_agent")
 LINES_SHOWN = 25
+NETS_APART = 60
+"""So far is the next net to try, beyond those that other programs have by default."""
 
 
 @dataclass
@@ -135,7 +138,8 @@ class Checks:
             self.passed += 1
         else:
             self.failed += 1
-        print(f"{'ok  ' if good else 'FAIL'} {step}" + (f": {detail}"[:1500] if not good else ""), flush=True)
+        line = f"{'ok  ' if good else 'FAIL'} {step}" + (f": {detail}"[:1500] if not good else "")
+        print(f"{line}\n", end="", flush=True)  # in one piece: others may print at the same time
         return bool(good)
 
     def until(self, step: str, look: Callable[[], Any], timeout_s: float = 15.0, detail: Any = None) -> Any:
@@ -171,6 +175,24 @@ def until(look: Callable[[], Any], timeout_s: float) -> Any:
         if result or time.monotonic() >= end:
             return result
         time.sleep(POLL_S)
+
+
+@contextmanager
+def claimed_net(first: str) -> Iterator[str]:
+    """The first three parts of loopback addresses that no other program of these uses: `first`, or the next such net.
+
+    A bound port at the net's end says to others that it is taken; the system releases it with the process.
+    """
+    begin, _, third = first.rpartition(".")
+    for number in range(int(third), 255, NETS_APART):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as claim:
+            try:
+                claim.bind((f"{begin}.{number}.254", LAN_PORT))
+            except OSError:
+                continue
+            yield f"{begin}.{number}"
+            return
+    raise OSError(f"every net from {first} on is in use")
 
 
 @contextmanager

@@ -106,15 +106,14 @@ LAST = {
 """Runs that end agents, and those that were made after them."""
 NEEDS_ACLS = ("acl-deny", "acl-bad-token", "acl-denied")
 """Names of runs that show a refusal."""
-MISSING = {"acl", "connect", "intention", "login", "logout"}
-"""Commands of features that we do not have yet."""
+MISSING = {"acl": "ACLs", "connect": "the mesh", "login": "ACLs", "logout": "ACLs"}
+"""Commands that come with features which we do not have yet."""
 ON_PURPOSE = {
     "agent-old-dc-flag": "we take the flags of 0.5",
     "agent-old-atlas-flag": "we take the flags of 0.5",
     "validate-old.json": "we take the keys of 0.5",
     "old-rpc-addr-flag": "we speak the old RPC",
     "env-rpc-addr-ignored": "we speak the old RPC",
-    "agent-join-unreachable": "we also say on stderr why a start failed",
 }
 """Where we differ on purpose (docs/compat.md)."""
 
@@ -141,7 +140,7 @@ def why_not(run: Mapping[str, Any]) -> str:
     if run["setup"] == "acl-denied" or run["name"].startswith(NEEDS_ACLS):
         return "needs ACLs"
     if run["file"] in MISSING:
-        return f"there is no `{run['file']}` yet"
+        return f"`{run['file']}` comes with {MISSING[run['file']]}"
     return ON_PURPOSE.get(run["name"], "")
 
 

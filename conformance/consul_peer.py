@@ -2,6 +2,7 @@
 
 Run as `python -m conformance.consul_peer [SCENARIO...]`; scenarios are the names in SCENARIOS, all without one. Each
 step prints its result; closes with 'N passed, N failed'. Without a real Consul it is skipped, in CI it fails.
+All but `encrypted_client` and `real_cli` are parts of `conformance.mixed` too, which CI runs.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from conformance.scenarios import run_scenarios
 Program = tuple[str, ...]
 
 CALM_S = 10.0
+NET = "127.0.1"
 SYNC_S = 5.0
 """A real agent registers itself again within 3 s of a new leader; a leave before that is undone by it."""
 KEY = base64.b64encode(bytes(range(32))).decode()
@@ -86,27 +88,32 @@ def client_leaves(checks: Checks, client: Agent, watchers: list[Agent]) -> None:
         )
 
 
-def real_client(checks: Checks, real: Program, *more: str) -> None:
+def real_client(checks: Checks, real: Program, net: str = NET) -> None:
     """Three of our servers, a real client."""
     with cluster(checks) as start:
-        ours = servers(start, OURS, ["127.0.1.2", "127.0.1.3", "127.0.1.4"], "ours", *more)
+        ours = servers(start, OURS, [f"{net}.{number}" for number in (2, 3, 4)], "ours")
         settle(checks, ours)
-        client = start(real, "real", "127.0.1.5", "-retry-join=127.0.1.2", *more)
+        client = start(real, "real", f"{net}.5", f"-retry-join={net}.2")
         client_joins(checks, client, ours)
         service_life.all_of(checks, client, ours[1])
         stays_calm(checks, [*ours, client])
-        again = comes_back(checks, start, real, client, ours[0], *more)
-        living = leader_change(checks, again, ours)
-        time.sleep(SYNC_S)
-        client_leaves(checks, again, living)
+        crashes(checks, start, real, client, ours)
 
 
-def comes_back(checks: Checks, start: Any, real: Program, client: Agent, server: Agent, *more: str) -> Agent:
+def crashes(checks: Checks, start: Any, real: Program, client: Agent, ours: list[Agent]) -> None:
+    """The client crashes and comes back, the leader crashes, the client leaves."""
+    again = comes_back(checks, start, real, client, ours[0])
+    living = leader_change(checks, again, ours)
+    time.sleep(SYNC_S)
+    client_leaves(checks, again, living)
+
+
+def comes_back(checks: Checks, start: Any, real: Program, client: Agent, server: Agent) -> Agent:
     """The client crashes, is seen failed, and comes back as a new process."""
     client.kill()
     checks.until("its crash is seen as failed", lambda: member_status(server, client.name) == "failed", 40)
     checks.until("its serfHealth is critical", lambda: serf_health(server, client.name) == "critical")
-    again: Agent = start(real, client.name, client.address, "-retry-join=127.0.1.3", *more)
+    again: Agent = start(real, client.name, client.address, f"-retry-join={server.address}")
     checks.until("it comes back", lambda: member_status(server, client.name) == "alive", 30)
     checks.until("its serfHealth passes again", lambda: serf_health(server, client.name) == "passing")
     return again
@@ -129,23 +136,23 @@ def leader_change(checks: Checks, client: Agent, cluster_servers: list[Agent]) -
     return [agent for agent in cluster_servers if agent is not old]
 
 
-def encrypted_client(checks: Checks, real: Program) -> None:
+def encrypted_client(checks: Checks, real: Program, net: str = NET) -> None:
     """The same under gossip encryption, shorter."""
     with cluster(checks) as start:
-        ours = servers(start, OURS, ["127.0.1.2"], "ours", f"-encrypt={KEY}")
+        ours = servers(start, OURS, [f"{net}.2"], "ours", f"-encrypt={KEY}")
         settle(checks, ours)
-        client = start(real, "real", "127.0.1.5", "-retry-join=127.0.1.2", f"-encrypt={KEY}")
+        client = start(real, "real", f"{net}.5", f"-retry-join={net}.2", f"-encrypt={KEY}")
         client_joins(checks, client, ours)
         time.sleep(SYNC_S)
         client_leaves(checks, client, ours)
 
 
-def our_client(checks: Checks, real: Program) -> None:
+def our_client(checks: Checks, real: Program, net: str = NET) -> None:
     """Two real servers, our client."""
     with cluster(checks) as start:
-        theirs = servers(start, real, ["127.0.1.10", "127.0.1.11"], "real")
+        theirs = servers(start, real, [f"{net}.10", f"{net}.11"], "real")
         settle(checks, theirs)
-        client = start(OURS, "ours", "127.0.1.12", "-retry-join=127.0.1.10")
+        client = start(OURS, "ours", f"{net}.12", f"-retry-join={net}.10")
         client_joins(checks, client, theirs)
         service_life.all_of(checks, client, theirs[1])
         stays_calm(checks, theirs)
@@ -163,13 +170,13 @@ def is_voter(agent: Agent, name: str) -> bool:
     return bool(raft_ids(agent).get(name, {}).get("Voter"))
 
 
-def our_peer(checks: Checks, real: Program) -> None:
+def our_peer(checks: Checks, real: Program, net: str = NET) -> None:
     """Two real servers, one of ours joins them as raft peer; then a real leader crashes."""
     with cluster(checks) as start:
-        theirs = servers(start, real, ["127.0.1.20", "127.0.1.21"], "real")
+        theirs = servers(start, real, [f"{net}.20", f"{net}.21"], "real")
         settle(checks, theirs)
         theirs[0].put("/v1/kv/before", b"ours came")
-        mine = start(OURS, "ours", "127.0.1.22", "-server", "-retry-join=127.0.1.20")
+        mine = start(OURS, "ours", f"{net}.22", "-server", f"-retry-join={net}.20")
         joins_raft(checks, mine, theirs)
         leader = leader_of(theirs)
         other = next(a for a in theirs if a is not leader)
@@ -177,13 +184,13 @@ def our_peer(checks: Checks, real: Program) -> None:
         survives(checks, [other, mine])
 
 
-def real_peer(checks: Checks, real: Program) -> None:
+def real_peer(checks: Checks, real: Program, net: str = NET) -> None:
     """Two of our servers, a real one joins them as raft peer; then our leader crashes."""
     with cluster(checks) as start:
-        ours = servers(start, OURS, ["127.0.1.20", "127.0.1.21"], "ours")
+        ours = servers(start, OURS, [f"{net}.20", f"{net}.21"], "ours")
         settle(checks, ours)
         ours[0].put("/v1/kv/before", b"theirs came")
-        theirs = start(real, "real", "127.0.1.22", "-server", "-retry-join=127.0.1.20")
+        theirs = start(real, "real", f"{net}.22", "-server", f"-retry-join={net}.20")
         joins_raft(checks, theirs, ours)
         leader = leader_of(ours)
         other = next(a for a in ours if a is not leader)

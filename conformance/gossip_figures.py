@@ -144,47 +144,6 @@ def move_from_silence(net: str, rounds: int) -> list[Figure]:
     return [Figure("the same, the old address is silent, from its first HTTP answer", tuple(times), 3.0)]
 
 
-def moved_servers(net: str, rounds: int, count: int) -> list[Figure]:
-    """`count` of three servers are killed and come back elsewhere: until all know a leader and a write passes."""
-    whole, after = [], []
-    with agents_at(net) as start:
-        candidates = [f"-retry-join={net}.{base + n}" for base in range(0, 10 * (rounds + 1), 10) for n in (1, 2, 3)]
-        options = ("-server", "-bootstrap-expect=3", *candidates, *RETRY)
-        servers = [start(OURS, f"s{n}", n, *options) for n in (1, 2, 3)]
-        wait(lambda: all(leader_known(server) for server in servers))
-        for number in range(1, rounds + 1):
-            wait(lambda: servers[0].put(f"/v1/kv/round{number}", b"before") is True)  # noqa: B023
-            time.sleep(SETTLE_S)
-            moving = range(count)
-            for index in moving:
-                servers[index].kill()
-            began = time.monotonic()
-            for index in moving:
-                servers[index] = start(OURS, f"s{index + 1}", 10 * number + index + 1, *options)
-
-            def healed(number: int = number) -> bool:
-                return all(leader_known(server) for server in servers) and all(
-                    _wrote(server, f"/v1/kv/after{number}-{server.name}") for server in servers
-                )
-
-            wait(lambda: all(server.get("/v1/agent/self") for server in servers))
-            up = time.monotonic()
-            whole.append(seconds_until(healed, began))
-            after.append(max(0.0, began + whole[-1] - up))
-    text = f"{count} of 3 servers moved: leader and writes through each"
-    return [
-        Figure(f"{text}, from their start", tuple(whole), 10.0),
-        Figure(f"{text}, from their answers", tuple(after), 10.0),
-    ]
-
-
-def _wrote(server: Agent, path: str) -> bool:
-    try:
-        return server.put(path, b"x") is True
-    except OSError:
-        return False
-
-
 def leave(net: str, rounds: int, program: Program, make: str) -> list[Figure]:
     """`leave` with one other member of the same make: a client of a server, and one of two servers."""
     client_times: list[float] = []

@@ -3,7 +3,9 @@
 Run as `python -m conformance.mixed [--consul PATH] [--minutes N] [PART...]`; without `--consul` the one that
 `scripts/real-consul` finds. Each step prints its result; then a table, a line per part, and 'N passed, N failed'.
 
-`--minutes N` keeps a real client busy on our servers so long (10 is the full form); the default is once through.
+`--minutes N` keeps a real client busy on our servers so long (10 is the full form); the default is once through. That
+part runs beside the others, which run one after the other. `--net` chooses the first three parts of the addresses; when
+somebody else has that net, the next free one is taken.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from conformance import consul_peer, service_life
-from conformance.agents import OURS, Agent, Checks, cluster, leader_known, serf_health, until
+from conformance import consul_peer, mixed_client
+from conformance.agents import OURS, Agent, Checks, claimed_net, cluster, leader_known, serf_health, until
 from conformance.consul_peer import Program, is_voter, leader_of, raft_ids, servers, settle
 from conformance.real_consul import Missing, real_consul, report_missing
 from conformance.scenarios import guarded
@@ -29,58 +31,20 @@ from conformance.wan import alive, of
 QUICK = '-hcl=performance { raft_multiplier = 1 } autopilot { server_stabilization_time = "2s" }'
 """Elections and promotions without the long waits of the defaults; both makes take it."""
 NET = "127.0.5"
+BESIDE = "a-real-client"
+"""The part that takes long and little of the processors."""
 WRITE_PAUSE_S = 0.02
 TURNS_MAX = 4
 NEWER_FIELDS = ("Interval", "Timeout", "ExposedPort")
 
 
-# --- a client for a while -----------------------------------------------------------------------------------------
-
-
-def busy_client(checks: Checks, real: Program, minutes: float) -> None:
-    """A real client on our servers, default settings, through its API again and again."""
-    if minutes <= 0:
-        consul_peer.real_client(checks, real)
-        return
-    with cluster(checks) as start:
-        ours = servers(start, OURS, [f"{NET}.{number}" for number in (2, 3, 4)], "ours")
-        settle(checks, ours)
-        client = start(real, "real", f"{NET}.5", f"-retry-join={NET}.2")
-        consul_peer.client_joins(checks, client, ours)
-        end = time.monotonic() + minutes * 60
-        for turn in itertools.count(1):
-            print(f"...  turn {turn}", flush=True)
-            service_life.all_of(checks, client, ours[turn % 3])
-            watched(checks, client, ours[0])
-            if time.monotonic() >= end:
-                break
-        consul_peer.stays_calm(checks, [*ours, client])
-        checks.equal("its serfHealth passes", serf_health(ours[1], "real"), "passing")
-
-
-def watched(checks: Checks, client: Agent, server: Agent) -> None:
-    """Health by cache and by index, which newer clients take from subscriptions."""
-    body = {"Node": "far", "Address": "10.0.0.9", "Service": {"ID": "w", "Service": "watched", "Port": 80}}
-    server.put("/v1/catalog/register", body)
-    first = until(lambda: client.request("GET", "/v1/health/service/watched?cached").body, 10)
-    checks.equal("a cached answer", len(first), 1)
-    index = client.request("GET", "/v1/health/service/watched?index=1").index
-    timer = threading.Timer(1.0, server.put, ("/v1/catalog/deregister", {"Node": "far", "ServiceID": "w"}))
-    timer.start()
-    began = time.monotonic()
-    gone = client.request("GET", f"/v1/health/service/watched?index={index}&wait=10s")
-    timer.join()
-    checks.equal("a blocking answer", (gone.status, gone.body, time.monotonic() - began < 8), (200, [], True))
-    server.put("/v1/catalog/deregister", {"Node": "far"})
-
-
 # --- each as leader -----------------------------------------------------------------------------------------------
 
 
-def leaders(checks: Checks, real: Program, ours_count: int) -> None:
+def leaders(checks: Checks, real: Program, net: str, ours_count: int) -> None:
     """A quorum of both makes, in which each leads in turn; what each has afterwards is equal."""
     programs = [OURS] * ours_count + [real] * (3 - ours_count)
-    places = [(program, f"{'ours' if program == OURS else 'real'}{n}", f"{NET}.{19 + n}") for n, program in
+    places = [(program, f"{'ours' if program == OURS else 'real'}{n}", f"{net}.{19 + n}") for n, program in
               enumerate(programs, 1)]  # fmt: skip
 
     def begin(start: Any, place: tuple[Program, str, str]) -> Agent:
@@ -185,15 +149,15 @@ class Writer:
         self._thread.join()
 
 
-def rolling(checks: Checks, real: Program) -> None:
+def rolling(checks: Checks, real: Program, net: str) -> None:
     """Three real servers become ours and real ones again, one by one, while somebody writes."""
     with cluster(checks) as start:
-        live = servers(start, real, [f"{NET}.{number}" for number in (30, 31, 32)], "real", QUICK)
+        live = servers(start, real, [f"{net}.{number}" for number in (30, 31, 32)], "real", QUICK)
         settle(checks, live)
         writer = Writer(lambda: list(live))
         try:
             for number, program in enumerate((OURS, OURS, OURS, real, real, real), 33):
-                replaced(checks, start, live, program, number, writer)
+                replaced(checks, start, live, program, f"{net}.{number}", writer)
         finally:
             writer.stop()
         have = set(live[0].get("/v1/kv/load?keys&consistent") or ())
@@ -205,10 +169,11 @@ def rolling(checks: Checks, real: Program) -> None:
         print(f"...  {told}, longest pause {writer.longest_s:.1f} s", flush=True)
 
 
-def replaced(checks: Checks, start: Any, live: list[Agent], program: Program, number: int, writer: Writer) -> None:
+def replaced(checks: Checks, start: Any, live: list[Agent], program: Program, place: str, writer: Writer) -> None:
     """A new server joins and votes; then the oldest one leaves."""
     make = "ours" if program == OURS else "real"
-    new = start(program, f"{make}{number}", f"{NET}.{number}", "-server", f"-retry-join={live[-1].address}",
+    number = place.rpartition(".")[2]
+    new = start(program, f"{make}{number}", place, "-server", f"-retry-join={live[-1].address}",
                 "-retry-interval=1s", QUICK)  # fmt: skip
     checks.until(f"{new.name} votes", lambda: is_voter(live[-1], new.name), 60)
     checks.until(f"{new.name} serves", lambda: new.get("/v1/kv/load?keys&stale"), 20)
@@ -225,21 +190,35 @@ def replaced(checks: Checks, start: Any, live: list[Agent], program: Program, nu
 # --- federation ---------------------------------------------------------------------------------------------------
 
 
-def federation(checks: Checks, real: Program) -> None:
-    """Our datacenter and a real one: calls, and members, both ways."""
-    with cluster(checks) as start:
-        mine = start(OURS, "ours", f"{NET}.40", "-server", "-bootstrap-expect=1", "-datacenter=dc1", QUICK)
-        theirs = start(real, "real", f"{NET}.41", "-server", "-bootstrap-expect=1", "-datacenter=dc2",
-                       f"-retry-join-wan={NET}.40", "-retry-interval-wan=1s", QUICK)  # fmt: skip
-        settle(checks, [mine, theirs])
-        for agent in (mine, theirs):
-            checks.until(f"{agent.name} sees both", lambda a=agent: alive(a) == {"ours.dc1", "real.dc2"}, 30)
-        for near, far, name in ((mine, theirs, "dc2"), (theirs, mine, "dc1")):
-            checks.equal(f"{near.name} writes to {name}", near.put(of("/v1/kv/across", name), b"x"), True)
-            for path in ("/v1/kv/across", "/v1/catalog/nodes", "/v1/health/state/any", "/v1/status/leader"):
-                checks.until(f"{near.name} reads {path} of {name}", partial(reads_alike, near, far, path, name))
-            both = near.get("/v1/catalog/datacenters")
-            checks.equal(f"{near.name} lists datacenters", sorted(both or ()), ["dc1", "dc2"])
+def federation(checks: Checks, real: Program, net: str) -> None:
+    """Our datacenter and a real one: calls, and members, both ways; each is the primary once."""
+    for primary in ("dc1", "dc2"):
+        with cluster(checks) as start:
+            shared_flags = ("-server", "-bootstrap-expect=1", QUICK, f'-hcl=primary_datacenter = "{primary}"')
+            mine = start(OURS, "ours", f"{net}.40", "-datacenter=dc1", *shared_flags)
+            theirs = start(real, "real", f"{net}.41", "-datacenter=dc2", f"-retry-join-wan={net}.40",
+                           "-retry-interval-wan=1s", *shared_flags)  # fmt: skip
+            federated(checks, mine, theirs)
+
+
+def federated(checks: Checks, mine: Agent, theirs: Agent) -> None:
+    """What crosses between two servers, which are datacenters of their own."""
+    settle(checks, [mine, theirs])
+    for agent in (mine, theirs):
+        checks.until(f"{agent.name} sees both", lambda a=agent: alive(a) == {"ours.dc1", "real.dc2"}, 30)
+    for near, far, name in ((mine, theirs, "dc2"), (theirs, mine, "dc1")):
+        checks.until(f"{near.name} writes to {name}", partial(put, near, of("across", name)), 20)
+        for path in ("/v1/kv/across", "/v1/catalog/nodes", "/v1/health/state/any", "/v1/status/leader"):
+            checks.until(f"{near.name} reads {path} of {name}", partial(reads_alike, near, far, path, name))
+        both = near.get("/v1/catalog/datacenters")
+        checks.equal(f"{near.name} lists datacenters", sorted(both or ()), ["dc1", "dc2"])
+        checks.until(f"{near.name} has the federation states of both", partial(knows_states, near), 60)
+
+
+def knows_states(agent: Agent) -> bool:
+    """Whether both leaders' federation states have come to this datacenter."""
+    rows = agent.get("/v1/internal/federation-states") or ()
+    return sorted(row["Datacenter"] for row in rows) == ["dc1", "dc2"]
 
 
 def reads_alike(near: Agent, far: Agent, path: str, name: str) -> bool:
@@ -251,20 +230,14 @@ def reads_alike(near: Agent, far: Agent, path: str, name: str) -> bool:
 # --- the program --------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Row:
-    """A line of the table."""
-
-    part: str
-    passed: int = 0
-    failed: int = 0
-    seconds: float = field(default=0.0)
+Part = Callable[[Checks, Program, str], None]
+"""Takes where to count, the command of the real Consul, and the net of its addresses."""
 
 
-def parts(minutes: float) -> dict[str, Callable[[Checks, Program], None]]:
-    """The matrix by name."""
+def parts(minutes: float) -> dict[str, Part]:
+    """The matrix by name. Their addresses differ where they run beside each other."""
     return {
-        "a-real-client": partial(busy_client, minutes=minutes),
+        BESIDE: lambda checks, real, net: mixed_client.busy(checks, real, minutes, net),
         "b-our-client": consul_peer.our_client,
         "c-crash-1-of-ours": consul_peer.our_peer,
         "c-crash-2-of-ours": consul_peer.real_peer,
@@ -275,12 +248,26 @@ def parts(minutes: float) -> dict[str, Callable[[Checks, Program], None]]:
     }
 
 
-def run_part(name: str, part: Callable[[Checks, Program], None], checks: Checks, real: Program) -> Row:
-    """One part; an exception is a failure that `cluster` has counted."""
-    print(f"=== {name}", flush=True)
-    before, began = (checks.passed, checks.failed), time.monotonic()
-    guarded(checks, lambda: part(checks, real))
-    return Row(name, checks.passed - before[0], checks.failed - before[1], time.monotonic() - began)
+def run_part(name: str, part: Part, real: Program, net: str) -> tuple[str, Checks, float]:
+    """One part; what it counted and how long it took. An exception is a failure."""
+    print(f"=== {name}\n", end="", flush=True)
+    checks, began = Checks(), time.monotonic()
+    guarded(checks, lambda: part(checks, real, net))
+    return name, checks, time.monotonic() - began
+
+
+def run_all(chosen: Sequence[str], matrix: dict[str, Part], real: Program, net: str) -> Checks:
+    """The chosen parts, and their table."""
+    with ThreadPoolExecutor(1) as lane:
+        long = [lane.submit(run_part, name, matrix[name], real, net) for name in chosen if name == BESIDE]
+        rows = [run_part(name, matrix[name], real, net) for name in chosen if name != BESIDE]
+    rows = [*(each.result() for each in long), *rows]
+    print(f"{'part':<24}{'passed':>8}{'failed':>8}{'seconds':>9}")
+    total = Checks()
+    for name, checks, seconds in rows:
+        print(f"{name:<24}{checks.passed:>8}{checks.failed:>8}{seconds:>9.0f}")
+        total.passed, total.failed = total.passed + checks.passed, total.failed + checks.failed
+    return total
 
 
 def main(arguments: list[str]) -> int:
@@ -288,6 +275,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--consul", help="path of a real Consul")
     parser.add_argument("--minutes", type=float, default=0.0)
+    parser.add_argument("--net", default=NET, help="first three parts of the addresses")
     parser.add_argument("part", nargs="*")
     options = parser.parse_args(arguments)
     matrix = parts(options.minutes)
@@ -299,12 +287,8 @@ def main(arguments: list[str]) -> int:
         return report_missing("mixed", reason)
     for name in [key for key in os.environ if key.startswith("CONSUL_")]:
         del os.environ[name]
-    checks = Checks()
-    rows = [run_part(name, matrix[name], checks, real) for name in options.part or matrix]
-    print(f"{'part':<24}{'passed':>8}{'failed':>8}{'seconds':>9}")
-    for row in rows:
-        print(f"{row.part:<24}{row.passed:>8}{row.failed:>8}{row.seconds:>9.0f}")
-    return checks.close()
+    with claimed_net(options.net) as net:
+        return run_all(options.part or list(matrix), matrix, real, net).close()
 
 
 if __name__ == "__main__":

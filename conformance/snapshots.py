@@ -76,6 +76,8 @@ PATHS = (
     "/v1/kv/?recurse", "/v1/session/list", "/v1/catalog/node/Outside", "/v1/health/service/web", "/v1/query",
     "/v1/catalog/services", "/v1/operator/autopilot/configuration",
 )  # fmt: skip
+TAGS = "/v1/catalog/services"
+"""Consul lists the tags of a service in an order of its own each time."""
 
 
 UNKNOWN_TO_1_8 = ("Proxy", "Connect", "Interval", "Timeout", "ExposedPort")
@@ -86,7 +88,10 @@ def state_of(agent: Agent) -> dict[str, Any]:
     found = {}
     for path in PATHS:
         answer = agent.request("GET", path)
-        found[path] = (answer.status, without(answer.body, *UNKNOWN_TO_1_8))
+        body = without(answer.body, *UNKNOWN_TO_1_8)
+        if path == TAGS and isinstance(body, dict):
+            body = {name: sorted(tags) for name, tags in body.items()}
+        found[path] = (answer.status, body)
     return found
 
 

@@ -228,6 +228,20 @@ def unknown_member(recorded: Recorded, op: Op) -> None:
     holds(name not in [row["Node"] for row in shown(bench, "/v1/catalog/nodes")], "no such node")
 
 
+def lock_refused(recorded: Recorded, op: Op) -> None:
+    """Another holds the lock. The original lets its state machine refuse; we refuse before the log (see KeyValues)."""
+    before, after = op["raft_index_before"], op["raft_index_after"]
+    recorded.up_to(before)
+    bench = recorded.bench
+    bench.proposals.made.clear()
+    status, _, body = bench.ask(op["method"], op["path"], op["body"].encode())
+    same((status, body.decode()), (op["status"], op["response"].strip()), "answer")
+    same(bench.proposals.made, [], "commands")
+    index = bench.store.index("kvs")
+    same(recorded.up_to(after), False, "result of the recorded command")
+    same(bench.store.index("kvs"), index, "index, which that command leaves alone")
+
+
 def event_fired(recorded: Recorded, op: Op) -> None:
     """An event goes out by gossip: our handler's answer is the recorded one, and nothing is written."""
     left_nothing(recorded, op)
@@ -291,6 +305,7 @@ BY_LABEL: dict[str, Check] = {
     "ca rotate key type": ca_configured,
     "register check for missing service": unknown_service,
     "session destroy missing": unknown_session,
+    "lock acquire other fails": lock_refused,
     "user event": event_fired,
     "kv too big": too_big,
     "coordinate update": coordinate_sent,

@@ -2,8 +2,6 @@
 """Three servers, writers through all of them, and a seeded fault every few seconds; then the history is checked.
 
     python scripts/torture.py --seconds 300 --seed 7        kill -9, restart and SIGSTOP of one server at a time
-    python scripts/torture.py --measure failover            how long until a write succeeds after kill -9 of the leader
-    python scripts/torture.py --measure bootstrap           how long three empty servers need for their first leader
 
 A fault list is a function of its seed; what the machine makes of it is not. Exit code 1 when the check fails.
 """
@@ -16,7 +14,6 @@ import http.client
 import json
 import random
 import signal
-import statistics
 import sys
 import tempfile
 import threading
@@ -254,61 +251,13 @@ def check(history: list[Write], final: list[State]) -> list[str]:
     return wrong
 
 
-def measure_failover(folder: Path, multiplier: int) -> list[float]:
-    """Seconds from kill -9 of the leader to the next acknowledged write through another server, five times."""
-    cluster = Cluster(folder, first_ip=41, multiplier=multiplier)
-    times = []
-    try:
-        cluster.start()
-        for _ in range(5):
-            cluster.settled("")
-            time.sleep(1)
-            leader = cluster.leader()
-            other = next(agent for agent in cluster.agents if agent is not leader)
-            leader.kill()
-            begin = time.monotonic()
-            wait_for(lambda other=other: other.put("/v1/kv/f", b"1", timeout_s=30), timeout_s=60, every_s=0.01)
-            times.append(time.monotonic() - begin)
-            leader.start()
-        cluster.settled("")
-    finally:
-        cluster.close()
-    return times
-
-
-def measure_bootstrap(folder: Path, multiplier: int) -> list[float]:
-    """Seconds from three started processes (interpreter start included) to the first acknowledged write."""
-    times = []
-    for number in range(3):
-        inner = folder / str(number)
-        inner.mkdir()
-        cluster = Cluster(inner, first_ip=45, multiplier=multiplier)
-        try:
-            times.append(cluster.start())
-        finally:
-            cluster.close()
-    return times
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--measure", choices=("failover", "bootstrap"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="torture-") as name:
         folder = Path(name)
-        if options.measure:
-            measure = measure_failover if options.measure == "failover" else measure_bootstrap
-            for multiplier in (1, 5):
-                inner = folder / f"m{multiplier}"
-                inner.mkdir()
-                times = measure(inner, multiplier)
-                shown = " ".join(f"{value:.2f}" for value in sorted(times))
-                print(
-                    f"{options.measure} m{multiplier}: median {statistics.median(times):.2f} s of {shown}", flush=True
-                )
-            return 0
         torture = Torture(folder, seed=options.seed, seconds=options.seconds)
         try:
             history = torture.run()

@@ -54,7 +54,9 @@ SNAPSHOT_TIMEOUT_S = 10.0
 STREAM_IDLE_S = 1200.0
 """An entry that is followed by a subscription goes when nobody has asked for it so long."""
 STREAM_RETRY_S = 120.0
-"""How long calls are used after all servers have refused subscriptions."""
+"""How long calls are used after all servers have refused subscriptions, and how long one may block when they failed."""
+STREAM_CALL_S = 1.0
+"""The least that such a call blocks."""
 STREAM_FAILURES_MAX = 3
 STREAM_PAUSE_S = 0.2
 
@@ -303,6 +305,15 @@ class Cache:
             return False
         return not request.ingress and not request.source.node
 
+    def _call_wait_s(self, kind: Kind[RequestT, ReplyT], request: RequestT) -> float:
+        """How long a call may block: what a subscription could follow as well, until one may be tried again."""
+        if self._subscriber is None or kind.method is not HEALTH_SERVICE_NODES:
+            return REFRESH_WAIT_S
+        if not isinstance(request, ServiceSpecificRequest) or request.ingress or request.source.node:
+            return REFRESH_WAIT_S
+        left = self._stream_at - self._clock.monotonic()
+        return max(left, STREAM_CALL_S) if left > 0 else STREAM_RETRY_S
+
     async def _fetch(self, slot: _Slot, kind: Kind[RequestT, ReplyT], request: RequestT) -> None:
         """One call; its result goes into the entry."""
         entry, loop = slot.entry, asyncio.get_running_loop()
@@ -310,7 +321,8 @@ class Cache:
         blocking = kind.refreshed and entry.valid and entry.error is None
         connected = loop.call_later(CONNECTED_S, _connected, entry) if blocking else None
         try:
-            reply = await self._caller.call(kind.method, _question(request, entry.index if blocking else 0))
+            wait_s = self._call_wait_s(kind, request)
+            reply = await self._caller.call(kind.method, _question(request, entry.index if blocking else 0, wait_s))
         except ConsulError as error:
             if entry.valid and entry.lost_contact_at is None:
                 self._log.warn("Cannot refresh a cached answer", kind=kind.name, error=str(error))
@@ -338,12 +350,12 @@ async def _pause(span_s: float, hurry: asyncio.Event) -> None:
         return
 
 
-def _question(request: RequestT, index: int) -> RequestT:
+def _question(request: RequestT, index: int, wait_s: float) -> RequestT:
     """What is asked of a server: any may answer, as the answer will be old anyhow."""
     return replace(
         request,
         min_query_index=index,
-        max_query_time=duration(REFRESH_WAIT_S) if index else Duration(0),
+        max_query_time=duration(wait_s) if index else Duration(0),
         allow_stale=True,
         require_consistent=False,
         max_stale_duration=Duration(0),

@@ -108,7 +108,7 @@ class Events:
         self._node = node
         self._services = services
         self._kept: deque[Event] = deque(maxlen=EVENTS_MAX)
-        self._watchers: set[Callable[[], None]] = set()
+        self._watchers: dict[Callable[[], None], None] = {}
 
     def take(self, serf_event: UserEvent) -> Event | None:
         """An event that is meant for this agent, kept; one whose filters cannot be used is not. Raises DecodeError.
@@ -144,8 +144,8 @@ class Events:
 
     def watch(self, wake: Callable[[], None]) -> None:
         """Call `wake` at each new event."""
-        self._watchers.add(wake)
+        self._watchers[wake] = None
 
     def unwatch(self, wake: Callable[[], None]) -> None:
         """End a `watch`."""
-        self._watchers.discard(wake)
+        self._watchers.pop(wake, None)

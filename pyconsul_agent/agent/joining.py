@@ -12,6 +12,11 @@ from pyconsul_agent.errors import ConsulError, NetError
 NAME_ATTEMPTS = 10
 NAME_INTERVAL_S = 1.0
 
+OWN_ID_ATTEMPTS = 3
+"""Refusals of our node ID before we stop. Not at once: the other may be ourselves before a change of names."""
+
+OWN_ID_TAKEN = "with this agent's ID"
+
 Join = Callable[[Sequence[str]], Awaitable[int]]
 
 
@@ -61,14 +66,17 @@ async def join_with_own_name(
 
 
 async def join_until_done(join: Join, addresses: Sequence[str], rules: RetryRules, log: Log, *, pool: str) -> None:
-    """Join again and again. Raises JoinFailed after the last attempt."""
-    attempt = 0
+    """Join again and again. Raises JoinFailed after the last attempt, or when another living node has our ID."""
+    attempt = twins = 0
     while True:
         try:
             await join_once(join, addresses, log, pool=pool)
             return
         except JoinFailed as error:
             attempt += 1
+            twins = twins + 1 if OWN_ID_TAKEN in str(error) else 0
+            if twins >= OWN_ID_ATTEMPTS:
+                raise JoinFailed(f"{error}: is this data directory a copy of another's? Stopping") from error
             if rules.attempts_max and attempt > rules.attempts_max:
                 raise JoinFailed(f"agent: max join {pool.upper()} retry exhausted, exiting") from error
             log.warn("Join cluster failed, will retry", cluster=pool.upper(), retry_interval=f"{rules.interval_s:g}s")

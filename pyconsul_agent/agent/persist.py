@@ -1,15 +1,20 @@
-"""The agent's files in its data directory: node id, services, checks, TTL states. Names are SHA-256 of the ids."""
+"""The agent's files in its data directory: node id, services, checks, TTL states. Names are SHA-256 of the ids.
+
+Writing waits for the disk, so a thread does it: changes are queued, the last one of each file counts, and who must not
+answer before they are durable awaits `kept`. All that came in while the thread was busy is its next batch.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from pyconsul_agent.env.base import Env, Files
+from pyconsul_agent.env.base import Env, Files, Worker
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConfigError, DecodeError
 from pyconsul_agent.structs.catalog import CheckType, NodeService
@@ -117,13 +122,64 @@ class TTLState:
     expires: int
 
 
-class Persistence:
-    """Writes and reads the definitions that came over HTTP. Without a data directory it keeps nothing."""
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What a file shall become: `data`, or gone. It stands for the changes `first` to `last` of the queue."""
 
-    def __init__(self, files: Files, data_dir: str, log: Log) -> None:
+    data: bytes | None
+    sync: bool
+    first: int
+    last: int
+
+
+class Persistence:
+    """Writes and reads the definitions that came over HTTP. Without a data directory it keeps nothing.
+
+    The queue has at most one change for each file, and so as many as there are services and checks.
+    """
+
+    def __init__(self, files: Files, data_dir: str, worker: Worker, log: Log) -> None:
         self._files = files
         self._dir = data_dir
+        self._worker = worker
         self._log = log
+        self._unwritten: dict[str, _Change] = {}
+        self._written = 0
+        self._failures: list[tuple[_Change, OSError]] = []
+        self._waiting = 0
+        self._turn = asyncio.Lock()
+        self.queued = 0
+        """How many changes were ever asked for."""
+
+    async def kept(self, since: int) -> None:
+        """Return when all changes of now are on disk. Raises the OSError of one that came after number `since`."""
+        until = self.queued
+        if self._written >= until and not self._failures:
+            return
+        self._waiting += 1
+        try:
+            async with self._turn:
+                if self._written < until:
+                    await self._write_out()
+            for change, error in self._failures:
+                if change.first <= until and change.last > since:
+                    raise error
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._failures.clear()
+
+    async def _write_out(self) -> None:
+        """One batch: everything that waits now."""
+        batch, last = dict(self._unwritten), self.queued
+        failed = await self._worker(lambda: _write_files(self._files, batch))
+        for path, change in batch.items():
+            if self._unwritten.get(path) is change:
+                del self._unwritten[path]
+        self._written = last
+        for path, error in failed.items():
+            self._log.error("Definition cannot be kept on disk", path=path, error=str(error))
+            self._failures.append((batch[path], error))
 
     def save_service(self, service: NodeService, token: str) -> None:
         """Keep a service."""
@@ -159,7 +215,7 @@ class Persistence:
     def load_state(self, check_id: str, now_unix: int) -> TTLState | None:
         """What a TTL check said, unless that has expired."""
         path = self._path("checks/state", check_id)
-        if not self._dir or not self._files.exists(path):
+        if not self._dir or not self._exists(path):
             return None
         try:
             body = self._object(path)
@@ -171,7 +227,7 @@ class Persistence:
             self._set_aside(path, error)
             return None
         if now_unix >= state.expires:
-            self._files.remove(path)
+            self._remove("checks/state", check_id)
             return None
         return state
 
@@ -184,18 +240,16 @@ class Persistence:
         return list(self._load("checks", _saved_check, lambda saved: saved.check.check_id))
 
     def _load(self, folder: str, make: Callable[[Any], T], identity: Callable[[T], str]) -> Iterator[T]:
-        path = f"{self._dir}/{folder}"
-        if not self._dir or not self._files.is_dir(path):
+        if not self._dir:
             return
-        for name in sorted(self._files.list_dir(path))[:FILES_MAX]:
-            file = f"{path}/{name}"
-            if name.endswith(("tmp", SET_ASIDE)) or self._files.is_dir(file):
+        for file in self._names(f"{self._dir}/{folder}")[:FILES_MAX]:
+            if file.endswith(("tmp", SET_ASIDE)) or self._files.is_dir(file):
                 continue
             try:
                 body = self._object(file)
                 if body.get("Source", REMOTE) not in (LOCAL, REMOTE):
                     self._log.warn("definition has unknown source, purging", path=file, source=str(body["Source"]))
-                    self._files.remove(file)
+                    self._queue(file, None, sync=False)
                     continue
                 saved = make(body)
                 if not identity(saved):
@@ -209,11 +263,31 @@ class Persistence:
                 continue
             yield saved
 
+    def _names(self, folder: str) -> list[str]:
+        """The paths in a folder as they will be when everything is written, sorted."""
+        there = self._files.list_dir(folder) if self._files.is_dir(folder) else ()
+        paths = {f"{folder}/{name}" for name in there}
+        for path, change in self._unwritten.items():
+            if change.data is None:
+                paths.discard(path)
+            elif path.rpartition("/")[0] == folder:
+                paths.add(path)
+        return sorted(paths)
+
+    def _exists(self, path: str) -> bool:
+        change = self._unwritten.get(path)
+        return self._files.exists(path) if change is None else change.data is not None
+
     def _object(self, file: str) -> dict[str, Any]:
         """The JSON object of a file. Raises ValueError, RecursionError, OSError."""
-        if self._files.size(file) > FILE_BYTES_MAX:
+        change = self._unwritten.get(file)
+        if change is not None and change.data is not None:
+            text = change.data
+        elif self._files.size(file) > FILE_BYTES_MAX:
             raise ValueError(f"larger than {FILE_BYTES_MAX} bytes")
-        body = json.loads(self._files.read(file))
+        else:
+            text = self._files.read(file)
+        body = json.loads(text)
         if not isinstance(body, dict):
             raise ValueError("no JSON object")
         return body
@@ -237,15 +311,52 @@ class Persistence:
         return f"{self._dir}/{folder}/{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()}"
 
     def _write(self, folder: str, identity: str, body: dict[str, Any], *, sync: bool = True) -> None:
-        if not self._dir:
-            return
-        self._files.make_dirs(f"{self._dir}/{folder}", mode=0o700)
-        self._files.write_atomic(self._path(folder, identity), gojson.dump(body), mode=0o600, sync=sync)
+        if self._dir:
+            self._queue(self._path(folder, identity), gojson.dump(body), sync=sync)
 
     def _remove(self, folder: str, identity: str) -> None:
         path = self._path(folder, identity)
-        if self._dir and self._files.exists(path):
-            self._files.remove(path)
+        if self._dir and self._exists(path):
+            self._queue(path, None, sync=False)
+
+    def _queue(self, path: str, data: bytes | None, *, sync: bool) -> None:
+        self.queued += 1
+        before = self._unwritten.get(path)
+        first = self.queued if before is None else before.first
+        self._unwritten[path] = _Change(data, sync, first, self.queued)
+
+
+def _write_files(files: Files, batch: Mapping[str, _Change]) -> dict[str, OSError]:
+    """Make files what they shall be, those after one that fails too; what failed, by path. Runs on a thread."""
+    failed: dict[str, OSError] = {}
+    touched: dict[str, list[str]] = {}
+    for path, change in batch.items():
+        folder = path.rpartition("/")[0]
+        try:
+            if change.data is not None:
+                _make_folder(files, folder)
+                files.write_atomic(path, change.data, mode=0o600, sync=change.sync, sync_folder=False)
+                if change.sync:
+                    touched.setdefault(folder, []).append(path)
+            elif files.exists(path):
+                files.remove(path)
+        except OSError as error:
+            failed[path] = error
+    for folder, paths in touched.items():
+        try:
+            files.sync_dir(folder)
+        except OSError as error:
+            failed |= dict.fromkeys(paths, error)
+    return failed
+
+
+def _make_folder(files: Files, folder: str) -> None:
+    """A folder that outlives a power failure, with those above it."""
+    if folder and not files.is_dir(folder):
+        above = folder.rpartition("/")[0]
+        _make_folder(files, above)
+        files.make_dirs(folder, mode=0o700)
+        files.sync_dir(above or "/")
 
 
 def _saved_service(body: Any) -> SavedService:

@@ -7,7 +7,7 @@ import ipaddress
 import random
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from pyconsul_agent.agent import sidecars
 from pyconsul_agent.agent.checks import definition as definitions
@@ -43,6 +43,9 @@ CHECKS_MAX = 16_384
 
 NODE_REASON = "Maintenance mode is enabled for this node, but no reason was provided. This is a default message."
 SERVICE_REASON = NODE_REASON.replace("node", "service")
+
+
+T = TypeVar("T")
 
 
 class NotTTL(ValueError):
@@ -114,6 +117,7 @@ class Registry:
     async def run(self) -> None:
         """Remove services that are critical for too long, until cancelled."""
         while True:
+            await self._persistence.kept(self._persistence.queued)  # what was changed for no caller
             await asyncio.sleep(REAP_INTERVAL_S)
             limits = {
                 identity: max(seconds(check.deregister_critical_service_after), seconds(definitions.REAP_AFTER_MIN))
@@ -132,6 +136,15 @@ class Registry:
             handle.cancel()
         self._deferrals.clear()
         await asyncio.gather(*self._ending, return_exceptions=True)
+        await self._persistence.kept(self._persistence.queued)
+
+    async def durably(self, work: Callable[[], T]) -> T:
+        """Do some of the following; on return what it changed is on disk. Raises what `work` does, and OSError."""
+        since = self._persistence.queued
+        try:
+            return work()
+        finally:
+            await self._persistence.kept(since)
 
     # --- services ---------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from pyconsul_agent.app.unsupported import refuse_unsupported
 from pyconsul_agent.app.watch_api import own_api
 from pyconsul_agent.client.node import ClientNode
 from pyconsul_agent.config.options import Options
+from pyconsul_agent.config.origins import locating
 from pyconsul_agent.env.base import Env
 from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.interfaces.http.agent import Actions, AgentEndpoints
@@ -96,9 +97,10 @@ class Agent:
         table = routes(
             options, node, self._registry, self._cache, self._events, self._metrics, self._self_endpoints, env.uuid
         )
-        self._pipeline = parts.make_pipeline(options, env, node, table, self._metrics, log)
+        self._outside = parts.make_outside(options, env)
+        self._pipeline = parts.make_pipeline(options, env, node, table, self._outside, self._metrics, log)
         self._http = parts.make_http(options, env, self._pipeline, log)
-        self._dns = parts.make_dns(options, env, node, self._cache, log)
+        self._dns = parts.make_dns(options, env, node, self._cache, self._metrics, log)
         self._ipc = parts.make_ipc(options, env, node, self._ipc_actions(), log)
 
     def _ipc_actions(self) -> ipc.Actions:
@@ -118,8 +120,9 @@ class Agent:
     async def start(self) -> None:
         """Start everything, join. Raises ConsulError when the agent cannot run; call `stop` then."""
         options = self.options
-        watches = understood(options.watches, self._env.environ, http=options.ports.http > 0, log=self._log)
-        load(self._registry, definitions_of(options.services, options.checks))
+        with locating(options.origins):
+            watches = understood(options.watches, self._env.environ, http=options.ports.http > 0, log=self._log)
+            load(self._registry, definitions_of(options.services, options.checks))
         await self._recover()
         await self.delegate.start()
         self._tasks.start(self._registry.run(), "check reaper")
@@ -149,6 +152,11 @@ class Agent:
         self._tasks.start(self._reloader.run(), "reload")
         await self._join()
         self._tasks.start(self._sync.run(), "anti-entropy")
+
+    async def restored(self) -> None:
+        """Return when the state that was on disk is in place."""
+        if not isinstance(self.delegate, ClientNode):
+            await self.delegate.restored()
 
     async def _recover(self) -> None:
         """What an operator asks of a server that lost its quorum comes before raft starts."""
@@ -248,8 +256,16 @@ class Agent:
         self._http.set_connections_per_client(fresh.limits.http_max_conns_per_client)
         if isinstance(self.delegate, ClientNode):
             self.delegate.set_call_limit(fresh.limits.rpc_rate, fresh.limits.rpc_max_burst)
+        else:
+            self.delegate.set_limits(
+                trailing_logs=fresh.raft_trailing_logs,
+                snapshot_threshold=fresh.raft_snapshot_threshold,
+                snapshot_interval_s=fresh.raft_snapshot_interval,
+                connections_per_client=fresh.limits.rpc_max_conns_per_client,
+            )
         self._cache.limit(fresh.cache.entry_fetch_rate, fresh.cache.entry_fetch_max_burst)
         self._metrics.registry.set_filter(fresh.telemetry.prefix_filter)
+        self._outside.show(parts.make_ui(options, self._env))
         self._pipeline.set_response_headers(fresh.http_config.response_headers)
         self._dns.reload(dns)
         self._watches.exchange(watches)

@@ -9,7 +9,8 @@ from pyconsul_agent.config.options import Telemetry as TelemetryOptions
 from pyconsul_agent.env.base import Env
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConfigError
-from pyconsul_agent.telemetry.meters import HTTPMeter, RPCMeter, count_event
+from pyconsul_agent.telemetry.instruments import Instruments
+from pyconsul_agent.telemetry.meters import HTTPMeter, count_event
 from pyconsul_agent.telemetry.names import DECLARED
 from pyconsul_agent.telemetry.outlets import Outlet, Render, dogstatsd_line, statsd_line
 from pyconsul_agent.telemetry.registry import INTERVAL_S, Interval, Key, Registry
@@ -39,7 +40,7 @@ class Metrics:
             emit=self._emit if self._outlets else None,
         )
         self.http = HTTPMeter(self.registry, node=node, names_of_1_9=not options.disable_compat_1_9)
-        self.rpc = RPCMeter(self.registry)
+        self.parts = Instruments(self.registry, node=node)
         self._lag_s = 0.0
 
     def count_event(self, name: str, fields: Mapping[str, object]) -> None:
@@ -66,8 +67,9 @@ class Metrics:
                 wanted = now() + min(LAG_PROBE_S, left)
                 await asyncio.sleep(min(LAG_PROBE_S, left))
                 self._lag_s = max(self._lag_s, now() - wanted)
-            self.http.settle()
-            self.registry.roll()
+                self.http.settle()
+                self.parts.dns.settle()
+                self.registry.roll()
 
     def _read(self, gauges: Gauges) -> None:
         registry, facts = self.registry, self._env.host.process()
@@ -82,6 +84,8 @@ class Metrics:
         registry.gauge("runtime.total_gc_pause_ns", facts.gc_pause_ns)
         registry.gauge("runtime.total_gc_runs", facts.gc_runs)
         registry.gauge("runtime.event_loop_lag_ms", round(self._lag_s * 1000, 3))
+        for pause_ns in facts.gc_pauses_ns:
+            registry.sample("runtime.gc_pause_ns", pause_ns)
         registry.gauge("version", 1, version=CONSUL_VERSION, pre_release="")
         self._lag_s = 0.0
 

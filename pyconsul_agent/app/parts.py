@@ -61,9 +61,9 @@ def make_node(
             log.named("server"),
             listeners,
             fatal=fatal,
-            meter=metrics.rpc,
+            meters=metrics.parts,
         )
-    return ClientNode(client_config(options, node_id), env, log.named("client"), listeners, meter=metrics.rpc)
+    return ClientNode(client_config(options, node_id), env, log.named("client"), listeners, meters=metrics.parts)
 
 
 def make_local_state(options: Options, node_id: str, changed: Callable[[], None]) -> LocalState:
@@ -111,7 +111,7 @@ def make_registry(
     """Services and checks of this node, with their files and runners."""
     return Registry(
         state,
-        Persistence(env.files, options.data_dir, log),
+        Persistence(env.files, options.data_dir, env.blocking.worker("agent files"), log),
         CheckSettings(
             scripts_remote=options.enable_script_checks,
             scripts_local=options.enable_local_script_checks,
@@ -145,13 +145,15 @@ def make_cache(options: Options, env: Env, node: Node, log: Log) -> Cache:
     )
 
 
-def make_pipeline(options: Options, env: Env, node: Node, routes: list[Route], metrics: Metrics, log: Log) -> Pipeline:
+def make_pipeline(
+    options: Options, env: Env, node: Node, routes: list[Route], outside: Outside, metrics: Metrics, log: Log
+) -> Pipeline:
     """The rules of HTTP around the routes."""
     return Pipeline(
         RouteTable(routes),
         http_rules(options),
         log.named("http"),
-        fallback=_outside(options, env),
+        fallback=outside,
         observe=metrics.http,
         again=metrics.http.again,
         now=env.clock.monotonic,
@@ -159,13 +161,16 @@ def make_pipeline(options: Options, env: Env, node: Node, routes: list[Route], m
     )
 
 
-def _outside(options: Options, env: Env) -> Outside:
+def make_ui(options: Options, env: Env) -> UI:
+    """The web interface, empty where it is off."""
+    if not options.ui_config.enabled:
+        return UI()
+    return load_ui(options.ui_config.content_path, formatdate(env.clock.wall_ns() // 1_000_000_000, usegmt=True))
+
+
+def make_outside(options: Options, env: Env) -> Outside:
     """What HTTP offers beside the API: the web interface and profiles, where they are on."""
-    ui = UI()
-    if options.ui_config.enabled:
-        since = formatdate(env.clock.wall_ns() // 1_000_000_000, usegmt=True)
-        ui = load_ui(options.ui_config.content_path, since)
-    return Outside(ui, Profiles() if options.enable_debug else None)
+    return Outside(make_ui(options, env), Profiles() if options.enable_debug else None)
 
 
 def make_http(options: Options, env: Env, pipeline: Pipeline, log: Log) -> HTTPServer:
@@ -180,7 +185,7 @@ def make_http(options: Options, env: Env, pipeline: Pipeline, log: Log) -> HTTPS
     )
 
 
-def make_dns(options: Options, env: Env, node: Node, cache: Cache, log: Log) -> DNSServer:
+def make_dns(options: Options, env: Env, node: Node, cache: Cache, metrics: Metrics, log: Log) -> DNSServer:
     """The DNS interface. Raises ConfigError for a recursor that is no address."""
     return DNSServer(
         env.net,
@@ -193,6 +198,7 @@ def make_dns(options: Options, env: Env, node: Node, cache: Cache, log: Log) -> 
         # With ACLs answers would hang on tokens and policies too, of whose changes a catalog does not tell.
         local=node if isinstance(node, ServerNode) and not options.acl.enabled else None,
         cache=cache,
+        meter=metrics.parts.dns,
     )
 
 

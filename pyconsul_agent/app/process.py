@@ -117,26 +117,37 @@ async def _run(options: Options, env: Env, scratch: str, reread: Reread | None) 
             _write(banner(options, node_id=agent.node_id, encrypted=agent.delegate.gossip_encrypted))
             logs.release()
         if await _start(agent, signals, logs):
-            # What start-up made lives as long as the process: keep the collector from walking it again and again.
-            gc.collect()
-            gc.freeze()
             gc.set_threshold(*GC_THRESHOLDS)
+            gc.enable()
+            freezing = asyncio.create_task(_freeze(agent))
+            opened.callback(freezing.cancel)
             opened.enter_context(pid_file(options.pid_file, log))
             log.event("agent_running")
             code = await _until_told(agent, signals, logs)
-            if agent.failure:
+            if agent.failure and logs.format == "classic":
                 _warn(f"==> Error: {agent.failure}\n")
     except Exception as error:  # the edge of the process: whatever it is, one line and an orderly end
-        code = _failed(logs, error)
+        code = _failed(logs, error, started=agent is not None)
     finally:
-        logs.release()
         if agent is not None:
+            logs.release()
             await _stop(agent, logs)
         await env.blocking.close()
         undo()
-        log.event("exit_code", code=code)
+        if agent is not None:  # else nobody has seen a log, and an error on stderr says it all
+            log.event("exit_code", code=code)
         opened.close()
     return code
+
+
+async def _freeze(agent: Agent) -> None:
+    """What start-up made, and then what was restored, stays: keep the collector from walking it again and again.
+
+    It does not collect first: to walk the whole heap while a snapshot is being restored stops the loop for too long.
+    """
+    gc.freeze()
+    await agent.restored()
+    gc.freeze()
 
 
 async def _stop(agent: Agent, logs: LogStream) -> None:
@@ -146,16 +157,20 @@ async def _stop(agent: Agent, logs: LogStream) -> None:
         logs.logger().error("Error while stopping", error=f"{type(error).__name__}: {error}")
 
 
-def _failed(logs: LogStream, error: Exception) -> int:
-    """One clear line: why the agent does not run."""
+def _failed(logs: LogStream, error: Exception, *, started: bool) -> int:
+    """One clear line: why the agent does not run. `started`: the screen of the start is out, so it is a log line."""
     text = str(error) if isinstance(error, ConsulError) else f"{type(error).__name__}: {error}"
     if isinstance(error, OSError) and not isinstance(error, ConsulError):
         text = f"{error.filename or ''}: {(error.strerror or text).lower()}".removeprefix(": ")
     text = _one_line(text)
-    logs.release()
-    if logs.format != "classic":
+    if not started:
+        _warn(f"==> {text}\n")
+    elif logs.format == "classic":
+        logs.release()
+        _warn(f"==> Error starting agent: {text}\n")
+    else:
+        logs.release()
         logs.logger().error("Error starting agent", error=text)
-    _warn(f"==> Error starting agent: {text}\n")
     return 1
 
 

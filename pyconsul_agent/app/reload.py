@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from pyconsul_agent.agent.registry import Registry
 from pyconsul_agent.agent.reload import definitions_of, examine, exchange
 from pyconsul_agent.config.options import Options
+from pyconsul_agent.config.origins import locating
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConfigError
 
@@ -64,9 +65,10 @@ class Reloader:
         if self._reread is None:
             raise ConfigError("this agent has no configuration to read again")
         fresh = await self._blocking(self._reread)
-        definitions = definitions_of(fresh.services, fresh.checks)
-        examine(self._registry, definitions)
-        for text in fresh.warnings:
-            self._log.warn(text)
-        self._take_over(fresh)
+        with locating(fresh.origins):
+            definitions = definitions_of(fresh.services, fresh.checks)
+            examine(self._registry, definitions)
+            for text in fresh.warnings:
+                self._log.warn(text)
+            self._take_over(fresh)
         exchange(self._registry, definitions)

@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import replace
 
 from pyconsul_agent.agent.local import NodeInfo
+from pyconsul_agent.app.bootstrap_entries import bootstrap_entries
 from pyconsul_agent.client.node import ClientConfig
 from pyconsul_agent.config.options import Gossip, Options
 from pyconsul_agent.config.validate import decode_key
@@ -111,6 +112,7 @@ def server_config(options: Options, node_id: str) -> ServerConfig:
         session_ttl_min_s=options.session_ttl_min or SESSION_TTL_MIN_S,
         primary_datacenter=options.primary_datacenter,
         connect_enabled=options.connect.enabled,
+        bootstrap_entries=bootstrap_entries(options.config_entries),
         query_default_s=options.default_query_time,
         query_max_s=options.max_query_time,
     )
@@ -174,7 +176,12 @@ def reloaded(old: Options, fresh: Options) -> Options:
             http_max_conns_per_client=fresh.limits.http_max_conns_per_client,
             rpc_rate=fresh.limits.rpc_rate,
             rpc_max_burst=fresh.limits.rpc_max_burst,
+            rpc_max_conns_per_client=fresh.limits.rpc_max_conns_per_client,
         ),
+        raft_snapshot_interval=fresh.raft_snapshot_interval,
+        raft_snapshot_threshold=fresh.raft_snapshot_threshold,
+        raft_trailing_logs=fresh.raft_trailing_logs,
+        ui_config=replace(old.ui_config, enabled=fresh.ui_config.enabled),
         cache=fresh.cache,
         http_config=replace(old.http_config, response_headers=fresh.http_config.response_headers),
     )

@@ -14,7 +14,6 @@ DEFAULTS = Options()
 
 WITHOUT_EFFECT = (
     "acl.enable_token_persistence",
-    "config_entries",
     "enable_agent_tls_for_checks",
     "ui_config.dashboard_url_templates",
     "ui_config.dir",

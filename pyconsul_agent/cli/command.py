@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from pyconsul_agent.cli.flags import Flag, Value, usage
+from pyconsul_agent.cli.terminal import RED, colored, paint
 
 if TYPE_CHECKING:
     from pyconsul_agent.cli.http_api import API
@@ -65,7 +66,7 @@ class Context:
 
     def complain(self, text: str) -> int:
         """A line on stderr; gives exit code 1."""
-        self.err.write(f"{text}\n")
+        self.err.write(f"{paint(text, RED) if colored(self.err, self.environ) else text}\n")
         return 1
 
     def text(self, flag: str) -> str:

@@ -12,10 +12,10 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any, TextIO
+from typing import Any, Protocol, TextIO
 from urllib.parse import quote, quote_plus
 
 from pyconsul_agent.cli.command import SetupError
@@ -58,6 +58,12 @@ class Response:
             text = text or self.body.decode("utf-8", "replace")
             raise APIError(f"Unexpected response code: {self.status} ({text})", self.status)
         return self
+
+
+class Readable(Protocol):
+    """What can be sent as a body."""
+
+    def read(self, size: int = -1) -> bytes: ...
 
 
 class Download:
@@ -111,9 +117,15 @@ class API:
         """The full URL as the Go client prints it; query sorted by key."""
         return f"{self.scheme}://{self.host}{self._target(path, query)}"
 
-    def get(self, path: str, query: Mapping[str, str | Sequence[str]] | None = None) -> Response:
+    def get(
+        self,
+        path: str,
+        query: Mapping[str, str | Sequence[str]] | None = None,
+        *,
+        progress: Callable[[int], object] | None = None,
+    ) -> Response:
         """GET; any status."""
-        return self.request("GET", path, query)
+        return self.request("GET", path, query, progress=progress)
 
     def put(
         self, path: str, query: Mapping[str, str | Sequence[str]] | None = None, body: bytes | None = None
@@ -127,12 +139,15 @@ class API:
         path: str,
         query: Mapping[str, str | Sequence[str]] | None = None,
         body: bytes | None = None,
+        *,
+        progress: Callable[[int], object] | None = None,
     ) -> Response:
-        """One request. Raises APIError for transport errors."""
+        """One request. Raises APIError for transport errors. `progress` hears how many bytes more have come."""
         connection, answer = self._start(method, path, query, body)
         try:
             index = answer.getheader("X-Consul-Index", "")
-            return Response(answer.status, answer.read(), int(index) if index.isdigit() else 0)
+            received = answer.read() if progress is None else b"".join(_counted(answer, progress))
+            return Response(answer.status, received, int(index) if index.isdigit() else 0)
         except (OSError, http.client.HTTPException) as error:
             raise APIError(self._describe(method, path, query, error)) from None
         finally:
@@ -164,7 +179,7 @@ class API:
         finally:
             connection.close()
 
-    def upload(self, path: str, file: IO[bytes]) -> Response:
+    def upload(self, path: str, file: Readable) -> Response:
         """PUT a file of any size; any status. Raises APIError."""
         connection = self._connection()
         try:
@@ -233,6 +248,12 @@ class API:
     def _dialed(self) -> str:
         has_port = self.host.rpartition("]")[2].count(":") == 1
         return self.host if has_port else f"{self.host}:{443 if self.scheme == 'https' else 80}"
+
+
+def _counted(answer: http.client.HTTPResponse, progress: Callable[[int], object]) -> Iterator[bytes]:
+    while piece := answer.read(PIECE_BYTES):
+        progress(len(piece))
+        yield piece
 
 
 def _several(value: str | Sequence[str]) -> Sequence[str]:

@@ -30,7 +30,7 @@ from pyconsul_agent.structs.snapshot import Archive, SnapshotAnswer
 from pyconsul_agent.structs.subscribe import SubscribeRequest
 from pyconsul_agent.swim.config import LAN, SwimConfig
 from pyconsul_agent.swim.keyring import Keyring
-from pyconsul_agent.telemetry.meters import RPCMeter
+from pyconsul_agent.telemetry.instruments import Instruments
 from pyconsul_agent.wire.gotypes import format_duration
 
 RequestT = TypeVar("RequestT")
@@ -71,14 +71,15 @@ class ClientNode:
     is_server = False
 
     def __init__(
-        self, config: ClientConfig, env: Env, log: Log, listeners: Listeners, meter: RPCMeter | None = None
+        self, config: ClientConfig, env: Env, log: Log, listeners: Listeners, meters: Instruments | None = None
     ) -> None:
         self._config = config
         self._clock = env.clock
         self._net = env.net
         self._log = log
         self._listeners = listeners
-        self._meter = meter
+        meters = meters or Instruments()
+        self._meter = meters.rpc
         self._tasks = TaskOwner(log)
         self._stopped = False
         self._pool = RPCPool(
@@ -108,6 +109,7 @@ class ClientNode:
                 verify_outgoing=config.verify_outgoing,
                 snapshot_path=f"{config.data_dir}/serf/local.snapshot" if config.data_dir else None,
             ),
+            meters.gossip,
         )
         self._bucket = TokenBucket(config.rpc_rate, config.rpc_burst, env.clock.monotonic())
         self._router = Router(
@@ -195,8 +197,7 @@ class ClientNode:
             exceeded = True
             raise
         finally:
-            if self._meter is not None:
-                self._meter.own_call(failed=failed, exceeded=exceeded)
+            self._meter.own_call(failed=failed, exceeded=exceeded)
 
     def subscribe(self, request: SubscribeRequest) -> AsyncGenerator[bytes, None]:
         """A subscription at a server, for `agent.cache`."""
@@ -250,7 +251,7 @@ class ClientNode:
         self._lan.user_event(name, payload, coalesce=coalesce)
 
     def measures(self) -> Iterable[tuple[str, float, Mapping[str, str]]]:
-        return ()
+        return self._lan.measures()
 
     def diagnosis(self) -> Diagnosis:
         """A client only sees which servers there are; they know why they have no leader."""

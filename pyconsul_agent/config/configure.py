@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pyconsul_agent.config.options import Options
+from pyconsul_agent.config.origins import locating
 from pyconsul_agent.config.sources import Sources, load
 from pyconsul_agent.config.validate import validate
 from pyconsul_agent.env.base import Files, InterfaceAddress
@@ -22,4 +23,5 @@ def configure(sources: Sources, *, files: Files, interfaces: Sequence[InterfaceA
             ui_config=replace(options.ui_config, dir="", enabled=True),
             warnings=(*options.warnings, f"ui_dir {directory} does not exist, the built-in UI is used"),
         )
-    return validate(options, interfaces, hostname)
+    with locating(options.origins):
+        return validate(options, interfaces, hostname)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from pyconsul_agent.config.origins import Origins
+
 LogFormat = Literal["modern", "classic", "json"]
 
 Raw = Mapping[str, Any]
@@ -492,3 +494,4 @@ class Options:
 
     # what the reader of the files wants the operator to know; logged once the log exists
     warnings: tuple[str, ...] = derived(())
+    origins: Origins = derived(Origins())

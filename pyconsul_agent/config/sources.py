@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pyconsul_agent.config.build import build, check
 from pyconsul_agent.config.merge import merge
 from pyconsul_agent.config.options import Options
+from pyconsul_agent.config.origins import Origins, locating
 from pyconsul_agent.env.base import Files
 from pyconsul_agent.errors import ConfigError, DecodeError
 from pyconsul_agent.wire import hcl
@@ -81,7 +82,9 @@ def load(sources: Sources, files: Files) -> Options:
     if sources.dev_mode:
         parts.append(DEV_DEFAULTS)
     parts.append(sources.list_flags)
+    read = []
     for name, text, kind in _files(sources, files, warnings):
+        read.append((name, text))
         checked, more = parse_file(name, text, kind)
         parts.append(checked)
         warnings += more
@@ -92,7 +95,10 @@ def load(sources: Sources, files: Files) -> Options:
         checked, more = parse_file(f"flags.hcl.{index}" if index else "flags.hcl", fragment, "hcl")
         parts.append(checked)
         warnings += more
-    return build(merge(parts), warnings=tuple(warnings), dev_mode=sources.dev_mode)
+    origins = Origins(tuple(read))
+    with locating(origins):
+        options = build(merge(parts), warnings=tuple(warnings), dev_mode=sources.dev_mode)
+    return replace(options, origins=origins)
 
 
 def parse_file(name: str, text: str, format: str) -> tuple[dict[str, Any], list[str]]:

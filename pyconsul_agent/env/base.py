@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -146,10 +146,13 @@ class Files(Protocol):
     def read(self, path: str, *, bytes_max: int = -1) -> bytes:
         """The whole file, or its first `bytes_max` bytes."""
 
-    def write_atomic(self, path: str, data: bytes, *, mode: int = 0o600, sync: bool = True) -> None:
+    def write_atomic(
+        self, path: str, data: bytes, *, mode: int = 0o600, sync: bool = True, sync_folder: bool = True
+    ) -> None:
         """Replace `path` by `data`: temporary file, fsync, rename, fsync of the directory.
 
-        Without `sync` nobody sees half of it either, but a power failure may take it away.
+        Without `sync` nobody sees half of it either, but a power failure may take it away. Without `sync_folder` it may
+        until the folder is synced: once is enough for many files.
         """
 
     def lock(self, path: str) -> Callable[[], None]:
@@ -257,6 +260,8 @@ class ProcessFacts:
     freed_objects: int = 0
     gc_runs: int = 0
     gc_pause_ns: int = 0
+    gc_pauses_ns: tuple[int, ...] = ()
+    """The latest ones since the question before."""
     tasks: int = 0
 
 
@@ -313,6 +318,46 @@ STREAM_BUFFER_BYTES = 256 * 1024
 StreamHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
+class Writer(asyncio.StreamWriter):
+    """A writer whose `write` never raises because the connection has ended: on every loop, `drain` is what tells.
+
+    uvloop raises RuntimeError where asyncio stays silent, from the moment on at which the peer's reset was read. The
+    reader's task need not have run since, so no caller can know it before.
+    """
+
+    def __init__(
+        self,
+        transport: asyncio.WriteTransport,
+        protocol: asyncio.BaseProtocol,
+        reader: asyncio.StreamReader | None,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        stands_for: asyncio.StreamWriter | None = None,
+    ) -> None:
+        """`stands_for` is kept: from Python 3.12 on a writer that nobody holds closes its connection."""
+        super().__init__(transport, protocol, reader, loop)
+        self._stands_for = stands_for
+
+    def __del__(self) -> None:
+        """Nothing: who got the writer closes it, and a transport that nobody closed warns by itself."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """See asyncio."""
+        try:
+            super().write(data)
+        except RuntimeError:
+            if not self.transport.is_closing():
+                raise
+
+    def writelines(self, data: Iterable[bytes | bytearray | memoryview]) -> None:
+        """See asyncio."""
+        try:
+            super().writelines(data)
+        except RuntimeError:
+            if not self.transport.is_closing():
+                raise
+
+
 async def open_stream(
     net: Net,
     host: str,
@@ -329,7 +374,7 @@ async def open_stream(
     transport, protocol = await net.connect(
         lambda: asyncio.StreamReaderProtocol(reader, loop=loop), host, port, local_host=local_host, timeout_s=timeout_s
     )
-    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+    return reader, Writer(transport, protocol, reader, loop)
 
 
 async def serve_streams(
@@ -338,8 +383,13 @@ async def serve_streams(
     """Listen and call `handler(reader, writer)` in a task per connection; the handler owns the writer's closing."""
     loop = asyncio.get_running_loop()
 
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Awaitable[None]:
+        return handler(
+            reader, Writer(writer.transport, writer.transport.get_protocol(), reader, loop, stands_for=writer)
+        )
+
     def factory() -> asyncio.BaseProtocol:
         reader = asyncio.StreamReader(limit=limit, loop=loop)
-        return asyncio.StreamReaderProtocol(reader, handler, loop=loop)
+        return asyncio.StreamReaderProtocol(reader, connected, loop=loop)
 
     return await net.listen(factory, host, port)

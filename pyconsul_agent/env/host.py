@@ -7,10 +7,13 @@ import gc
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 
 from pyconsul_agent.env.base import ProcessFacts
 
+PAUSES_MAX = 256
+"""Of the garbage collector, kept until somebody asks."""
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -21,6 +24,7 @@ class RealHost:
         self._gc_ns = 0
         self._gc_began = 0
         self._counting = False
+        self._pauses: deque[int] = deque(maxlen=PAUSES_MAX)
 
     def process(self) -> ProcessFacts:
         """This process now; the garbage collector's times count from the first call on."""
@@ -28,6 +32,7 @@ class RealHost:
             self._counting = True
             gc.callbacks.append(self._collected)
         sizes = _sizes()
+        pauses, self._pauses = tuple(self._pauses), deque(maxlen=PAUSES_MAX)
         virtual, resident = (int(sizes[0]), int(sizes[1])) if len(sizes) > 1 else (0, 0)
         return ProcessFacts(
             resident_bytes=resident * PAGE_BYTES,
@@ -36,6 +41,7 @@ class RealHost:
             freed_objects=sum(generation["collected"] for generation in gc.get_stats()),
             gc_runs=sum(generation["collections"] for generation in gc.get_stats()),
             gc_pause_ns=self._gc_ns,
+            gc_pauses_ns=pauses,
             tasks=len(asyncio.all_tasks()),
         )
 
@@ -43,7 +49,9 @@ class RealHost:
         if phase == "start":
             self._gc_began = time.perf_counter_ns()
         elif self._gc_began:
-            self._gc_ns += time.perf_counter_ns() - self._gc_began
+            pause = time.perf_counter_ns() - self._gc_began
+            self._gc_ns += pause
+            self._pauses.append(pause)
 
     def close(self) -> None:
         """Count no more."""

@@ -5,8 +5,8 @@ User-visible events are logged by name, once, and the log knows both of their te
     bootstrap_warning expect_warning(count) agent_running join_start(pool, addresses) join_done(pool, count)
     join_failed(pool, error) member_event(pool, kind, name, address) server_added(pool, name, address, datacenter)
     server_removed(pool, name, address, datacenter) raft_follower(address, leader) raft_candidate(address, term)
-    raft_leader(address) raft_no_peers raft_bootstrap(peers) raft_election_start(last_leader) raft_election_again
-    raft_election_won(tally) raft_vote_refused(candidate, leader) raft_duplicate_vote(term)
+    raft_leader(address) raft_lease_lost raft_no_peers raft_bootstrap(peers) raft_election_start(last_leader)
+    raft_election_again raft_election_won(tally) raft_vote_refused(candidate, leader) raft_duplicate_vote(term)
     leadership_acquired leadership_lost leader_elected(node) raft_pipelining(peer_id, address)
     raft_pipeline_aborted(peer_id, address) raft_peer_removed(peer_id, address, last_index)
     raft_restore_undone(index, last_index)

@@ -72,7 +72,9 @@ class RealFiles:
         with open(path, "rb") as file:
             return file.read(bytes_max)
 
-    def write_atomic(self, path: str, data: bytes, *, mode: int = 0o600, sync: bool = True) -> None:
+    def write_atomic(
+        self, path: str, data: bytes, *, mode: int = 0o600, sync: bool = True, sync_folder: bool = True
+    ) -> None:
         directory, name = os.path.split(path)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=directory or ".")
         try:
@@ -87,7 +89,7 @@ class RealFiles:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-        if sync:
+        if sync and sync_folder:
             self.sync_dir(directory or ".")
 
     def lock(self, path: str) -> Callable[[], None]:

@@ -97,6 +97,7 @@ def _deregister(txn: Txn, body: bytes) -> None:
 
 def _kvs(txn: Txn, body: bytes) -> bool | None:
     request = decode(KVSRequest, body)
+    txn.op = request.op
     entry = request.dir_ent
     match request.op:
         case "set":
@@ -120,6 +121,7 @@ def _kvs(txn: Txn, body: bytes) -> bool | None:
 
 def _session(txn: Txn, body: bytes) -> str | None:
     request = decode(SessionRequest, body)
+    txn.op = request.op
     if request.op == "create":
         return sessions.create(txn, request.session).id
     if request.op == "destroy":
@@ -130,6 +132,7 @@ def _session(txn: Txn, body: bytes) -> str | None:
 
 def _tombstone(txn: Txn, body: bytes) -> None:
     request = decode(TombstoneRequest, body)
+    txn.op = request.op
     if request.op != "reap":
         raise RPCError(f"Invalid Tombstone operation '{request.op}'")
     tombstone.reap(txn, request.reap_index)
@@ -141,6 +144,7 @@ def _coordinates(txn: Txn, body: bytes) -> None:
 
 def _prepared_query(txn: Txn, body: bytes) -> None:
     request = decode(PreparedQueryRequest, body)
+    txn.op = request.op
     if request.query is None:
         raise RPCError("Missing Query ID")
     if request.op in ("create", "update"):
@@ -167,9 +171,11 @@ def _autopilot(txn: Txn, body: bytes) -> bool | None:
 
 def _config_entry(txn: Txn, body: bytes) -> bool | None:
     request = decode(ConfigEntryRequest, body)
+    txn.op = request.op
     entry = request.entry
     if entry is None:
         raise DecodeError("a config entry command without an entry")
+    txn.of = kind_of(entry)
     if request.op == "upsert":
         config_entry.put(txn, entry)
         return True
@@ -183,6 +189,7 @@ def _config_entry(txn: Txn, body: bytes) -> bool | None:
 
 def _intention(txn: Txn, body: bytes) -> None:
     request = decode(IntentionRequest, body)
+    txn.op = request.op
     if request.mutation is not None:
         intention.mutate(txn, request.op, request.mutation)
         return
@@ -216,15 +223,17 @@ def _connect_ca(txn: Txn, body: bytes) -> Any:
 
 
 def _leaf(txn: Txn, body: bytes) -> int:
-    decode(OperationOnly, body)
+    txn.op = decode(OperationOnly, body).op
     txn.set_index("connect-ca-leaf-certs")
     return txn.index
 
 
 def _federation_state(txn: Txn, body: bytes) -> bool | None:
     request = decode(FederationStateRequest, body)
+    txn.op = request.op
     if request.state is None or request.op not in ("upsert", "delete"):
         raise RPCError(f"Invalid FederationState operation '{request.op}'")
+    txn.of = request.state.datacenter
     if request.op == "upsert":
         system.set_federation_state(txn, request.state)
         return True
@@ -234,6 +243,7 @@ def _federation_state(txn: Txn, body: bytes) -> bool | None:
 
 def _system_metadata(txn: Txn, body: bytes) -> bool | None:
     request = decode(SystemMetadataRequest, body)
+    txn.op = request.op
     if request.entry is None or request.op not in ("upsert", "delete"):
         raise RPCError(f"Invalid SystemMetadata operation '{request.op}'")
     if request.op == "upsert":
@@ -270,6 +280,14 @@ def find(kind: int) -> Handler | None:
     return handler
 
 
+DEFECTS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What a mistake in a handler raises, whatever the machine: neither a lack of memory nor of stack is among them."""
+
+
+class Defect(RPCError):
+    """The result of a command that a mistake of ours keeps from being applied. Every server has the same."""
+
+
 def run(txn: Txn, handler: Handler, body: bytes) -> Any:
     """Apply one command in `txn` and end it; returns the result or, as a value, the error."""
     try:
@@ -277,6 +295,11 @@ def run(txn: Txn, handler: Handler, body: bytes) -> Any:
     except (RPCError, DecodeError) as error:
         txn.abort()
         return error
+    except DEFECTS as error:
+        # One entry that meets a defect of ours must not stop every server at every start: all run the same code on
+        # the same state, so all refuse it.
+        txn.abort()
+        return Defect(f"internal error: command cannot be applied: {type(error).__name__}: {error}")
     except BaseException:
         txn.abort()
         raise

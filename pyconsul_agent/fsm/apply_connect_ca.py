@@ -14,6 +14,7 @@ from pyconsul_agent.wire.msgpack import decode
 def apply(txn: Txn, body: bytes) -> Any:
     """The result of one command: a bool, a serial number, or nothing. Raises RPCError."""
     request = decode(CARequest, body)
+    txn.op = request.op
     config = request.config or CAConfiguration()
     state = request.provider_state or CAConsulProviderState()
     match request.op:

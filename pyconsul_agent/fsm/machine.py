@@ -39,6 +39,10 @@ class Digest:
     value: bytes
 
 
+Measure = Callable[[int, str, str, float], None]
+"""Hears of each command: type byte, operation and kind of things as far as it has them, seconds."""
+
+
 def _nowhere(message: str) -> None:
     """Warnings of a machine that nobody listens to."""
 
@@ -46,10 +50,18 @@ def _nowhere(message: str) -> None:
 class StateMachine:
     """Applies log entries to a Store."""
 
-    def __init__(self, store: Store, now: Callable[[], float], *, warn: Callable[[str], None] = _nowhere) -> None:
+    def __init__(
+        self,
+        store: Store,
+        now: Callable[[], float],
+        *,
+        warn: Callable[[str], None] = _nowhere,
+        measure: Measure | None = None,
+    ) -> None:
         self.store = store
         self._now = now
         self._warn = warn
+        self._measure = measure
         self._chunks = Assembler()
         self._base = (0, b"")
         self._rolled = (0, b"")
@@ -87,7 +99,14 @@ class StateMachine:
                 self._warned.add(kind)
                 self._warn(f"command type {kind} is not implemented and is passed over")
             return None
-        return commands.run(self.store.begin(index, self._now()), handler, data[1:])
+        began = self._now()
+        txn = self.store.begin(index, began)
+        result = commands.run(txn, handler, data[1:])
+        if self._measure is not None:
+            self._measure(kind & ~commands.IGNORE_UNKNOWN, txn.op, txn.of, self._now() - began)
+        if isinstance(result, commands.Defect):  # who proposed it hears of it; whoever follows must, too
+            self._warn(f"entry {index}, type {kind}: {result}")
+        return result
 
     def snapshot(self) -> Callable[[], Iterable[bytes]]:
         """Freeze the state now; the returned function writes it, on any thread, in pieces of one record."""
@@ -118,7 +137,7 @@ class StateMachine:
         def switch() -> None:
             self.store.restore(Store())
             self._chunks = Assembler()
-            self._digest = Digest(0, b"", 0, b"")
+            self._base, self._rolled = (0, b""), (0, b"")
 
         return switch
 

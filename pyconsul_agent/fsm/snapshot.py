@@ -115,8 +115,8 @@ def _records(image: Image, chunks: dict[str, Any]) -> Iterator[tuple[int, bytes]
     for row in _sorted(image, "system-metadata"):
         yield SYSTEM, encode(row)
     yield from _opaque(image, OPAQUE_LAST)
-    for key, value in sorted(image.rows[INDEX_TABLE].items()):
-        yield INDEX, pack({"Key": key, "Value": value})
+    for key in image.order[INDEX_TABLE]:
+        yield INDEX, pack({"Key": key, "Value": image.rows[INDEX_TABLE][key]})
     yield CHUNKS, pack(chunks)
 
 
@@ -137,7 +137,7 @@ CONNECT_TABLES = (
 
 def _sorted(image: Image, table: str) -> Iterator[Any]:
     rows = image.rows[table]
-    for key in sorted(rows):
+    for key in image.order[table]:
         yield rows[key]
 
 

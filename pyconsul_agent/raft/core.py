@@ -128,6 +128,10 @@ class Raft:
         election.expire(self._s, due)
 
     # -- inputs of our own server -------------------------------------------------------------------------------
+    def keep_trailing(self, entries: int) -> None:
+        """Leave so many entries behind the next snapshots, for slow followers."""
+        self._s.config = replace(self._s.config, trailing_logs=entries)
+
     def bootstrap(self, configuration: Configuration, now: float) -> None:
         """Give a virgin server its first configuration (entry 1, term 1). ValueError when there is any state."""
         membership.bootstrap(self._s, configuration, now)
@@ -199,8 +203,11 @@ class Raft:
         s.timer_at = float("inf")
 
     # -- effects ------------------------------------------------------------------------------------------------
-    def ready(self, now: float) -> Ready | None:
+    def ready(self, now: float, *, room: bool = True) -> Ready | None:
         """The next round of effects, None if there is nothing to do before `deadline`.
+
+        Without `room` nothing committed is given: the state machine is behind. All else goes on; ask again once it
+        has caught up.
 
         While a Ready with `must_sync` has not been answered by `advance`, the Readies given have nothing to store,
         no `after_sync` and no `committed`: the driver may go on answering heartbeats while the disk works.
@@ -221,7 +228,7 @@ class Raft:
         hard = HardState(s.term, s.vote_term, s.voted_for) if s.hard_dirty else None
         trims = log.truncate_from is not None or log.compact_to is not None or s.settle
         stores = bool(entries) or hard is not None or install is not None or revert or trims
-        committed = () if install or revert else self._committed()
+        committed = () if install or revert or not room else self._committed()
         if not stores:
             return self._emit(Ready(before_sync=(*s.before, *s.after), committed=committed), flushed=True)
         made = Ready(
@@ -402,6 +409,17 @@ class Raft:
         if self._s.role is Role.LEADER:
             return 0.0
         return None if self._s.last_contact is None else now - self._s.last_contact
+
+    def follower_contact(self, now: float) -> float | None:
+        """Of a leader: seconds since it heard that voter least recently, of those within its lease. None without any.
+
+        For metrics only.
+        """
+        s = self._s
+        if s.role is not Role.LEADER:
+            return None
+        heard = [now - s.peers[server.id].contact for server in s.voting() if server.id in s.peers]
+        return max((gap for gap in heard if gap <= s.config.leader_lease_timeout_s), default=None)
 
     def lease_valid(self, now: float) -> bool:
         """Whether this leader may answer a default read without a round (promise P3).

@@ -36,6 +36,11 @@ def tick(s: State, now: float) -> None:
     if s.role is Role.LEADER or now < s.timer_at:
         return
     if s.role is Role.CANDIDATE:
+        if s.hard_dirty or s.hard_storing:
+            # The disk has not taken our vote yet, so nobody was asked. Another term would only give it more to write:
+            # on a disk that is slower than this timer no election would ever end.
+            s.timer_at = now + s.random_timeout(min(QUICK_DELAY_S, s.config.election_timeout_s))
+            return
         s.event("raft_election_again")
         _stand(s, now)
         return
@@ -51,6 +56,8 @@ def tick(s: State, now: float) -> None:
             s.no_peers_told = True
             s.event("raft_no_peers")
         return
+    # Others who noticed may split the votes with us: that must not cost an election timeout, up to 10 s by default.
+    s.quick_tries = QUICK_TRIES
     _stand(s, now, last_leader=last_leader)
 
 

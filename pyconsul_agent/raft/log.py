@@ -6,6 +6,8 @@ A snapshot stands for everything up to `snapshot_index`. Docs: Ongaro's thesis 3
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.raft.types import InitialState, LogReader
 from pyconsul_agent.structs.raft import LogEntry
@@ -30,6 +32,8 @@ class Log:
         self.truncate_from: int | None = None
         """Stored entries from here on are to be deleted by the next Ready."""
         self._entries: list[LogEntry] = []
+        self._sizes: list[int] = []
+        """Of each of `_entries`."""
         self._bytes = 0
         if initial.last_index and initial.last_index >= self.snapshot_index:
             if initial.first_index > self.snapshot_index + 1:
@@ -62,13 +66,22 @@ class Log:
         assert self.first <= low <= high <= self.last, (self.first, low, high, self.last)
         if low < self.offset:
             return self.reader.entries(low, min(high, self.offset - 1), bytes_max)
+        sizes = self._sizes[low - self.offset : high + 1 - self.offset]
         chunk = self._entries[low - self.offset : high + 1 - self.offset]
+        if sum(sizes) <= bytes_max:
+            return chunk
         total = 0
-        for count, entry in enumerate(chunk):
-            total += size_of(entry)
+        for count, size in enumerate(sizes):
+            total += size
             if total > bytes_max and count:
                 return chunk[:count]
         return chunk
+
+    def bytes_of(self, entries: Sequence[LogEntry]) -> int:
+        """What entries that `entries` gave are counted with."""
+        if not entries or entries[0].index < self.offset:
+            return sum(map(size_of, entries))
+        return sum(self._sizes[entries[0].index - self.offset : entries[-1].index + 1 - self.offset])
 
     def unstable(self) -> tuple[LogEntry, ...]:
         """Entries that are not durable yet."""
@@ -79,8 +92,10 @@ class Log:
         """Add one entry right after the last one."""
         assert entry.index == self.last + 1, (entry.index, self.last)
         assert entry.term >= self.last_term, (entry.term, self.last_term)
+        size = size_of(entry)
         self._entries.append(entry)
-        self._bytes += size_of(entry)
+        self._sizes.append(size)
+        self._bytes += size
         self.last, self.last_term = entry.index, entry.term
 
     def truncate(self, index: int) -> None:
@@ -92,10 +107,12 @@ class Log:
         if index <= max(self.stable, self._storing):
             self.truncate_from = index if self.truncate_from is None else min(index, self.truncate_from)
         if index >= self.offset:
-            self._bytes -= sum(size_of(entry) for entry in self._entries[index - self.offset :])
+            self._bytes -= sum(self._sizes[index - self.offset :])
             del self._entries[index - self.offset :]
+            del self._sizes[index - self.offset :]
         else:
             self._entries.clear()
+            self._sizes.clear()
             self._bytes = 0
             self.offset = index
         self.last, self.last_term = index - 1, previous
@@ -123,6 +140,7 @@ class Log:
     def reset(self, index: int, term: int) -> None:
         """Become empty after a snapshot that ends at (index, term)."""
         self._entries.clear()
+        self._sizes.clear()
         self._bytes = 0
         self.snapshot_index, self.snapshot_term = index, term
         self.first = self.offset = index + 1
@@ -139,12 +157,13 @@ class Log:
         count, total = len(self._entries), self._bytes
         # Down to three quarters of the bounds, so that the list is not shifted for each entry.
         while low < goal and (count * 4 > keep.memory_entries_max * 3 or total * 4 > keep.memory_bytes_max * 3):
-            total -= size_of(self._entries[low - self.offset])
+            total -= self._sizes[low - self.offset]
             count -= 1
             low += 1
         self._forget(low)
 
     def _forget(self, low: int) -> None:
-        self._bytes -= sum(size_of(entry) for entry in self._entries[: low - self.offset])
+        self._bytes -= sum(self._sizes[: low - self.offset])
         del self._entries[: low - self.offset]
+        del self._sizes[: low - self.offset]
         self.offset = low

@@ -9,7 +9,6 @@ from their answers. The reference gets the same from a constant trickle of empty
 from __future__ import annotations
 
 from pyconsul_agent.raft import lease, messages
-from pyconsul_agent.raft.log import size_of
 from pyconsul_agent.raft.quorum import is_voter, quorum_value, servers_of
 from pyconsul_agent.raft.roles import become_follower
 from pyconsul_agent.raft.state import HEARTBEATS_IN_FLIGHT_MAX, Peer, Sent, State
@@ -159,7 +158,7 @@ def _send_entries(s: State, peer: Peer, now: float) -> bool:
         entries = log.entries(peer.next, high, config.append_bytes_max)
         assert entries, f"stored entry {peer.next} is missing"
     sequence = s.request(peer.server, messages.append(s, previous, previous_term, entries))
-    sent = Sent(previous, previous + len(entries), s.committed, now, sum(size_of(entry) for entry in entries))
+    sent = Sent(previous, previous + len(entries), s.committed, now, log.bytes_of(entries))
     peer.appends[sequence] = sent
     peer.appends_bytes += sent.size
     peer.commit_sent, peer.commit_at = max(peer.commit_sent, min(sent.commit, sent.last)), None
@@ -341,6 +340,7 @@ def check_quorum(s: State, now: float) -> None:
     """Step down when no quorum answered within the leader lease timeout."""
     # Compared as `Raft.deadline` computes it: rounded otherwise, a tick at the deadline could find nothing to do.
     if now >= quorum_contact(s, now) + s.config.leader_lease_timeout_s:
+        s.event("raft_lease_lost")
         become_follower(s, now)
 
 

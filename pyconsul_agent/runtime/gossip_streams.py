@@ -18,6 +18,7 @@ from pyconsul_agent.runtime.gossip_address import endpoint
 from pyconsul_agent.runtime.gossip_cipher import GossipSeal
 from pyconsul_agent.swim.config import PUSH_PULL_STREAMS_MAX
 from pyconsul_agent.swim.effects import OpenStream
+from pyconsul_agent.telemetry.net_meters import GossipMeter
 from pyconsul_agent.wire.gossip import Address, StreamMessage
 from pyconsul_agent.wire.gossip_crypto import StreamRefused
 from pyconsul_agent.wire.gossip_stream import error_reply
@@ -35,7 +36,18 @@ Answer = Callable[[StreamMessage, Address], bytes | None]
 class GossipStreams:
     """Accepts and opens streams for one pool."""
 
-    def __init__(self, net: Net, log: Log, seal: GossipSeal, *, timeout_s: float, spawn: Spawn, answer: Answer) -> None:
+    def __init__(
+        self,
+        net: Net,
+        log: Log,
+        seal: GossipSeal,
+        *,
+        timeout_s: float,
+        spawn: Spawn,
+        answer: Answer,
+        meter: GossipMeter,
+    ) -> None:
+        self._meter = meter
         self._net = net
         self._log = log
         self._seal = seal
@@ -59,6 +71,7 @@ class GossipStreams:
             writer.transport.abort()
             return
         self._accepted += 1
+        self._meter.tcp_accepted.add()
         self._spawn(self._serve(reader, writer, peer))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Address) -> None:
@@ -79,12 +92,12 @@ class GossipStreams:
         try:
             message = await self._read(reader, opened=False)
         except StreamRefused as refused:
-            writer.write(self._seal.stream(error_reply(refused), opens=False))
+            self._write(writer, error_reply(refused), opens=False)
             await writer.drain()
             raise
         answer = self._answer(message, peer)
         if answer is not None:
-            writer.write(self._seal.stream(answer, opens=False))
+            self._write(writer, answer, opens=False)
             await writer.drain()
 
     # --- streams that we open -----------------------------------------------------------------------------------
@@ -114,12 +127,18 @@ class GossipStreams:
             raise DialRefused(f"dial tcp {where}: connect: connection refused") from error
         except NetTimeout as error:
             raise NetTimeout(f"dial tcp {where}: i/o timeout") from error
+        self._meter.tcp_connected.add()
         try:
-            writer.write(self._seal.stream(order.request, opens=True))
+            self._write(writer, order.request, opens=True)
             await writer.drain()
             return await self._read(reader, opened=True)
         finally:
             await _close(writer)
+
+    def _write(self, writer: asyncio.StreamWriter, message: bytes, *, opens: bool) -> None:
+        data = self._seal.stream(message, opens=opens)
+        self._meter.tcp_sent.add(len(data))
+        writer.write(data)
 
     async def _read(self, reader: asyncio.StreamReader, *, opened: bool) -> StreamMessage:
         parser = self._seal.reader(opened=opened)

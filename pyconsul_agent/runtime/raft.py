@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pyconsul_agent.env.base import Clock, Net, Worker
@@ -22,9 +23,9 @@ from pyconsul_agent.errors import RaftError
 from pyconsul_agent.raft.config import RaftConfig
 from pyconsul_agent.raft.core import Raft
 from pyconsul_agent.raft.types import Change, Event, Outgoing, Ready, Refusal, Reply, Role
-from pyconsul_agent.runtime.raft_apply import Applier, Outcome, StateMachine
-from pyconsul_agent.runtime.raft_disk import RaftDisk
-from pyconsul_agent.runtime.raft_incoming import Incoming, OpenRequests
+from pyconsul_agent.runtime.raft_apply import Applier, StateMachine, index_of
+from pyconsul_agent.runtime.raft_disk import Keeper
+from pyconsul_agent.runtime.raft_incoming import Incoming, OpenRequests, request_kind
 from pyconsul_agent.runtime.raft_peers import Dial, Peers, close_writer, raft_dial
 from pyconsul_agent.runtime.raft_proposals import Admission, appended_at, in_pieces, pieces_of
 from pyconsul_agent.runtime.raft_saving import DEFAULT_POLICY, SnapshotPolicy, Snapshotter
@@ -41,6 +42,8 @@ from pyconsul_agent.structs.raft import (
     Server,
     SnapshotMeta,
 )
+from pyconsul_agent.telemetry.instruments import Instruments
+from pyconsul_agent.telemetry.server_meters import RaftMeter
 
 TIMER_MIN_S = 1e-6
 """The core's clock and the loop's may round differently: time must pass before the next look."""
@@ -67,6 +70,7 @@ class RaftNode:
         bind_host: str | None = None,
         policy: SnapshotPolicy = DEFAULT_POLICY,
         dial: Dial | None = None,
+        meter: RaftMeter | None = None,
     ) -> None:
         """`blocking` runs restores, which take seconds: not the log's worker. `me` is ID and advertised address,
         `resolve` tells where a server is dialed, `dial` replaces plain TCP, `fatal` hears of the error that ended all.
@@ -81,6 +85,8 @@ class RaftNode:
         self._log = log
         self._fatal = fatal
         self._policy = policy
+        self._meter = meter = meter or Instruments().raft
+        self._contact_due = 0.0
         self._tasks = TaskOwner(log)
         self._peers = Peers(
             dial=dial or raft_dial(net, bind_host),
@@ -88,6 +94,7 @@ class RaftNode:
             open_snapshot=storage.open_snapshot,
             events=self,
             log=log,
+            answered=meter.replied,
         )
         self._incoming = Incoming(
             submit=self._submit,
@@ -101,7 +108,7 @@ class RaftNode:
         self._to_store: asyncio.Queue[tuple[Ready, int]] = asyncio.Queue()
         self._unstored = 0
         self._stored = asyncio.Event()
-        self._disk = RaftDisk(storage, machine, blocking, log)
+        self._disk = Keeper(storage, machine, blocking, log, clock, meter)
         self._requests = OpenRequests()
         self._admission = Admission()
         self._watch = LeadershipWatch()
@@ -109,23 +116,28 @@ class RaftNode:
     # -- life -----------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Load what is on disk, restore the newest snapshot, take part. Raises StorageError."""
+        """Load what is on disk and take part; the newest snapshot is restored meanwhile. Raises StorageError.
+
+        Until then this server votes, stores and acknowledges, but applies nothing and does not say that it leads.
+        """
         initial = await self._disk.load()
-        snapshot = initial.snapshot
-        if snapshot is not None:
-            await self._disk.restore_stored(snapshot)
-        index, term = (snapshot.index, snapshot.term) if snapshot else (0, 0)
-        self._applier = Applier(self._machine, self._clock, index, term)
+        self._applier = Applier(self._machine, self._clock, self.kick)
         self._raft = Raft(self._config, self._me, initial, self._storage.reader, self._random, self._clock.boottime())
         self._snapshotter = self._make_snapshotter()
         self.running = True
         for name, work in (
             ("raft pump", self._pump),
             ("raft storage", self._store_all),
-            ("raft apply", self._applier.run),
+            ("raft apply", lambda: self._apply_all(initial.snapshot)),
             ("raft snapshots", self._snapshotter.now_and_then),
         ):
             self._tasks.start(self._essential(work), name)
+
+    async def _apply_all(self, snapshot: SnapshotMeta | None) -> None:
+        if snapshot is not None:
+            await self._disk.restore_newest(snapshot, self._applier)
+            self._observe()
+        await self._applier.run()
 
     async def stop(self) -> None:
         """End every connection and task, fail what is under way, release storage. Idempotent."""
@@ -138,11 +150,18 @@ class RaftNode:
         await self._peers.close()
         await self._disk.close()
 
+    def set_snapshots(self, policy: SnapshotPolicy, trailing_logs: int) -> None:
+        """When to take snapshots and what to leave behind them, from now on (reload)."""
+        self._policy, self._config = policy, replace(self._config, trailing_logs=trailing_logs)
+        if self.running:
+            self._snapshotter.follow(policy)
+            self._raft.keep_trailing(trailing_logs)
+
     def _make_snapshotter(self) -> Snapshotter:
         return Snapshotter(
-            self._raft, self._disk, self._machine, self._applier, self,
+            self._raft, self._disk, self._machine, self._applier, self, self._all_stored,
             clock=self._clock, blocking=self._blocking, rng=self._random, log=self._log, policy=self._policy,
-            all_stored=self._all_stored,
+            meter=self._meter,
         )  # fmt: skip
 
     async def _essential(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -175,22 +194,29 @@ class RaftNode:
         finally:
             task.cancel()
 
+    async def restored(self) -> None:
+        """Return when the snapshot found at the start, if there was one, has been restored."""
+        await self._disk.restored.wait()
+
     # -- what is known --------------------------------------------------------------------------------------------
 
     @property
     def is_leader(self) -> bool:
-        """Whether this server leads, as far as it knows."""
-        return self.running and self._raft.role is Role.LEADER
+        """Whether this server leads, as far as it knows, and has its state."""
+        return self.running and self._raft.role is Role.LEADER and self._disk.restored.is_set()
 
     @property
     def leader_address(self) -> str:
         """`ip:port` of the leader, "" when none is known."""
-        return self._raft.leader_address if self.running else ""
+        return self._raft.leader_address if self._leader_is_able() else ""
 
     @property
     def leader_id(self) -> str:
         """ID of the leader, "" when none is known."""
-        return self._raft.leader_id if self.running else ""
+        return self._raft.leader_id if self._leader_is_able() else ""
+
+    def _leader_is_able(self) -> bool:
+        return self.running and (self._raft.role is not Role.LEADER or self._disk.restored.is_set())
 
     @property
     def last_contact_s(self) -> float | None:
@@ -199,8 +225,8 @@ class RaftNode:
 
     @property
     def settled(self) -> bool:
-        """False while the state here is that of a restore which may yet be taken back."""
-        return not self.running or not self._raft.unproven
+        """False until the newest snapshot is restored, and while the state is that of a restore not yet committed."""
+        return self._disk.restored.is_set() and not (self.running and self._raft.unproven)
 
     @property
     def lease_valid(self) -> bool:
@@ -273,6 +299,8 @@ class RaftNode:
         """
         data = bytes((kind,)) + body
         pieces = pieces_of(kind, data, self._random.getrandbits(64) if in_pieces(kind, data) else 0)
+        began = self._clock.monotonic()
+        self._meter.applied.add(len(pieces))
         await self._admission.admit(len(pieces), len(data))
         try:
             self.check_running()
@@ -289,12 +317,14 @@ class RaftNode:
         finally:
             self._admission.release(len(pieces), len(data))
         for outcome in outcomes:
-            _index(outcome)
+            index_of(outcome)
+        self._meter.commit_time.add((self._clock.monotonic() - began) * 1000)
         return outcomes[-1][1]
 
     async def barrier(self) -> None:
         """Return when everything committed before has been applied here. Raises RaftError."""
         self.check_running()
+        self._meter.barriers.add()
         await self._answered(
             self._raft.propose(EntryType.BARRIER, None, self._clock.boottime(), None, appended_at(self._clock))
         )
@@ -302,6 +332,7 @@ class RaftNode:
     async def verify(self) -> None:
         """Prove leadership by a quorum round; what was committed by then is applied. Raises RaftError, NotLeader."""
         self.check_running()
+        self._meter.verified.add()
         index = await self._answered(self._raft.verify(self._clock.boottime()))
         await self._applier.reached(index)
 
@@ -342,7 +373,7 @@ class RaftNode:
     async def _answered(self, ticket: int) -> int:
         future = self._applier.expect(ticket)
         self.kick()
-        return _index(await future)
+        return index_of(await future)
 
     def check_running(self) -> None:
         """Raises RaftError once raft has stopped or failed."""
@@ -388,11 +419,10 @@ class RaftNode:
     async def _pump(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self._applier.room()
             if not self.running:
                 return  # the disk failed: from now on not even heartbeats are answered, so that a leader notices
             self._kicked.clear()
-            ready = self._raft.ready(self._clock.boottime())
+            ready = self._raft.ready(self._clock.boottime(), room=self._applier.room())
             if ready is not None:
                 self._perform(ready)
                 self._observe()
@@ -408,6 +438,15 @@ class RaftNode:
             now = self._clock.boottime()
             if deadline is not None and now >= deadline:
                 self._raft.tick(now)
+                if now >= self._contact_due:
+                    self._measure_contact(now)
+
+    def _measure_contact(self, now: float) -> None:
+        """As often as a leader's lease asks for it."""
+        self._contact_due = now + self._config.leader_lease_timeout_s / 2
+        contact = self._raft.follower_contact(now)
+        if contact is not None:
+            self._meter.last_contact.add(contact * 1000)
 
     def _perform(self, ready: Ready) -> None:
         self._send(ready.before_sync)
@@ -425,7 +464,10 @@ class RaftNode:
     async def _store_all(self) -> None:
         while True:
             ready, position = await self._to_store.get()
+            began = self._clock.monotonic()
             done = await self._disk.store(ready, self._applier, position)
+            if ready.entries:
+                self._meter.stored(len(ready.entries), self._clock.monotonic() - began, leads=self.is_leader)
             self._send(ready.after_sync)
             self._unstored -= 1
             self._stored.set()
@@ -451,7 +493,7 @@ class RaftNode:
         self._log.event(event.name, **dict(event.fields))
 
     def _observe(self) -> None:
-        self._watch.look(self._raft)
+        self._watch.look(self._raft, able=self._disk.restored.is_set())
         self._peers.members(frozenset(server.id for server in self._raft.configuration.servers or ()))
 
     # -- what peers tell ------------------------------------------------------------------------------------------
@@ -460,6 +502,13 @@ class RaftNode:
         token, future = self._requests.open()
         if sink is not None:
             self._disk.sinks[token] = sink
+        kind, began = request_kind(request), self._clock.monotonic()
+
+        def answered(reply: asyncio.Future[Reply]) -> None:
+            if not reply.cancelled():
+                self._meter.request(kind, self._clock.monotonic() - began)
+
+        future.add_done_callback(answered)
         self._raft.receive(token, request, self._clock.boottime())
         self.kick()
         return future
@@ -488,11 +537,3 @@ class RaftNode:
         if self.running:
             self._raft.peer_refused(server_id, self._clock.boottime())
             self.kick()
-
-
-def _index(outcome: Outcome) -> int:
-    """The answer's index; raises its error."""
-    answer, _ = outcome
-    if answer.error is not None:
-        raise answer.error
-    return answer.index

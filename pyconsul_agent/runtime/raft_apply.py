@@ -46,6 +46,14 @@ Outcome = tuple[Answer, object]
 """How a ticket ended, and what the state machine returned if it was a proposal's."""
 
 
+def index_of(outcome: Outcome) -> int:
+    """The answer's index; raises its error."""
+    answer, _ = outcome
+    if answer.error is not None:
+        raise answer.error
+    return answer.index
+
+
 @dataclass(slots=True)
 class _Batch:
     committed: tuple[LogEntry, ...]
@@ -55,12 +63,15 @@ class _Batch:
 class Applier:
     """The queue between consensus and state machine."""
 
-    def __init__(self, machine: StateMachine, clock: Clock, index: int, term: int) -> None:
+    def __init__(self, machine: StateMachine, clock: Clock, on_room: Callable[[], None]) -> None:
+        """`on_room` is called when there is room again after `room` has said that there is none."""
         self._machine = machine
         self._clock = clock
-        self.index = index
-        """The last applied index."""
-        self.term = term
+        self._on_room = on_room
+        self._full = False
+        self.index = 0
+        """The last applied index; 0 until a stored snapshot has been restored."""
+        self.term = 0
         """Its term."""
         self.backlog = 0
         self.put_count = 0
@@ -92,10 +103,10 @@ class Applier:
         while self.done_count < count:
             await self._next_progress()
 
-    async def room(self) -> None:
-        """Return when the backlog is not too long."""
-        while self.backlog > BACKLOG_MAX:
-            await self._next_progress()
+    def room(self) -> bool:
+        """Whether the backlog is short enough for more."""
+        self._full = self.backlog > BACKLOG_MAX
+        return not self._full
 
     async def reached(self, index: int) -> None:
         """Return when `index` has been applied."""
@@ -121,6 +132,11 @@ class Applier:
             for answer in batch.answers:
                 self._answer(answer)
             self._progress.set()
+            self._tell_room()
+
+    def _tell_room(self) -> None:
+        if self._full and self.room():
+            self._on_room()
 
     async def _apply(self, entries: tuple[LogEntry, ...]) -> None:
         began, count = self._clock.monotonic(), 0
@@ -138,6 +154,7 @@ class Applier:
             count += 1
             if count >= SLICE_ENTRIES or self._clock.monotonic() - began > SLICE_S:
                 self._progress.set()
+                self._tell_room()
                 await asyncio.sleep(0)
                 began, count = self._clock.monotonic(), 0
 

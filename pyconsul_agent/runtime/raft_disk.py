@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from pyconsul_agent.env.base import Worker
+from pyconsul_agent.env.base import Clock, Worker
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConsulError, DecodeError, StorageError
 from pyconsul_agent.raft.types import Done, InitialState, InstallSnapshot, Ready
@@ -16,13 +16,18 @@ from pyconsul_agent.runtime.raft_apply import Applier, StateMachine
 from pyconsul_agent.runtime.raft_snapshots import SnapshotSink
 from pyconsul_agent.runtime.raft_storage import RaftStorage
 from pyconsul_agent.structs.raft import SnapshotMeta
+from pyconsul_agent.telemetry.server_meters import RaftMeter
 
 
-class RaftDisk:
+class Keeper:
     """Storage and state machine, as far as they change together."""
 
-    def __init__(self, storage: RaftStorage, machine: StateMachine, blocking: Worker, log: Log) -> None:
+    def __init__(
+        self, storage: RaftStorage, machine: StateMachine, blocking: Worker, log: Log, clock: Clock, meter: RaftMeter
+    ) -> None:
         """`blocking` runs restores, which take seconds: not the log's worker."""
+        self._now = clock.monotonic
+        self._meter = meter
         self.storage = storage
         self._machine = machine
         self._blocking = blocking
@@ -32,20 +37,32 @@ class RaftDisk:
         """Snapshots received and not installed yet, by the token of their request."""
         self.stable_index = 0
         """The highest durable index."""
+        self.restored = asyncio.Event()
+        """Set once the state is that of the snapshot found at the start. No other state may be put in place before."""
 
     async def load(self) -> InitialState:
         """What is there at the start. Raises StorageError."""
         initial = await self.storage.load()
         self.stable_index = max(initial.last_index, initial.snapshot.index if initial.snapshot else 0)
+        if initial.snapshot is None:
+            self.restored.set()
         return initial
 
-    async def restore_stored(self, snapshot: SnapshotMeta) -> None:
-        """Make a stored snapshot the state. Raises StorageError."""
+    async def restore_newest(self, snapshot: SnapshotMeta, applier: Applier) -> None:
+        """The state of the snapshot found at the start, before anything is applied to it. Raises StorageError."""
+        await self._restore_stored(snapshot)
+        applier.jump(snapshot.index, snapshot.term)
+        self.restored.set()
+        self._log.info("raft snapshot restored", id=snapshot.id, index=snapshot.index, bytes=snapshot.size)
+
+    async def _restore_stored(self, snapshot: SnapshotMeta) -> None:
         source = await self.storage.open_snapshot(snapshot.id)
+        began = self._now()
         try:
             switch = await self._blocking(lambda: self._machine.restore(source.chunks()))
             if switch is not None:
                 switch()
+            self._meter.rare("raft.fsm.restore", self._now() - began)
         except DecodeError as error:
             raise StorageError(f"failed to restore snapshot {snapshot.id}: {error}") from error
         finally:
@@ -59,6 +76,7 @@ class RaftDisk:
             return await (self._revert(ready, applier, position) if ready.revert else self._commit(ready))
 
     async def _commit(self, ready: Ready) -> Done:
+        began = self._now()
         await self.storage.commit(
             hard_state=ready.hard_state,
             truncate_from=ready.truncate_from,
@@ -66,6 +84,8 @@ class RaftDisk:
             compact_to=ready.compact_to,
             settled=ready.settle,
         )
+        if ready.compact_to is not None:
+            self._meter.rare("raft.compactLogs", self._now() - began)
         if ready.truncate_from is not None:
             self.stable_index = min(self.stable_index, ready.truncate_from - 1)
         if ready.entries:
@@ -73,9 +93,11 @@ class RaftDisk:
         return Done(stable_index=self.stable_index)
 
     async def _install(self, ready: Ready, install: InstallSnapshot, applier: Applier, position: int) -> Done:
+        await self.restored.wait()
         await applier.drained(position)
         sink = self.sinks.pop(install.token)
         name, meta = sink.meta.id, install.meta
+        began = self._now()
         try:
             switch = await self._blocking(lambda: self._machine.restore(sink.chunks()))
         except StorageError:
@@ -97,18 +119,20 @@ class RaftDisk:
             switch()
         applier.jump(meta.index, meta.term)
         self.stable_index = meta.index
+        self._meter.rare("raft.fsm.restore", self._now() - began)
         self._log.info("raft snapshot installed", id=name, index=meta.index, bytes=sink.meta.size)
         return Done(stable_index=meta.index, installed=True, snapshot_id=name)
 
     async def _revert(self, ready: Ready, applier: Applier, position: int) -> Done:
         """A restore that never was committed is undone; see raft.snapshotting."""
+        await self.restored.wait()
         await applier.drained(position)
         if ready.hard_state is not None:
             await self.storage.commit(hard_state=ready.hard_state)
         before = await self.storage.revert()
         index, term = (before.snapshot.index, before.snapshot.term) if before.snapshot else (0, 0)
         if before.snapshot is not None:
-            await self.restore_stored(before.snapshot)
+            await self._restore_stored(before.snapshot)
         elif (switch := self._machine.blank()) is not None:
             switch()
         applier.jump(index, term)

@@ -179,12 +179,22 @@ class Incoming:
         return ""
 
 
+def request_kind(request: RaftRequest) -> str:
+    """What it is, by the name that metrics have for it."""
+    if isinstance(request, AppendEntriesRequest):
+        return "appendEntries" if request.entries or request.prev_log_entry else "processHeartbeat"
+    if isinstance(request, InstallSnapshotRequest):
+        return "installSnapshot"
+    return "requestVote" if isinstance(request, RequestVoteRequest) else "timeoutNow"
+
+
 async def _write(writer: asyncio.StreamWriter, replies: asyncio.Queue[asyncio.Future[Reply]]) -> None:
     while True:
         reply = await (await replies.get())
         writer.write(encode_reply(reply.error, reply.message))
-        async with asyncio.timeout(WRITE_TIMEOUT_S):
-            await writer.drain()
+        if writer.transport.get_write_buffer_size():
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
+                await writer.drain()
 
 
 async def _next_request(reader: asyncio.StreamReader, decoder: RequestDecoder) -> RaftRequest:
@@ -193,6 +203,8 @@ async def _next_request(reader: asyncio.StreamReader, decoder: RequestDecoder) -
         return request
     if not decoder.pending:
         decoder.feed(await read_some(reader))
+        if (request := decoder.next()) is not None:
+            return request
     async with asyncio.timeout(MESSAGE_TIMEOUT_S):
         while (request := decoder.next()) is None:
             decoder.feed(await read_some(reader))

@@ -24,20 +24,23 @@ from pyconsul_agent.raft.types import Request
 from pyconsul_agent.runtime.raft_snapshots import SnapshotSource
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.structs.raft import (
+    AppendEntriesRequest,
     InstallSnapshotRequest,
     RaftResponse,
     RequestPreVoteRequest,
     RequestVoteRequest,
     Server,
 )
-from pyconsul_agent.wire.raft import MODE_RAFT, ReplyDecoder, encode_request
+from pyconsul_agent.wire.raft import MODE_RAFT, ReplyDecoder, RequestEncoder, encode_request
 
+Answered = Callable[[str, str, int, float], None]
 Dial = Callable[[str, int], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 """Opens a raft connection (mode byte sent) to host and port. Raises NetError."""
 
 DIAL_TIMEOUT_S = 2.0
 """Short, because a lane that waits for a lost SYN sends no heartbeats."""
 ROUND_TRIP_TIMEOUT_S = 10.0
+ROUND_TRIP_SLACK_S = 0.5
 REMOVED_GRACE_S = 2.0
 """A removed server may still get the entry that removes it."""
 QUEUE_MAX = 1024
@@ -82,6 +85,7 @@ class PeerEvents(Protocol):
 class _Item:
     request: Request
     repeated: bool = False
+    sent_at: float = 0.0
 
 
 class Peers:
@@ -95,7 +99,10 @@ class Peers:
         open_snapshot: Callable[[str], Awaitable[SnapshotSource]],
         events: PeerEvents,
         log: Log,
+        answered: Answered = lambda peer, kind, entries, seconds: None,
     ) -> None:
+        """`answered` hears of each answer: peer, what was asked, entries in it, seconds."""
+        self.answered = answered
         self._dial = dial
         self._resolve = resolve
         self._open_snapshot = open_snapshot
@@ -106,6 +113,7 @@ class Peers:
         self._open: dict[str, int] = {}
         self._servers: dict[str, Server] = {}
         self._probing: set[str] = set()
+        self.encoder = RequestEncoder()
         self._closed = False
         self._members: frozenset[str] = frozenset()
         self.dial_errors: dict[str, str] = {}
@@ -122,7 +130,9 @@ class Peers:
         urgent = request.heartbeat or isinstance(request.message, RequestVoteRequest | RequestPreVoteRequest)
         key = (request.to.id, urgent)
         lane = self._lanes.get(key)
-        if lane is None:
+        if lane is None or (lane.task is not None and lane.task.done()):
+            if lane is not None:
+                lane.lose_all()  # it failed, and that was logged: a member must not stay without entries for it
             lane = self._lanes[key] = Lane(self, request.to.id)
             lane.task = self.tasks.start_task(lane.run(), f"raft lane to {request.to.id}")
         lane.put(request)
@@ -232,12 +242,14 @@ class Peers:
 
     async def _send_snapshot(self, request: Request, message: InstallSnapshotRequest) -> None:
         reply: RaftResponse | str | None = None
+        began = asyncio.get_running_loop().time()
         try:
             source = await self._open_snapshot(request.snapshot_id)
             try:
                 steps = source.meta.size // SNAPSHOT_BYTES_PER_TIMEOUT
                 async with asyncio.timeout(max(1, steps) * SNAPSHOT_TIMEOUT_MIN_S):
                     reply = await self._stream(request.to, replace(message, size=source.meta.size), source)
+                self.answered(request.to.id, "installSnapshot", 0, asyncio.get_running_loop().time() - began)
             finally:
                 await source.close()
         except (*LOST, StorageError) as error:
@@ -292,7 +304,7 @@ class Lane:
     def end(self) -> None:
         """Stop. What was not answered is lost, and told so: the server may become a member again within moments."""
         assert self.task is not None
-        self.task.add_done_callback(lambda _: self._lose_all())
+        self.task.add_done_callback(lambda _: self.lose_all())
         self.task.cancel()
 
     async def run(self) -> None:
@@ -350,7 +362,8 @@ class Lane:
         if not self._answered:
             self._back_off_s = min(max(self._back_off_s * 2, BACK_OFF_MIN_S), BACK_OFF_MAX_S)
 
-    def _lose_all(self) -> None:
+    def lose_all(self) -> None:
+        """What waits and what was not answered is lost, and told so."""
         self._lose(self._in_flight)
         self._lose(self._queue)
 
@@ -364,10 +377,11 @@ class Lane:
                 self._wake.clear()
                 await self._wake.wait()
             item = self._queue.popleft()
+            item.sent_at = asyncio.get_running_loop().time()
             self._in_flight.append(item)
             if len(self._in_flight) == 1:
                 self._expect_reply()
-            writer.write(encode_request(item.request.message))
+            writer.write(self.peers.encoder.encode(item.request.message))
             await writer.drain()
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
@@ -384,14 +398,29 @@ class Lane:
                 self._answered = True
                 self._back_off_s = 0.0
                 self._wake.set()
+                self._measure(item)
                 self.peers.events.replied(item.request.sequence, answer[0] or answer[1])
             self._expect_reply()
 
+    def _measure(self, item: _Item) -> None:
+        message = item.request.message
+        if isinstance(message, AppendEntriesRequest):
+            kind = "heartbeat" if item.request.heartbeat else "appendEntries.rpc"
+            seconds = asyncio.get_running_loop().time() - item.sent_at
+            self.peers.answered(self.server_id, kind, len(message.entries or ()), seconds)
+
     def _expect_reply(self) -> None:
         """The oldest request in flight must be answered in time; without one the connection may idle."""
-        if self._deadline is not None and not self._deadline.expired():
-            now = asyncio.get_running_loop().time()
-            self._deadline.reschedule(now + ROUND_TRIP_TIMEOUT_S if self._in_flight else None)
+        deadline = self._deadline
+        if deadline is None or deadline.expired():
+            return
+        if not self._in_flight:
+            deadline.reschedule(None)
+            return
+        due, armed = asyncio.get_running_loop().time() + ROUND_TRIP_TIMEOUT_S, deadline.when()
+        # Not for each reply of a pipeline: a timer that fires a little early is as good.
+        if armed is None or armed < due - ROUND_TRIP_SLACK_S:
+            deadline.reschedule(due)
 
 
 async def read_some(reader: asyncio.StreamReader) -> bytes:

@@ -16,9 +16,10 @@ from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import LeadershipLost, RaftError, StorageError
 from pyconsul_agent.raft.core import Raft
 from pyconsul_agent.runtime.raft_apply import Applier, StateMachine
-from pyconsul_agent.runtime.raft_disk import RaftDisk
+from pyconsul_agent.runtime.raft_disk import Keeper
 from pyconsul_agent.runtime.raft_snapshots import SnapshotSink
 from pyconsul_agent.structs.raft import SnapshotMeta
+from pyconsul_agent.telemetry.server_meters import RaftMeter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,19 +59,21 @@ class Snapshotter:
     def __init__(
         self,
         raft: Raft,
-        disk: RaftDisk,
+        disk: Keeper,
         machine: StateMachine,
         applier: Applier,
         driver: Driver,
+        all_stored: Callable[[], Awaitable[None]],
         *,
         clock: Clock,
         blocking: Worker,
         rng: random.Random,
         log: Log,
         policy: SnapshotPolicy,
-        all_stored: Callable[[], Awaitable[None]],
+        meter: RaftMeter,
     ) -> None:
         """`all_stored` returns when nothing waits for the disk."""
+        self._meter = meter
         self._raft = raft
         self._disk = disk
         self._machine = machine
@@ -83,6 +86,10 @@ class Snapshotter:
         self._policy = policy
         self._all_stored = all_stored
         self._one_at_a_time = asyncio.Lock()
+
+    def follow(self, policy: SnapshotPolicy) -> None:
+        """Go by another policy, from the next look on."""
+        self._policy = policy
 
     async def now_and_then(self) -> None:
         """Take one whenever the policy says so. Until cancelled."""
@@ -100,6 +107,8 @@ class Snapshotter:
         """Store the state machine as it is now; the newest snapshot if nothing came since. Raises RaftError."""
         async with self._one_at_a_time:
             self._driver.check_running()
+            if not self._disk.restored.is_set():
+                raise RaftError("cannot take snapshot now, the last one is still being restored")
             index, term = self._applier.index, self._applier.term
             newest = self._raft.snapshot
             if index == 0:
@@ -117,7 +126,14 @@ class Snapshotter:
             meta = SnapshotMeta(
                 index=index, term=term, configuration=configuration, configuration_index=configuration_index
             )
-            stored = await self._disk.storage.create_snapshot(meta, self._machine.snapshot())
+            now, meter = self._clock.monotonic, self._meter
+            began = now()
+            image = self._machine.snapshot()
+            frozen = now()
+            stored = await self._disk.storage.create_snapshot(meta, image)
+            meter.rare("raft.fsm.snapshot", frozen - began)
+            meter.rare("raft.snapshot.persist", now() - frozen)
+            meter.rare("raft.snapshot.takeSnapshot", now() - began)
             newest = self._raft.snapshot
             if newest is None or newest.index < stored.index:
                 self._raft.snapshot_taken(stored, self._clock.boottime())
@@ -127,6 +143,8 @@ class Snapshotter:
 
     async def restore(self, chunks: Iterable[bytes], saved: SnapshotMeta) -> None:
         """Replace the state machine by a user's snapshot (leader only). Raises RaftError, NotLeader, DecodeError."""
+        self._meter.restored()
+        began = self._clock.monotonic()
         async with self._one_at_a_time:
             await self._all_stored()
             self._driver.check_running()
@@ -139,6 +157,7 @@ class Snapshotter:
                 await self._replace_state(meta, chunks)
             # Committed, it shows that a quorum has the restored state.
             await self._driver.noop()
+        self._meter.rare("raft.restoreUserSnapshot", self._clock.monotonic() - began)
 
     async def _replace_state(self, meta: SnapshotMeta, chunks: Iterable[bytes]) -> None:
         storage = self._disk.storage

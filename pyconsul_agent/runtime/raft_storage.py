@@ -23,6 +23,7 @@ from pyconsul_agent.env.base import Worker
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import DecodeError, StorageError
 from pyconsul_agent.raft.types import HardState, InitialState, LogReader
+from pyconsul_agent.runtime.raft_mark import Mark, Reached, reached
 from pyconsul_agent.runtime.raft_snapshots import SnapshotFiles, SnapshotSink, SnapshotSource, sync_directory
 from pyconsul_agent.structs.raft import Configuration, EntryType, LogEntry, SnapshotMeta
 from pyconsul_agent.wire.gotime import decode_time, encode_time
@@ -33,6 +34,7 @@ T = TypeVar("T")
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 5.0
 LOG_FILE = "log.sqlite"
+MARK_FILE = "reached"
 ROWS_PER_STATEMENT = 64
 """Entries in one INSERT; more take several in one transaction. SQLite bounds a statement's parameters."""
 
@@ -129,7 +131,10 @@ class SqliteRaftStorage:
         )
         self._writer: sqlite3.Connection | None = None
         self._reader: SqliteLogReader | None = None
+        self._mark: Mark | None = None
         self._order = asyncio.Lock()
+        self._failure = ""
+        """Of the first commit that failed: there is none after it."""
 
     @property
     def reader(self) -> LogReader:
@@ -165,7 +170,8 @@ class SqliteRaftStorage:
         settled: bool = False,
     ) -> None:
         """See RaftStorage."""
-        writer = self._connection()
+        writer, mark = self._connection(), self._mark
+        assert mark is not None
         other_work = (hard_state, truncate_from, compact_to, restored) != (None,) * 4 or clear_log or settled
 
         def work() -> None:
@@ -174,7 +180,14 @@ class SqliteRaftStorage:
                 # for every row: that is what a busy loop made expensive.
                 with _storage_errors("commit"):
                     _insert(writer, entries)
+                    if entries:
+                        mark.rise(Reached(entries[-1].index))
                 return
+            with _storage_errors("commit"):
+                if clear_log or truncate_from is not None:
+                    mark.fall(0 if clear_log or truncate_from is None else truncate_from - 1)
+                if restored is not None:
+                    mark.fall(restored.index - 1)
             with _storage_errors("commit"), _transaction(writer):
                 if hard_state is not None:
                     row = (hard_state.term, hard_state.vote_term, hard_state.voted_for)
@@ -194,6 +207,9 @@ class SqliteRaftStorage:
                     _insert(writer, entries[at : at + ROWS_PER_STATEMENT])
                 if compact_to is not None:
                     writer.execute("DELETE FROM log WHERE idx <= ?", (compact_to,))
+            with _storage_errors("commit"):
+                last = entries[-1].index if entries else 0
+                mark.rise(Reached(last) if hard_state is None else _reached(last, hard_state))
 
         await self._exclusively(work)
 
@@ -205,6 +221,8 @@ class SqliteRaftStorage:
             with _storage_errors("revert"):
                 row = writer.execute("SELECT snapshot FROM restored").fetchone()
                 if row is not None:
+                    if self._mark is not None:
+                        self._mark.fall(0)
                     # First the snapshot: without it the mark says at the next start that the rest has to go too.
                     self._snapshots.remove(row[0])
                 return self._state(writer, self._snapshots.newest())
@@ -232,6 +250,8 @@ class SqliteRaftStorage:
                 self._reader.close()
             if writer is not None:
                 await self._blocking(writer.close)
+            if self._mark is not None:
+                self._mark.close()
 
     def _connection(self) -> sqlite3.Connection:
         if self._writer is None:
@@ -239,8 +259,17 @@ class SqliteRaftStorage:
         return self._writer
 
     async def _exclusively(self, work: Callable[[], T]) -> T:
+        def first_failure_is_final() -> T:
+            if self._failure:
+                raise StorageError(f"raft storage: commit after a failed one: {self._failure}")
+            try:
+                return work()
+            except StorageError as error:
+                self._failure = str(error)
+                raise
+
         async with self._order:
-            job = asyncio.ensure_future(self._blocking(work))
+            job = asyncio.ensure_future(self._blocking(first_failure_is_final))
             try:
                 return await asyncio.shield(job)
             except asyncio.CancelledError:
@@ -258,13 +287,20 @@ class SqliteRaftStorage:
             fresh = not os.path.exists(self._path)
             if fresh:
                 os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-            writer = _connect(self._path)
+            mark = self._mark = Mark(os.path.join(self._directory, MARK_FILE))
+            try:
+                writer = _connect(self._path)
+            except BaseException:
+                mark.close()
+                raise
             try:
                 self._prepare(writer)
                 snapshot = self._snapshots.newest()
                 state = self._state(writer, snapshot)
+                mark.rise(_reached(max(state.last_index, snapshot.index if snapshot else 0), state.hard_state))
             except BaseException:
                 writer.close()
+                mark.close()
                 raise
             if fresh:
                 sync_directory(self._directory)
@@ -287,7 +323,11 @@ class SqliteRaftStorage:
 
     def _state(self, writer: sqlite3.Connection, snapshot: SnapshotMeta | None) -> InitialState:
         row = writer.execute("SELECT term, vote_term, voted_for FROM hard_state").fetchone()
+        hard_state = HardState(*row) if row else HardState()
         self._refuse_amnesia(writer)
+        if self._mark is not None:
+            (end,) = writer.execute("SELECT max(idx) FROM log").fetchone()
+            self._refuse_loss(self._mark, end or 0, hard_state, snapshot)
         unproven = self._is_unproven(writer, snapshot)
         if not unproven:
             self._drop_superseded(writer, snapshot)
@@ -296,24 +336,24 @@ class SqliteRaftStorage:
             "SELECT count(*), min(idx), max(idx) FROM log WHERE idx > ?", (low,)
         ).fetchone()
         if not count:
-            hard_state = HardState(*row) if row else HardState()
             return InitialState(hard_state=hard_state, snapshot=snapshot, unproven=unproven)
         if last - first + 1 != count:
             raise StorageError(f"raft storage: {self._path} lacks entries between {first} and {last}")
         if first > (snapshot.index if snapshot else 0) + 1:
             raise StorageError(f"raft storage: no readable snapshot covers the entries before {first}")
-        last_term = writer.execute("SELECT term FROM log WHERE idx = ?", (last,)).fetchone()[0]
+        # Its term is what votes go by, so it is not believed without its sum.
+        last_entry = _entry(writer.execute(f"SELECT {_COLUMNS} FROM log WHERE idx = ?", (last,)).fetchone())  # noqa: S608
         marks = ",".join("?" * len(_CONFIGURATION_TYPES))
         rows = writer.execute(
             f"SELECT {_COLUMNS} FROM log WHERE type IN ({marks}) AND idx >= ? ORDER BY idx",  # noqa: S608 -- constants
             (*_CONFIGURATION_TYPES, first),
         )
         return InitialState(
-            hard_state=HardState(*row) if row else HardState(),
+            hard_state=hard_state,
             snapshot=snapshot,
             first_index=first,
             last_index=last,
-            last_term=last_term,
+            last_term=last_entry.term,
             configurations=tuple((entry.index, _configuration(entry)) for entry in map(_entry, rows)),
             unproven=unproven,
         )
@@ -326,6 +366,8 @@ class SqliteRaftStorage:
         index, name = row
         if snapshot is not None and snapshot.id == name:
             return True
+        if self._mark is not None:
+            self._mark.fall(0)
         with _transaction(writer):
             if snapshot is not None and snapshot.index > index:
                 writer.execute("DELETE FROM log")  # a leader's snapshot was installed over it
@@ -349,9 +391,25 @@ class SqliteRaftStorage:
             if (last or 0) < index or (row is not None and row[0] == name):
                 raise StorageError(
                     f"raft storage: snapshot {name} is damaged and the log does not cover it: this server has lost "
-                    f"what it had acknowledged. Remove {self._directory} to let it join as a new one, or only the "
-                    "snapshot to go on with what is left"
+                    f"what it had acknowledged. Remove it from raft by another server, then {self._directory} to let "
+                    "it join as a new one; or, if it is the only one, the snapshot to go on with what is left"
                 )
+
+    def _refuse_loss(self, mark: Mark, last: int, hard_state: HardState, snapshot: SnapshotMeta | None) -> None:
+        """A log that ends before the mark: its tail is gone, though it was durable. See raft_mark.
+
+        Asked before anything is dropped on purpose, which brings the mark down.
+        compat: 1.10 keeps no such mark and starts with what BoltDB still shows.
+        """
+        if mark.damaged:
+            self._log.warn("raft mark cannot be read, a loss would not be noticed", file=MARK_FILE)
+        here = _reached(max(last, snapshot.index if snapshot else 0), hard_state)
+        if not here.covers(mark.reached):
+            raise StorageError(
+                f"raft storage: {self._path} has come to {here}, but had been at {mark.reached}: this server has lost "
+                f"what it had acknowledged. Remove it from raft by another server, then {self._directory} to let it "
+                f"join as a new one; or, if it is the only one, {MARK_FILE} in it to go on with what is left"
+            )
 
     def _drop_superseded(self, writer: sqlite3.Connection, snapshot: SnapshotMeta | None) -> None:
         """A crash between publishing a received snapshot and emptying the log leaves entries the snapshot replaces."""
@@ -361,6 +419,8 @@ class SqliteRaftStorage:
         here = writer.execute("SELECT term FROM log WHERE idx = ?", (snapshot.index,)).fetchone()
         if last is not None and (last < snapshot.index or (here is not None and here[0] != snapshot.term)):
             self._log.warn("raft log ends before the newest snapshot, dropping it", last_index=last, id=snapshot.id)
+            if self._mark is not None:
+                self._mark.fall(0)
             with _transaction(writer):
                 writer.execute("DELETE FROM log")
 
@@ -444,6 +504,10 @@ def _insert(connection: sqlite3.Connection, entries: Sequence[LogEntry]) -> None
     """At most ROWS_PER_STATEMENT entries, in one statement."""
     if entries:
         connection.execute(_INSERTS[len(entries)], [value for entry in entries for value in _row(entry)])
+
+
+def _reached(index: int, state: HardState) -> Reached:
+    return reached(index, state.term, state.vote_term, state.voted_for)
 
 
 _KEYS = struct.Struct(">QQB")

@@ -19,16 +19,20 @@ class LeadershipWatch:
         self._leading_in: int | None = None
         self._leader = ("", "")
 
-    def look(self, raft: Raft) -> None:
-        """Call back for what changed. Losing one term's leadership is told even if another's was won at once."""
-        leading_in = raft.term if raft.role is Role.LEADER else None
+    def look(self, raft: Raft, *, able: bool) -> None:
+        """Call back for what changed. Losing one term's leadership is told even if another's was won at once.
+
+        While this server is not `able`, its own leadership is not told.
+        """
+        leads = raft.role is Role.LEADER
+        leading_in = raft.term if leads and able else None
         if leading_in != self._leading_in:
             before, self._leading_in = self._leading_in, leading_in
             for callback in self.leadership if before is not None else ():
                 callback(False, before or 0)
             for callback in self.leadership if leading_in is not None else ():
                 callback(True, leading_in or 0)
-        leader = (raft.leader_address, raft.leader_id)
+        leader = ("", "") if leads and not able else (raft.leader_address, raft.leader_id)
         if leader != self._leader:
             self._leader = leader
             for tell in self.leader:

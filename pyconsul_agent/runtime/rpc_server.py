@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pyconsul_agent.env.base import STREAM_BUFFER_BYTES, Address, Clock, Listener, Net
@@ -73,7 +73,10 @@ class RPCServer:
         snapshot: ConnectionHandler | None = None,
         grpc: ConnectionHandler | None = None,
         limits: RPCLimits | None = None,
+        accepted: Callable[[], None] = lambda: None,
     ) -> None:
+        """`accepted` hears of each connection that is served."""
+        self._accepted = accepted
         self._net = net
         self._clock = clock
         self._log = log
@@ -116,6 +119,10 @@ class RPCServer:
 
     # --- connections ----------------------------------------------------------------------------------------------
 
+    def set_connections_per_client(self, count: int) -> None:
+        """Take so many connections of one address from now on (reload); 0 is no limit."""
+        self._limits = replace(self._limits, connections_per_client_max=count)
+
     def _protocol(self) -> asyncio.BaseProtocol:
         loop = asyncio.get_running_loop()
         return _Protocol(DirectReader(limit=STREAM_BUFFER_BYTES, loop=loop), self._on_connection, loop=loop)
@@ -130,6 +137,7 @@ class RPCServer:
             return
         self._connections += 1
         self._per_client[peer[0]] += 1
+        self._accepted()
         task = self._tasks.start_task(self._serve_connection(reader, writer, peer), f"rpc {peer[0]}:{peer[1]}")
         task.add_done_callback(lambda _: self._on_over(writer, peer))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from pyconsul_agent.env.base import Blocking, Files
 from pyconsul_agent.env.log import Log
@@ -22,7 +23,16 @@ _ENCODING, _ERRORS = "utf-8", "surrogateescape"
 class SnapshotFile:
     """One file; without a path everything here is a no-op."""
 
-    def __init__(self, files: Files, blocking: Blocking, log: Log, path: str | None) -> None:
+    def __init__(
+        self,
+        files: Files,
+        blocking: Blocking,
+        log: Log,
+        path: str | None,
+        wrote: Callable[[str, float], None] = lambda name, seconds: None,
+    ) -> None:
+        """`wrote` hears of each write: `appendLine` or `compact`, seconds."""
+        self._wrote = wrote
         self._files = files
         self._blocking = blocking
         self._log = log
@@ -93,7 +103,10 @@ class SnapshotFile:
             else:
                 self._files.write_atomic(path, data, mode=SNAPSHOT_MODE)
 
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             await self._blocking(write)
+            self._wrote("appendLine" if isinstance(effect, AppendSnapshot) else "compact", loop.time() - began)
         except OSError as error:
             self._log.error("Failed to update snapshot", path=path, error=str(error))

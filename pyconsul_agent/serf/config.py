@@ -31,7 +31,7 @@ class SerfConfig:
     leave_propagate_delay_s: float = 3.0
     reap_interval_s: float = 15.0
     reconnect_interval_s: float = 30.0
-    reconnect_soon_interval_s: float = 5.0
+    reconnect_soon_interval_s: float = 2.0
     reconnect_soon_s: float = 600.0
     """Members that failed not longer ago are tried this much oftener: after a cut all are to agree soon."""
     reconnect_timeout_s: float = 72 * 3600.0

@@ -6,10 +6,14 @@ missed a broadcast gets it there.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from pyconsul_agent.serf.clock import LamportClock
 from pyconsul_agent.serf.config import EVENT_SLOTS, EVENTS_PER_SLOT_MAX, USER_EVENT_BYTES_SANE
+from pyconsul_agent.serf.effects import SerfEffect
+from pyconsul_agent.structs.member import UserEvent
+from pyconsul_agent.swim.effects import LogLevel, log_line
 from pyconsul_agent.wire.serf import EventBody, EventSlot, UserEventMessage, encode
 
 
@@ -26,7 +30,8 @@ class _Slot:
 class UserEvents:
     """What was seen, and the clock that stamps our own."""
 
-    def __init__(self) -> None:
+    def __init__(self, emit: Callable[[SerfEffect], None]) -> None:
+        self._emit = emit
         self.clock = LamportClock()
         self.min_time = 0
         """Events before this Lamport time are history: neither delivered nor spread."""
@@ -36,21 +41,23 @@ class UserEvents:
         """Whether `ltime` has fallen out of the window."""
         return self.clock.time > EVENT_SLOTS and ltime < self.clock.time - EVENT_SLOTS
 
-    def receive(self, message: UserEventMessage) -> bool:
-        """True if the event is new: deliver it and spread it."""
-        self.clock.witness(message.ltime)
-        if message.ltime < self.min_time or self.is_too_old(message.ltime):
+    def hear(self, message: UserEventMessage) -> bool:
+        """An event from anybody, ourselves included: a new one is delivered. True if it is to be spread."""
+        if self.is_too_old(message.ltime):
+            text = "received old event from the past"
+            self._emit(log_line(LogLevel.WARN, text, event=message.name, ltime=message.ltime))
+        if not self._is_new(message):
             return False
-        body = EventBody(name=message.name, payload=message.payload or None)
-        index = message.ltime % EVENT_SLOTS
-        slot = self._ring.get(index)
-        if slot is None or slot.ltime != message.ltime:
-            self._ring[index] = _Slot(message.ltime, [body])
-            return True
-        if body in slot.events or len(slot.events) >= EVENTS_PER_SLOT_MAX:
-            return False
-        slot.events.append(body)
+        self._emit(UserEvent(message.ltime, message.name, message.payload or b"", message.coalesce))
         return True
+
+    def merge(self, slots: Iterable[EventSlot | None]) -> None:
+        """What another one has seen, from a push/pull: nothing of it is spread."""
+        for slot in slots:
+            if slot is None:
+                continue
+            for body in slot.events or ():
+                self.hear(UserEventMessage(ltime=slot.ltime, name=body.name, payload=body.payload))
 
     def stamp(self, name: str, payload: bytes, *, coalesce: bool, bytes_max: int) -> tuple[UserEventMessage, bytes]:
         """A new event of our own and its encoding; the clock moves on. Raises UserEventTooLong."""
@@ -73,6 +80,21 @@ class UserEvents:
     def slots(self) -> tuple[EventSlot | None, ...]:
         """The ring as it travels in a push/pull, gaps included."""
         return tuple(self._slot(self._ring.get(index)) for index in range(EVENT_SLOTS))
+
+    def _is_new(self, message: UserEventMessage) -> bool:
+        self.clock.witness(message.ltime)
+        if message.ltime < self.min_time or self.is_too_old(message.ltime):
+            return False
+        body = EventBody(name=message.name, payload=message.payload or None)
+        index = message.ltime % EVENT_SLOTS
+        slot = self._ring.get(index)
+        if slot is None or slot.ltime != message.ltime:
+            self._ring[index] = _Slot(message.ltime, [body])
+            return True
+        if body in slot.events or len(slot.events) >= EVENTS_PER_SLOT_MAX:
+            return False
+        slot.events.append(body)
+        return True
 
     @staticmethod
     def _slot(slot: _Slot | None) -> EventSlot | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pyconsul_agent.serf.config import SerfConfig
+from pyconsul_agent.structs.config_kinds import ConfigEntry
 from pyconsul_agent.structs.operator import AutopilotConfig
 from pyconsul_agent.swim.config import LAN, WAN, SwimConfig
 from pyconsul_agent.swim.keyring import Keyring
@@ -59,6 +60,8 @@ class ServerConfig:
     primary_datacenter: str = ""
     """Where config entries are written; empty: here."""
     connect_enabled: bool = False
+    bootstrap_entries: tuple[ConfigEntry, ...] = ()
+    """What a new leader of the primary datacenter writes when it is not there."""
     query_default_s: float = 300.0
     query_max_s: float = 600.0
     """How long blocking queries wait that do not say, and at most."""

@@ -83,8 +83,11 @@ class ServerDirectory:
 
         Raises DialError when that is no `ip:port` (peers.json is written by hand).
         """
-        info = self.by_id(server.id)
-        if info is not None:
+        found = [info for info in self._lan.values() if info.id == server.id]
+        if found:
+            # Of two with one ID (a copied data directory) the one that raft knows: what the other has stored is not
+            # what this peer promised.
+            info = next((info for info in found if address_of(info) == server.address), found[0])
             return info.address, info.port
         host, _, port = server.address.rpartition(":")
         if not (port.isascii() and port.isdigit()):
@@ -95,6 +98,10 @@ class ServerDirectory:
     def lan_servers(self) -> list[ServerInfo]:
         """The live servers of this datacenter, self included."""
         return list(self._lan.values())
+
+    def servers_in(self, datacenter: str) -> list[ServerInfo]:
+        """The servers of another datacenter that have not left."""
+        return list(self._wan.get(datacenter, ()))
 
     def has_datacenter(self, datacenter: str) -> bool:
         """Whether any server of it is known."""

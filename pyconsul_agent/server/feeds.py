@@ -95,7 +95,7 @@ class Feed:
         self.end = 0
         """How many events were told in all."""
         self.index = 0
-        self.readers: set[Reader] = set()
+        self.readers: dict[Reader, None] = {}
         self.broken = False
         self._generation = store.generation
         self._token: int | None = None
@@ -223,11 +223,11 @@ class Feeds:
         key = (topic, name)
         feed = self._open(key)
         reader = Reader(feed)
-        feed.readers.add(reader)
+        feed.readers[reader] = None
         try:
             yield feed, reader
         finally:
-            feed.readers.discard(reader)
+            feed.readers.pop(reader, None)
             if not feed.readers:
                 self._unread(key, feed)
 

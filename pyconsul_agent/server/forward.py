@@ -6,6 +6,7 @@ Bodies go through unchanged, so a newer caller's unknown fields reach a newer se
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from pyconsul_agent.errors import NoLeader, NoPathToDatacenter, RPCError
@@ -43,8 +44,16 @@ class LeaderNotTracked(RPCError):
 class Forwarder:
     """Forwards encoded calls."""
 
-    def __init__(self, pool: RPCPool, leadership: Leadership, servers: ServerLookup) -> None:
+    def __init__(
+        self,
+        pool: RPCPool,
+        leadership: Leadership,
+        servers: ServerLookup,
+        crossed: Callable[[str], None] = lambda datacenter: None,
+    ) -> None:
+        """`crossed` hears of each call to another datacenter."""
         self._pool = pool
+        self._crossed = crossed
         self._leadership = leadership
         self._servers = servers
 
@@ -65,6 +74,7 @@ class Forwarder:
             if self._servers.has_datacenter(datacenter):
                 raise RPCError(netrpc.REMOTE_DATACENTER_UNREACHABLE)
             raise NoPathToDatacenter
+        self._crossed(datacenter)
         try:
             return await self._pool.call_raw(server, name, body)
         except RPCError:

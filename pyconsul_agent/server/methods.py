@@ -20,15 +20,16 @@ from pyconsul_agent.server.endpoints.internal import Internal
 from pyconsul_agent.server.endpoints.keyring import KeyPool, Keyrings
 from pyconsul_agent.server.endpoints.kvs import KeyValues
 from pyconsul_agent.server.endpoints.operator import Autopilot, RaftOperator
-from pyconsul_agent.server.endpoints.prepared_query import PreparedQueries, Remote
+from pyconsul_agent.server.endpoints.prepared_query import PreparedQueries
 from pyconsul_agent.server.endpoints.session import Sessions
 from pyconsul_agent.server.endpoints.shared import Near
 from pyconsul_agent.server.endpoints.status import Status
 from pyconsul_agent.server.endpoints.topology import Topology
 from pyconsul_agent.server.endpoints.txn import Txn
+from pyconsul_agent.server.leader.federation import Federation, Places
 from pyconsul_agent.server.leader.session_ttl import SessionTimers
 from pyconsul_agent.server.leader.standing import Standing
-from pyconsul_agent.server.seams import Endpoint, Leadership, Membership, MemberView, Proposer
+from pyconsul_agent.server.seams import Endpoint, Leadership, Membership, MemberView, Proposer, Remote
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.structs.coordinate import DatacenterMap
 
@@ -65,14 +66,16 @@ class Parts:
     lan_keys: KeyPool
     wan_keys: KeyPool | None
     elsewhere: Callable[[str, str, bytes], Awaitable[bytes]]
+    places: Places
 
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """The methods, and the one part of them that has a life of its own."""
+    """The methods, and what has a life of its own while this server leads."""
 
     endpoints: list[Endpoint]
     coordinates: Coordinates
+    federation: Federation
 
 
 def offered(parts: Parts) -> Offered:
@@ -134,4 +137,5 @@ def offered(parts: Parts) -> Offered:
             connect_enabled=parts.connect_enabled,
         ),
     )
-    return Offered([endpoint for family in families for endpoint in family.endpoints()], coordinates)
+    federation = Federation(parts.store, parts.proposer, blocking, parts.remote, parts.places, parts.clock, parts.log)
+    return Offered([endpoint for family in families for endpoint in family.endpoints()], coordinates, federation)

@@ -13,8 +13,6 @@ from pyconsul_agent.errors import ConsulError, RPCError
 from pyconsul_agent.fsm.machine import StateMachine
 from pyconsul_agent.query.near import nearest_datacenters
 from pyconsul_agent.raft.config import RaftConfig
-from pyconsul_agent.runtime.gossip import GossipOptions, GossipPool
-from pyconsul_agent.runtime.keyring_file import KeyringFile
 from pyconsul_agent.runtime.listeners import NEW_LEADER, Listeners
 from pyconsul_agent.runtime.raft import RaftNode
 from pyconsul_agent.runtime.raft_saving import SnapshotPolicy
@@ -24,7 +22,7 @@ from pyconsul_agent.runtime.rpc_server import RPCLimits, RPCServer
 from pyconsul_agent.runtime.snapshot_rpc import SnapshotPort
 from pyconsul_agent.runtime.snapshot_rpc import call as call_snapshot
 from pyconsul_agent.runtime.tasks import TaskOwner
-from pyconsul_agent.serf.consul import LanRules, ServerInfo, ServerTags, server_tags, wan_name, wan_rules
+from pyconsul_agent.serf.consul import ServerInfo, wan_name
 from pyconsul_agent.server.blocking import Waits
 from pyconsul_agent.server.bootstrap import Bootstrapper
 from pyconsul_agent.server.config import ServerConfig
@@ -34,25 +32,27 @@ from pyconsul_agent.server.directory import ServerDirectory, servers_by_id
 from pyconsul_agent.server.dispatch import Dispatcher
 from pyconsul_agent.server.endpoints.status import contact_text
 from pyconsul_agent.server.forward import Forwarder
+from pyconsul_agent.server.gossip_pools import make_pools, wan_coordinates
 from pyconsul_agent.server.leader.autopilot import Autopilot
-from pyconsul_agent.server.leader.intentions import establish_intentions
+from pyconsul_agent.server.leader.entries import establish_entries
+from pyconsul_agent.server.leader.federation import Places
+from pyconsul_agent.server.leader.intentions import IntentionMigration, establish_intentions
 from pyconsul_agent.server.leader.loop import LeaderLoop
 from pyconsul_agent.server.leader.reconcile import Reconciler
 from pyconsul_agent.server.leader.session_ttl import SessionExpiry, SessionTimers
 from pyconsul_agent.server.leader.standing import DEFAULTS
 from pyconsul_agent.server.leader.tombstones import TombstoneReaper
 from pyconsul_agent.server.measures import Gauge, ServerMeasures
-from pyconsul_agent.server.metered import Dispatch, MeteredDispatch, MeteredProposer
+from pyconsul_agent.server.metered import MeteredDispatch, metered
 from pyconsul_agent.server.methods import Parts, offered
 from pyconsul_agent.server.pools import PoolWatcher
-from pyconsul_agent.server.seams import Proposer
 from pyconsul_agent.server.snapshots import Snapshots
 from pyconsul_agent.server.streaming import Streaming
 from pyconsul_agent.state import system
 from pyconsul_agent.state.catalog import CHECKS, NODES, SERVICES
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet
-from pyconsul_agent.structs.coordinate import Coordinate, DatacenterMap, VivaldiCoordinate
+from pyconsul_agent.structs.coordinate import VivaldiCoordinate
 from pyconsul_agent.structs.diagnosis import Diagnosis
 from pyconsul_agent.structs.member import Member, MemberStatus
 from pyconsul_agent.structs.methods import Method
@@ -60,7 +60,7 @@ from pyconsul_agent.structs.operator import AutopilotConfig, RaftStats
 from pyconsul_agent.structs.raft import Configuration, Server, Suffrage
 from pyconsul_agent.structs.requests import AutopilotSetConfigRequest, SnapshotRequest
 from pyconsul_agent.structs.snapshot import Archive, SnapshotAnswer
-from pyconsul_agent.telemetry.meters import RPCMeter
+from pyconsul_agent.telemetry.instruments import Instruments
 from pyconsul_agent.wire import msgpack
 
 RequestT = TypeVar("RequestT")
@@ -84,10 +84,10 @@ class ServerNode:
         listeners: Listeners,
         *,
         fatal: Callable[[BaseException], None],
-        meter: RPCMeter | None = None,
+        meters: Instruments | None = None,
     ) -> None:
         self._config = config
-        self._meter = meter
+        self._meters = meters = meters or Instruments()
         self._env = env
         self._log = log
         self._leaving = False
@@ -95,54 +95,23 @@ class ServerNode:
         self._stopped = False
         self._tasks = TaskOwner(log)
         self._store = Store()
-        self.machine = StateMachine(self._store, env.clock.monotonic, warn=lambda text: log.warn(text))
+        self.machine = StateMachine(
+            self._store, env.clock.monotonic, warn=lambda text: log.warn(text), measure=meters.fsm
+        )
         self._directory = ServerDirectory(config.datacenter, config.node_name)
         self._pool = RPCPool(env.net, env.clock, log.named("pool"), local_host=_source(config.bind))
-        self._lan, self._wan = self._pools()
+        self._lan, self._wan = make_pools(config, env, log, meters.gossip)
         self._raft = self._make_raft(storage, fatal)
         self._timers = SessionTimers()
         self._autopilot = self._make_autopilot()
-        reconciler = Reconciler(
-            lambda: self._store, self._raft, self._raft, self._autopilot, log,
-            datacenter=config.datacenter, own_name=config.node_name,
-        )  # fmt: skip
-        forwarder = Forwarder(self._pool, self._raft, self._directory)
+        forwarder = Forwarder(self._pool, self._raft, self._directory, meters.rpc.crossed)
         self._offered = offered(self._parts(forwarder))
-        self._leader = LeaderLoop(
-            self._raft,
-            reconciler,
-            log,
-            members=self._lan.members,
-            announce=lambda: self._lan.user_event(NEW_LEADER, config.node_name.encode()),
-            establish=(self._establish_autopilot, self._establish_intentions),
-            duties=(
-                ("autopilot", self._autopilot.run),
-                ("session timers", SessionExpiry(
-                    self._store, self._raft, self._timers, env.clock.monotonic, log).run),
-                ("tombstones", TombstoneReaper(self._store, self._raft, env.clock.monotonic, log).run),
-                ("coordinates", self._offered.coordinates.run),
-            ),
-        )  # fmt: skip
+        self._leader = self._make_leader_loop()
         self._raft.on_leadership(self._leadership)
         self._leader_watch = LeaderWatch(self._facts, env.clock, log)
-        self._raft.on_leader_change(lambda address, _: self._leader_watch.leader_changed(address))
-        self._dispatcher = Dispatcher(
-            self._offered.endpoints,
-            self._raft,
-            forwarder,
-            datacenter=config.datacenter,
-            primary_datacenter=config.primary_datacenter,
-            clock=env.clock,
-            random=env.random,
-            hold_timeout_s=config.hold_timeout_s,
-            is_leaving=lambda: self._leaving,
-            consistent_ready=lambda: self._leader.ready,
-            settled=lambda: self._raft.settled,
-            version=self._store.version,
-        )
-        self._service: Dispatch = self._dispatcher
-        if meter is not None:
-            self._service = MeteredDispatch(self._dispatcher, meter, env.clock)
+        self._dispatcher = self._make_dispatcher(forwarder)
+        self._raft.on_leader_change(self._leader_changed)
+        self._service = MeteredDispatch(self._dispatcher, meters.rpc, env.clock)
         self._measures = ServerMeasures(
             self._raft, lambda: self._store, self._lan.members, lambda: self._autopilot.standings,
             lambda: len(self._timers), datacenter=config.datacenter,
@@ -153,82 +122,13 @@ class ServerNode:
             datacenter=config.datacenter, own_name=config.node_name, members=self._lan.members,
         )  # fmt: skip
         self._watcher = PoolWatcher(
-            self._directory,
-            self._bootstrapper,
-            self._leader,
-            listeners,
-            log,
-            wan=self._wan,
-            server_moved=self._server_moved,
-        )
-        self._streaming = Streaming(
-            env.net, env.clock, log.named("grpc"), self._store, self._directory,
-            datacenter=config.datacenter, local_host=_source(config.bind), settled=lambda: self._raft.settled,
+            self._directory, self._bootstrapper, self._leader, listeners, log,
+            wan=self._wan, server_moved=self._server_moved,
         )  # fmt: skip
         self._snapshots = self._make_snapshots()
-        self._rpc = RPCServer(
-            env.net, env.clock, log.named("rpc"), self._service,
-            raft_accept=self._accept_raft,
-            snapshot=SnapshotPort(self._snapshots.answer, log.named("snapshot")).serve,
-            grpc=self._streaming.serve if config.enable_streaming else None,
-            limits=self._limits(),
-        )  # fmt: skip
+        self._streaming, self._rpc = self._make_ports()
 
     # --- parts ------------------------------------------------------------------------------------------------
-
-    def _pools(self) -> tuple[GossipPool, GossipPool | None]:
-        config = self._config
-        tags = ServerTags(
-            datacenter=config.datacenter, node_id=config.node_id, build=config.build, port=config.rpc_port,
-            bootstrap=config.bootstrap, expect=config.expect, wan_join_port=config.wan_port,
-        )  # fmt: skip
-        serf_dir = f"{config.data_dir}/serf" if config.data_dir else ""
-        local_keys, remote_keys = self._keyring_file("local"), self._keyring_file("remote")
-        lan = GossipPool(
-            self._env,
-            self._log.named("serf.lan"),
-            GossipOptions(
-                name=config.node_name,
-                tags=server_tags(tags),
-                bind_host=config.serf_lan_bind,
-                bind_port=config.lan_port,
-                advertise=(config.advertise, config.lan_port),
-                swim=config.lan,
-                serf=config.lan_serf,
-                veto=LanRules(config.node_name, config.node_id, config.datacenter),
-                keyring=local_keys.load(config.keyring),
-                on_keyring=local_keys.save,
-                verify_incoming=config.verify_incoming,
-                verify_outgoing=config.verify_outgoing,
-                snapshot_path=f"{serf_dir}/local.snapshot" if serf_dir else None,
-            ),
-        )
-        if config.wan_port <= 0:
-            return lan, None
-        wan = GossipPool(
-            self._env,
-            self._log.named("serf.wan"),
-            GossipOptions(
-                name=wan_name(config.node_name, config.datacenter),
-                tags=server_tags(tags, wan=True),
-                bind_host=config.serf_wan_bind,
-                bind_port=config.wan_port,
-                advertise=(config.advertise_wan, config.wan_port),
-                swim=config.wan,
-                serf=config.wan_serf,
-                veto=wan_rules,
-                keyring=remote_keys.load(config.keyring),
-                on_keyring=remote_keys.save,
-                verify_incoming=config.verify_incoming,
-                verify_outgoing=config.verify_outgoing,
-                snapshot_path=f"{serf_dir}/remote.snapshot" if serf_dir else None,
-            ),
-        )
-        return lan, wan
-
-    def _keyring_file(self, name: str) -> KeyringFile:
-        folder = self._config.keyring_dir
-        return KeyringFile(self._env.files, folder and f"{folder}/{name}.keyring", self._log)
 
     def _make_raft(self, storage: RaftStorage, fatal: Callable[[BaseException], None]) -> RaftNode:
         config = self._config
@@ -246,6 +146,7 @@ class ServerNode:
             fatal=fatal,
             bind_host=_source(config.bind),
             policy=SnapshotPolicy(interval_s=config.snapshot_interval_s, threshold=config.snapshot_threshold),
+            meter=self._meters.raft,
         )
 
     def _make_autopilot(self) -> Autopilot:
@@ -254,6 +155,63 @@ class ServerNode:
             datacenter=self._config.datacenter, own_stats=self._raft_stats, own_id=self._config.node_id,
             members=self._lan.members, force_leave=self._lan.force_leave, config=self._autopilot_config,
         )  # fmt: skip
+
+    def _make_leader_loop(self) -> LeaderLoop:
+        config, clock, log, raft, meter = self._config, self._env.clock, self._log, self._raft, self._meters.duties
+        reconciler = Reconciler(
+            lambda: self._store, raft, raft, self._autopilot, log,
+            datacenter=config.datacenter, own_name=config.node_name, now=clock.monotonic, measure=meter,
+        )  # fmt: skip
+        return LeaderLoop(
+            raft,
+            reconciler,
+            log,
+            members=self._lan.members,
+            announce=lambda: self._lan.user_event(NEW_LEADER, config.node_name.encode()),
+            establish=(self._establish_autopilot, self._establish_intentions, self._establish_entries),
+            on_ready=lambda: self._dispatcher.news(),
+            duties=(
+                ("autopilot", self._autopilot.run),
+                ("session timers", SessionExpiry(self._store, raft, self._timers, clock.monotonic, log, meter).run),
+                ("tombstones", TombstoneReaper(self._store, raft, clock.monotonic, log, meter).run),
+                ("coordinates", self._offered.coordinates.run),
+            ),
+            later=(*self._offered.federation.duties(), ("intentions", self._migration().run)),
+            measure=meter,
+        )
+
+    def _make_dispatcher(self, forwarder: Forwarder) -> Dispatcher:
+        config = self._config
+        return Dispatcher(
+            metered(self._offered.endpoints, self._meters.rpc, self._env.clock),
+            self._raft,
+            forwarder,
+            datacenter=config.datacenter,
+            primary_datacenter=config.primary_datacenter,
+            clock=self._env.clock,
+            random=self._env.random,
+            hold_timeout_s=config.hold_timeout_s,
+            is_leaving=lambda: self._leaving,
+            consistent_ready=lambda: self._leader.ready,
+            settled=lambda: self._raft.settled,
+            version=self._store.version,
+        )
+
+    def _make_ports(self) -> tuple[Streaming, RPCServer]:
+        """What listens on the server port: subscriptions, and everything with them."""
+        config, env, log = self._config, self._env, self._log
+        streaming = Streaming(
+            env.net, env.clock, log.named("grpc"), self._store, self._directory,
+            datacenter=config.datacenter, local_host=_source(config.bind), settled=lambda: self._raft.settled,
+        )  # fmt: skip
+        rpc = RPCServer(
+            env.net, env.clock, log.named("rpc"), self._service,
+            raft_accept=self._accept_raft,
+            snapshot=SnapshotPort(self._snapshots.answer, log.named("snapshot")).serve,
+            grpc=streaming.serve if config.enable_streaming else None,
+            limits=self._limits(), accepted=self._meters.rpc.accepted.add,
+        )  # fmt: skip
+        return streaming, rpc
 
     def _make_snapshots(self) -> Snapshots:
         env, log, local_host = self._env, self._log.named("snapshot"), _source(self._config.bind)
@@ -267,14 +225,11 @@ class ServerNode:
         )  # fmt: skip
 
     def _parts(self, forwarder: Forwarder) -> Parts:
-        proposer: Proposer = self._raft
-        if self._meter is not None:
-            proposer = MeteredProposer(self._raft, self._meter, self._env.clock)
         return Parts(
-            store=self._store, proposer=proposer, leadership=self._raft, membership=self._raft, members=self._lan,
+            store=self._store, proposer=self._raft, leadership=self._raft, membership=self._raft, members=self._lan,
             timers=self._timers, clock=self._env.clock, random=self._env.random, uuid=self._env.uuid,
             last_log=lambda: (self._raft.last_index, self._raft.last_term),
-            datacenters=self._directory.datacenters, wan_coordinates=self._wan_coordinates,
+            datacenters=self._directory.datacenters, wan_coordinates=lambda: wan_coordinates(self._wan),
             other_datacenters=self._other_datacenters,
             remote=lambda method, request: self._dispatcher.call(method, request),
             session_ttl_min_s=self._config.session_ttl_min_s,
@@ -284,28 +239,24 @@ class ServerNode:
             datacenter=self._config.datacenter, log=self._log,
             lan_keys=self._lan, wan_keys=self._wan, elsewhere=forwarder.to_datacenter,
             waits=Waits(self._config.query_default_s, self._config.query_max_s),
+            places=Places(
+                own=self._config.datacenter, primary=self._config.primary_datacenter or self._config.datacenter,
+                servers_in=self._servers_in, is_known=self._directory.has_datacenter,
+            ),
         )  # fmt: skip
 
-    def _wan_coordinates(self) -> list[DatacenterMap]:
-        """Where the servers of each datacenter are in the WAN pool, as far as they have told."""
-        if self._wan is None:
-            return []
-        found: dict[str, list[Coordinate]] = {}
-        for member in self._wan.members():
-            coordinate = self._wan.cached_coordinate(member.name)
-            name, _, datacenter = member.name.rpartition(".")
-            if coordinate is not None and member.status is MemberStatus.ALIVE:
-                found.setdefault(datacenter, []).append(Coordinate(node=name, coord=coordinate))
-        return [
-            DatacenterMap(datacenter=datacenter, area_id="wan", coordinates=tuple(rows))
-            for datacenter, rows in sorted(found.items())
-        ]
+    def _servers_in(self, datacenter: str) -> list[ServerInfo]:
+        """The servers of a datacenter that have not left; failed ones will come back."""
+        if datacenter != self._config.datacenter:
+            return self._directory.servers_in(datacenter)
+        known = servers_by_id(self._lan.members(), datacenter).values()
+        return [info for info in known if info.status is not MemberStatus.LEFT]
 
     def _other_datacenters(self) -> list[str]:
         others = self._directory.datacenters()[1:]
         if self._wan is None or not others:
             return others
-        return nearest_datacenters(others, self._wan.coordinate(), self._wan_coordinates())
+        return nearest_datacenters(others, self._wan.coordinate(), wan_coordinates(self._wan))
 
     def _limits(self) -> RPCLimits:
         config = self._config
@@ -314,10 +265,21 @@ class ServerNode:
             connections_per_client_max=config.rpc_connections_per_client,
         )
 
+    def set_limits(
+        self, *, trailing_logs: int, snapshot_threshold: int, snapshot_interval_s: float, connections_per_client: int
+    ) -> None:
+        """What may change while a server runs (reload)."""
+        policy = SnapshotPolicy(interval_s=snapshot_interval_s, threshold=snapshot_threshold)
+        self._raft.set_snapshots(policy, trailing_logs)
+        self._rpc.set_connections_per_client(connections_per_client)
+
     # --- life -------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Load what is on disk, listen, become a member of the pools. Raises NetError or StorageError."""
+        """Load what is on disk, listen, become a member of the pools. Raises NetError or StorageError.
+
+        The newest snapshot is restored afterwards: until then reads are refused, or wait for a leader.
+        """
         config = self._config
         await self._raft.start()
         await self._rpc.start(config.bind, config.rpc_port)
@@ -336,6 +298,10 @@ class ServerNode:
                 suffrage=int(Suffrage.VOTER), id=config.node_id, address=_join(config.advertise, config.rpc_port)
             )
             await self._raft.bootstrap(Configuration(servers=(me,)))
+
+    async def restored(self) -> None:
+        """Return when the state that was on disk is in place."""
+        await self._raft.restored()
 
     async def shutdown(self) -> None:
         """Stop everything, without leaving. Idempotent."""
@@ -440,7 +406,10 @@ class ServerNode:
         return sections
 
     def measures(self) -> Iterable[Gauge]:
-        return self._measures.read()
+        yield from self._measures.read()
+        if self._wan is not None:
+            yield from self._wan.measures()
+        yield from self._lan.measures()
 
     def diagnosis(self) -> Diagnosis:
         return self._leader_watch.diagnosis()
@@ -464,6 +433,8 @@ class ServerNode:
 
     def catalog_age_s(self) -> float | None:
         """How long ago this server's state was surely current; None when it cannot answer even stale reads."""
+        if not self._raft.settled:
+            return None
         return 0.0 if self._raft.is_leader else self._raft.last_contact_s
 
     def watch_catalog(self, changed: Callable[[], None]) -> None:
@@ -481,11 +452,16 @@ class ServerNode:
         if self._gossiping:
             self._leader.leadership(is_leader, term)
 
+    def _leader_changed(self, address: str, id_: str) -> None:
+        self._leader_watch.leader_changed(address)
+        self._dispatcher.news()
+
     def _server_moved(self, info: ServerInfo) -> None:
         """Gossip knows a (new) address of a server: old sessions to it are dropped."""
         self._pool.forget_other_addresses(ServerAddress(info.name, info.address, info.port, info.datacenter))
 
     async def _accept_raft(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Address) -> None:
+        self._meters.rpc.raft_handoff.add()
         await self._raft.accept(reader, writer, f"{peer[0]}:{peer[1]}")
 
     def _raft_stats(self) -> RaftStats:
@@ -495,6 +471,22 @@ class ServerNode:
     async def _establish_intentions(self) -> None:
         if self._config.connect_enabled:
             await establish_intentions(self._store, self._raft, self._log)
+
+    def _migration(self) -> IntentionMigration:
+        config = self._config
+        return IntentionMigration(
+            self._store, self._raft, self._log,
+            connect_enabled=config.connect_enabled, servers=lambda: self._servers_in(config.datacenter),
+            is_primary=config.primary_datacenter in ("", config.datacenter),
+        )  # fmt: skip
+
+    async def _establish_entries(self) -> None:
+        config = self._config
+        if config.primary_datacenter in ("", config.datacenter):
+            await establish_entries(
+                self._store, self._raft, self._log, config.bootstrap_entries,
+                datacenter=config.datacenter, connect_enabled=config.connect_enabled,
+            )  # fmt: skip
 
     def _autopilot_config(self) -> AutopilotConfig:
         _, config = system.autopilot_config(self._store, WatchSet())

@@ -11,6 +11,7 @@ from pyconsul_agent.structs.member import Member
 from pyconsul_agent.structs.methods import Method
 from pyconsul_agent.structs.raft import Configuration
 
+RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
 Read = Coroutine[Any, Any, ReplyT]
 """What a method gives that only hands on a coroutine: without a frame of its own, of which a blocked read has many."""
@@ -90,7 +91,22 @@ class Membership(Protocol):
     async def transfer_leadership(self) -> None: ...
 
 
+Measure = Callable[[str, float], None]
+"""Hears how many seconds something named took."""
+
+
+def unmeasured(name: str, seconds: float) -> None:
+    """For those whom nobody measures."""
+
+
 class MemberView(Protocol):
     """The LAN pool, for reconciling."""
 
     def members(self) -> Sequence[Member]: ...
+
+
+class Remote(Protocol):
+    """Calls of our own, which are answered wherever the request and its method say."""
+
+    async def __call__(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
+        """Raises RPCError."""

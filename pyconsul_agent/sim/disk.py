@@ -256,7 +256,9 @@ class SimFiles:
         self._disk.check("read", path)
         return bytes(inode.data if bytes_max < 0 else inode.data[:bytes_max])
 
-    def write_atomic(self, path: str, data: bytes, *, mode: int = 0o600, sync: bool = True) -> None:
+    def write_atomic(
+        self, path: str, data: bytes, *, mode: int = 0o600, sync: bool = True, sync_folder: bool = True
+    ) -> None:
         path = self._normal(path)
         temporary = path + TEMPORARY_SUFFIX
         inode = self._disk.create(temporary)
@@ -265,7 +267,7 @@ class SimFiles:
         if sync:
             self._disk.sync(temporary)
         self.rename(temporary, path)
-        if sync:
+        if sync and sync_folder:
             self._disk.sync_dir(posixpath.dirname(path))
 
     def lock(self, path: str) -> Callable[[], None]:

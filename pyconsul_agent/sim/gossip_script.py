@@ -45,6 +45,8 @@ from pyconsul_agent.wire.gossip_packet import open_packet_body
 from pyconsul_agent.wire.gossip_stream import decode_stream
 
 START_S = 1000.0
+TERSE = replace(LAN, introduction_steps=0)
+"""What a node is without options: introductions would fill every trace, so the files about them ask for them."""
 STREAM_FAILURES = {"refuse": "connection refused", "hang": "i/o timeout"}
 ROUNDS_MAX = 1000
 
@@ -95,7 +97,7 @@ class GossipScript:
         """A real member. Options: numbers of its configuration, `id` for its tags, `addr`."""
         address = (options.pop("addr", f"10.0.0.{len(self.members) + 1}"), 8301)
         tags = {"id": options.pop("id")} if "id" in options else {}
-        swim, serf = _changed(LAN, options), _changed(SerfConfig(), options)
+        swim, serf = _changed(TERSE, options), _changed(SerfConfig(), options)
         rng = random.Random(f"script {name}")  # noqa: S311 - a simulation
         upper = Serf(serf, name=name, tags=tags, rng=rng)
         lower = Swim(swim, name=name, advertise=address, delegate=upper, rng=rng)

@@ -14,8 +14,9 @@ from typing import Any
 
 from pyconsul_agent.serf.config import SerfConfig
 from pyconsul_agent.serf.consul import AgentTags, LanRules, client_tags
-from pyconsul_agent.serf.core import Serf, SerfState
+from pyconsul_agent.serf.core import Serf
 from pyconsul_agent.serf.effects import AppendSnapshot, Reconnect, ReplaceSnapshot, SendUser, SerfEffect
+from pyconsul_agent.serf.intents import SerfState
 from pyconsul_agent.structs.member import MemberEvent, MemberStatus
 from pyconsul_agent.swim.config import LAN, SwimConfig
 from pyconsul_agent.swim.core import Swim

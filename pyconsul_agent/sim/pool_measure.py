@@ -9,6 +9,7 @@ import gc
 import random
 import time
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pyconsul_agent.serf.config import SerfConfig
@@ -21,7 +22,8 @@ from pyconsul_agent.swim.config import LAN
 from pyconsul_agent.swim.core import Swim
 from pyconsul_agent.swim.effects import PingComplete
 from pyconsul_agent.swim.timing import NANOSECONDS, suspicion_timeout_ns
-from pyconsul_agent.wire.gossip import Address, Alive, NodeState, address_bytes, encode_message
+from pyconsul_agent.wire.gossip import Address, Alive, NodeState, Suspect, address_bytes, decode_message, encode_message
+from pyconsul_agent.wire.gossip_packet import add_crc, open_packet_body, pack_compounds
 from pyconsul_agent.wire.serf import JoinIntent, encode, encode_coordinate, encode_tags
 from pyconsul_agent.wire.serf_snapshot import SnapshotState
 
@@ -29,6 +31,7 @@ GOSSIP_ROUND_S = LAN.gossip_interval_s
 JOIN_ROUNDS_MAX = 6
 CPU_PERCENT_MAX = 2.0
 MEMBER_BYTES_MAX = 2048
+PACKET_US_MAX = 60.0
 SAMPLES = 3
 """Pings of each member that were measured, as after some rounds of the ring."""
 
@@ -103,6 +106,28 @@ def cpu_percent_at_rest(seed: int, agents: int, seconds: float) -> float:
     started = time.process_time()
     world.run(seconds)
     return (time.process_time() - started) / agents / seconds * 100.0
+
+
+def packet_us() -> tuple[float, float]:
+    """(encoding, decoding) of a packet full of suspicions, in microseconds of the processor: the best of many tries."""
+    suspects = [Suspect(7, f"node-{number:04}", f"node-{number + 1:04}") for number in range(29)]
+
+    def write() -> bytes:
+        return add_crc(pack_compounds([encode_message(suspect) for suspect in suspects])[0])
+
+    data = write()
+    assert len(data) <= LAN.packet_bytes_max
+    return _best_us(write), _best_us(lambda: [decode_message(part) for part in open_packet_body(data).messages])
+
+
+def _best_us(work: Callable[[], object]) -> float:
+    best = float("inf")
+    for _ in range(60):
+        started = time.process_time_ns()
+        for _ in range(20):
+            work()
+        best = min(best, (time.process_time_ns() - started) / 20_000)
+    return best
 
 
 def bytes_per_member(count: int) -> float:

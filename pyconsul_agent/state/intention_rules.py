@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Iterable
 from dataclasses import replace
 
 from pyconsul_agent.errors import RPCError
@@ -197,6 +198,30 @@ def intention_of(entry: ServiceIntentionsConfigEntry, source: SourceIntention) -
         modify_index=entry.modify_index,
     )
     return replace(row, hash=intention_hash(row)) if source.legacy_id else row
+
+
+def moved_to_entries(rows: Iterable[Intention]) -> list[ServiceIntentionsConfigEntry]:
+    """Rows of the old table as config entries, normalized: one for each destination, by name."""
+    sources: dict[str, list[SourceIntention]] = {}
+    for row in rows:
+        sources.setdefault(row.destination_name, []).append(_source_of(row))
+    return [
+        normalized_intentions(ServiceIntentionsConfigEntry(name=name, sources=tuple(found)), legacy=True)
+        for name, found in sorted(sources.items())
+    ]
+
+
+def _source_of(row: Intention) -> SourceIntention:
+    return SourceIntention(
+        name=row.source_name,
+        action=row.action,
+        legacy_id=row.id,
+        type=row.source_type,
+        description=row.description,
+        legacy_meta=row.meta,
+        legacy_create_time=None if row.created_at.is_zero else row.created_at,
+        legacy_update_time=None if row.updated_at.is_zero else row.updated_at,
+    )
 
 
 def intention_hash(row: Intention) -> bytes:

@@ -274,6 +274,8 @@ class Image:
     """A frozen copy of all rows, cheap to take; may be written out by another thread."""
 
     rows: dict[str, dict[bytes, Any]] = field(default_factory=dict)
+    order: dict[str, list[bytes]] = field(default_factory=dict)
+    """Keys of each table, sorted. To sort a large one anew would stop every other thread for tens of milliseconds."""
 
     @property
     def last_index(self) -> int:
@@ -325,7 +327,8 @@ class Store:
 
     def snapshot(self) -> Image:
         """All rows as they are now (a shallow copy per table)."""
-        return Image({table.name: dict(table.rows) for table in self.tables.all()})
+        tables = self.tables.all()
+        return Image({table.name: dict(table.rows) for table in tables}, {table.name: table.keys() for table in tables})
 
     def restore(self, fresh: Store) -> None:
         """Become what `fresh` holds and wake every watcher."""
@@ -343,13 +346,15 @@ class Store:
 class Txn:
     """A write transaction. Ends by `commit` or `abort`; as a context manager it aborts on an exception."""
 
-    __slots__ = ("_delays", "_touched", "_undo", "index", "now", "store", "tables")
+    __slots__ = ("_delays", "_touched", "_undo", "index", "now", "of", "op", "store", "tables")
 
     def __init__(self, store: Store, index: int, now: float) -> None:
         self.store = store
         self.tables = store.tables
         self.index = index
         self.now = now
+        self.op = self.of = ""
+        """What the command says that it does, and to which kind of things: for metrics only."""
         self._undo: list[tuple[Table[Any], bytes, Any]] = []
         self._touched: set[Touch] = set()
         self._delays: list[tuple[bytes, float]] = []

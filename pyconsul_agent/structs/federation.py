@@ -32,10 +32,14 @@ class FederationStateRequest(WriteRequest):
 
 @struct
 class FederationStateQuery(QueryOptions):
-    """Consul's `FederationStateQuery`."""
+    """Consul's `FederationStateQuery`.
 
-    datacenter: str = wire("Datacenter", default="")
-    target_datacenter: str = wire("TargetDatacenter", default="")
+    compat: its names are the wrong way round (measured with 1.8.7): `Datacenter` is whose state is asked for, and
+    `TargetDatacenter` where the call goes, which every other request calls `Datacenter`.
+    """
+
+    datacenter: str = wire("TargetDatacenter", default="")
+    target_datacenter: str = wire("Datacenter", default="")
 
 
 @struct

@@ -44,6 +44,8 @@ class SwimConfig:
     awareness_max_multiplier: int = 8
     gossip_interval_s: float = 0.2
     gossip_nodes: int = 3
+    introduction_steps: int = 30
+    """For so many gossip intervals a new incarnation is told to `gossip_nodes` members in turn; 0: as memberlist."""
     gossip_to_the_dead_s: float = 30.0
     dead_node_reclaim_s: float = 30.0
     packet_bytes_max: int = 1400

@@ -27,6 +27,7 @@ from pyconsul_agent.swim.effects import (
     log_line,
 )
 from pyconsul_agent.swim.inbox import Inbox
+from pyconsul_agent.swim.introduction import Introductions
 from pyconsul_agent.swim.members import Membership, alive_of
 from pyconsul_agent.swim.probe import Prober, answer_address
 from pyconsul_agent.swim.send import USER_TYPE, Sender
@@ -89,6 +90,7 @@ class Swim:
             emit=emit,
         )
         self._sender = Sender(config, queue=self._queue, delegate=delegate, node_count=self._members.__len__, emit=emit)
+        self._introductions = Introductions(config, members=self._members, sender=self._sender)
         self._streams = Streams(config, members=self._members, delegate=delegate, emit=emit)
         self._prober = Prober(
             config,
@@ -150,6 +152,7 @@ class Swim:
         if self._gossip_at is not None and self._gossip_at <= now:
             self._gossip_at = now + self._config.gossip_interval_s
             self._gossip(now)
+            self._introductions.step()
         if self._push_pull_at is not None and self._push_pull_at <= now:
             self._push_pull_at = now + self._push_pull_interval()
             self._push_pull(now)
@@ -400,6 +403,7 @@ class Swim:
         """Nothing need be told to anybody; for simulations that begin in the middle of a pool's life."""
         self._queue.prune(0)
         self._queue.take_finished()
+        self._introductions.forget()
 
     # --- periodic work ------------------------------------------------------------------------------------------
 

@@ -286,6 +286,12 @@ _EVENTS: dict[str, Template] = {
         "entering leader state",
         pairs={"leader": "Node at {address} [Leader]"},
     ),
+    "raft_lease_lost": _simple(
+        WARN,
+        "Failed to contact quorum of nodes, stepping down",
+        _RAFT,
+        "failed to contact quorum of nodes, stepping down",
+    ),
     "raft_no_peers": _simple(
         WARN,
         "EnableSingleNode disabled, and no known peers. Aborting election.",

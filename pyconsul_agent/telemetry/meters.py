@@ -5,12 +5,14 @@ Labels are bounded: routes come from the table, methods and services of stranger
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pyconsul_agent.telemetry.registry import Registry, Series
 
 METHODS = frozenset({"GET", "PUT", "POST", "DELETE", "HEAD", "OPTIONS"})
-SERVICES_MAX = 256
+LOOKUPS_MAX = 512
+"""Counters of look-ups by service and tags."""
+DATACENTERS_MAX = 64
 
 CATALOG_CALLS = {
     "/v1/catalog/register": "catalog_register",
@@ -40,11 +42,17 @@ EVENTS = {
     "raft_follower": "raft.state.follower",
     "raft_leader": "raft.state.leader",
     "raft_election_start": "raft.transition.heartbeat_timeout",
+    "raft_lease_lost": "raft.transition.leader_lease_timeout",
     "suspect": "memberlist.msg.suspect",
     "marked_failed": "memberlist.msg.dead",
 }
 """User-visible events of the log that are counted under another name."""
-MEMBER_KINDS = {"join": "serf.member.join", "failed": "serf.member.failed", "leave": "serf.member.left"}
+MEMBER_KINDS = {
+    "join": "serf.member.join",
+    "failed": "serf.member.failed",
+    "leave": "serf.member.left",
+    "update": "serf.member.update",
+}
 
 
 def path_parts(pattern: str) -> tuple[str, str]:
@@ -119,10 +127,10 @@ class RPCMeter:
         self._query = registry.counter("rpc.query")
         self._consistent = registry.samples("rpc.consistentRead")
         self._samples = {method: registry.samples(name) for method, name in RPC_SAMPLES.items()}
-        self._services: dict[str, Series] = {}
-        self.applied = registry.counter("raft.apply")
-        self.barriers = registry.counter("raft.barrier")
-        self.commit_time = registry.samples("raft.commitTime")
+        self._lookups: dict[tuple[str, str, str], Series] = {}
+        self._datacenters: dict[str, Series] = {}
+        self.accepted = registry.counter("rpc.accept_conn")
+        self.raft_handoff = registry.counter("rpc.raft_handoff")
 
     def own_call(self, *, failed: bool = False, exceeded: bool = False) -> None:
         """This agent has called a server, or itself as one."""
@@ -136,7 +144,17 @@ class RPCMeter:
         """A call came over the network."""
         self._request.add()
 
-    def answered(self, method: str, seconds: float, *, read: bool, consistent: bool, failed: bool) -> None:
+    def crossed(self, datacenter: str) -> None:
+        """A call goes to another datacenter, which gossip knows."""
+        series = self._datacenters.get(datacenter)
+        if series is None:
+            known = len(self._datacenters) < DATACENTERS_MAX
+            series = self._registry.counter("rpc.cross-dc", datacenter=datacenter if known else "other")
+            if known:
+                self._datacenters[datacenter] = series
+        series.add()
+
+    def answered(self, seconds: float, *, read: bool, consistent: bool, failed: bool) -> None:
         """This server has answered a call or passed it on."""
         if read:
             self._query.add()
@@ -144,18 +162,30 @@ class RPCMeter:
                 self._consistent.add(seconds * 1000)
         if failed:
             self._error.add()
-        series = self._samples.get(method)
-        if series is not None:
-            series.add(seconds * 1000)
 
-    def service_query(self, service: str) -> None:
-        """Somebody asked for the instances of a service; names beyond a number count as `other`."""
-        series = self._services.get(service)
+    def ran(self, method: str, seconds: float) -> None:
+        """One of the methods in RPC_SAMPLES was carried out here, not passed on."""
+        self._samples[method].add(seconds * 1000)
+
+    def looked_up(self, area: str, service: str, tags: Sequence[str], *, old_tag: bool, found: bool) -> None:
+        """The instances of a service were asked for; `area` is `catalog.service`, `health.connect` and the like."""
+        self._look_up(f"{area}.query", service, "")
+        if tags:
+            self._look_up(f"{area}.query-tag{'' if old_tag else 's'}", service, ",".join(sorted(tags)))
+        if not found:
+            self._look_up(f"{area}.not-found", service, "")
+
+    def _look_up(self, name: str, service: str, tags: str) -> None:
+        """Services and tags that strangers name count as `other` beyond a number."""
+        series = self._lookups.get((name, service, tags))
         if series is None:
-            name = service if len(self._services) < SERVICES_MAX else "other"
-            series = self._registry.counter("catalog.service.query", service=name)
-            if len(self._services) < SERVICES_MAX:
-                self._services[service] = series
+            known = len(self._lookups) < LOOKUPS_MAX
+            labels = {"service": service if known else "other"}
+            if tags:
+                labels["tag"] = tags if known else "other"
+            series = self._registry.counter(name, **labels)
+            if known:
+                self._lookups[name, service, tags] = series
         series.add()
 
 

@@ -4,8 +4,9 @@ Hot paths hold a `Series` (`registry.counter(...)`, `registry.samples(...)`) and
 look-up, nothing allocated. The rest may go by name (`count`, `sample`, `gauge`).
 
 `display()` is the body of `/v1/agent/metrics`: the last complete interval. `prometheus()` is the text form, over the
-whole life of the agent; what has not changed for the retention time is left out, but for `declare`d names. Reads time
-only through the functions that it is given; bounded by `SERIES_MAX`.
+whole life of the agent, with quantiles of the last ten seconds; what has not changed for the retention time is left
+out, but for `declare`d names. Samples are kept for quantiles only when there is a retention time. Reads time only
+through the functions that it is given; bounded by `SERIES_MAX`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
+
+from pyconsul_agent.telemetry import prometheus as text_format
+from pyconsul_agent.telemetry.quantiles import QUANTILES, SLICE_S, Recent, Ticks
 
 INTERVAL_S = 10
 INTERVALS_KEPT = 6
@@ -81,20 +85,23 @@ class Emit(Protocol):
 class Series:
     """One counter or one row of samples: the running interval and the whole life. `add` is for hot paths."""
 
-    __slots__ = ("_emit", "current", "key", "kind", "life_count", "life_total", "touched")
+    __slots__ = ("_emit", "current", "key", "kind", "life_count", "life_total", "recent", "touched")
 
-    def __init__(self, kind: str, key: Key, emit: Emit | None) -> None:
+    def __init__(self, kind: str, key: Key, emit: Emit | None, recent: Recent | None = None) -> None:
         self.kind = kind
         self.key = key
         self.current = Aggregate()
         self.life_count = 0
         self.life_total = 0.0
         self.touched = 0
+        self.recent = recent
         self._emit = emit
 
     def add(self, value: float = 1.0) -> None:
         """Add to the counter, or take a sample (times are milliseconds)."""
         self.current.add(value)
+        if self.recent is not None:
+            self.recent.add(value)
         if self._emit is not None:
             self._emit(self.kind, self.key, value)
 
@@ -103,6 +110,8 @@ class Series:
         if count > 0:
             self.current.add(0.0)
             self.current.count += count - 1
+            if self.recent is not None:
+                self.recent.add_zeros(count)
 
     def take(self, start: int) -> Aggregate | None:
         """What came since the last `take`, if anything; it now counts for the whole life too."""
@@ -150,6 +159,7 @@ class Registry:
         self._intervals: deque[Interval] = deque(maxlen=INTERVALS_KEPT)
         self._series: dict[str, dict[Key, Series]] = {"c": {}, "ms": {}}
         self._gauges: dict[Key, tuple[float, int]] = {}
+        self._ticks = Ticks()
         self._void = Series("c", ("", ()), None)
         """Takes what is filtered or too much."""
         self._filter_default = filter_default
@@ -198,7 +208,7 @@ class Registry:
         self._of("ms", name, labels).add(value)
 
     def roll(self) -> None:
-        """Begin a new interval if it is time. Somebody calls this at least once in each."""
+        """Begin a new interval if it is time. Somebody calls this each second: quantiles need it as often."""
         self._now()
 
     def display(self) -> dict[str, Any]:
@@ -212,37 +222,39 @@ class Registry:
         return [interval for interval in list(self._intervals)[:-1] if interval.start > after]
 
     def prometheus(self) -> str:
-        """Everything since the start in Prometheus's text format; samples are summaries without quantiles."""
+        """Everything since the start in Prometheus's text format."""
         oldest = self._now().start - (self.retention_s or math.inf)
-        families: dict[str, tuple[str, str, list[str]]] = {}
-        for declared in self._declared:
-            name = _prometheus_name(f"{self._prefix}.{declared.name}")
-            families[name] = (declared.kind, declared.help, [])
+        families = {
+            text_format.plain_name(f"{self._prefix}.{each.name}"): text_format.Family(each.kind, each.help)
+            for each in self._declared
+        }
 
-        def add(key: Key, kind: str, suffixes: Mapping[str, float]) -> None:
-            name = _prometheus_name(key[0])
-            lines = families.setdefault(name, (kind, name, []))[2]
-            labels = ",".join(f'{_prometheus_name(label)}="{_escaped(text)}"' for label, text in key[1])
-            braced = f"{{{labels}}}" if labels else ""
-            lines += [f"{name}{suffix}{braced} {value:.15g}" for suffix, value in suffixes.items()]
+        def family(key: Key, kind: str) -> tuple[str, list[str]]:
+            name = text_format.plain_name(key[0])
+            return name, families.setdefault(name, text_format.Family(kind, name)).lines
 
         for key, (value, touched) in self._gauges.items():
             if touched >= oldest:
-                add(key, "gauge", {"": value})
+                name, lines = family(key, "gauge")
+                lines.append(text_format.value_line(name, key[1], value))
         for kind, rows in self._series.items():
             for series in rows.values():
                 running = series.current
                 if not running.count and (series.touched < oldest or not series.life_count):
                     continue
                 total, count = series.life_total + running.total, series.life_count + running.count
+                name, lines = family(series.key, "counter" if kind == "c" else "summary")
                 if kind == "c":
-                    add(series.key, "counter", {"": total})
+                    lines.append(text_format.value_line(name, series.key[1], total))
                 else:
-                    add(series.key, "summary", {"_sum": total, "_count": count})
-        return "".join(_family(name, *parts) for name, parts in sorted(families.items()))
+                    quantiles = series.recent.quantiles() if series.recent is not None else [math.nan] * len(QUANTILES)
+                    lines += text_format.summary_lines(name, series.key[1], quantiles, total, count)
+        return text_format.text(sorted(families.items()))
 
     def _now(self) -> Interval:
-        start = self._wall_ns() // 1_000_000_000 // INTERVAL_S * INTERVAL_S
+        second = self._wall_ns() // 1_000_000_000
+        start = second // INTERVAL_S * INTERVAL_S
+        self._ticks.now = second // SLICE_S
         if not self._intervals:
             self._intervals.append(Interval(start))
         elif self._intervals[-1].start != start:
@@ -274,7 +286,8 @@ class Registry:
             if len(rows) >= SERIES_MAX:
                 self.dropped += 1
                 return self._void
-            series = rows[key] = Series(kind, key, self._emit)
+            recent = Recent(self._ticks) if kind == "ms" and self.retention_s > 0 else None
+            series = rows[key] = Series(kind, key, self._emit, recent)
         return series
 
     def _forget_gauges(self, now: int) -> None:
@@ -308,18 +321,6 @@ def shown(interval: Interval) -> dict[str, Any]:
     }
 
 
-def _prometheus_name(name: str) -> str:
-    plain = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)
-    return f"_{plain}" if plain[:1].isdigit() else plain
-
-
-def _family(name: str, kind: str, about: str, lines: Sequence[str]) -> str:
-    if not lines:
-        lines = [f"{name}_sum 0", f"{name}_count 0"] if kind == "summary" else [f"{name} 0"]
-    text = about.replace("\\", "\\\\").replace("\n", "\\n")
-    return f"# HELP {name} {text}\n# TYPE {name} {kind}\n" + "".join(f"{line}\n" for line in lines)
-
-
 def _by_key(item: tuple[Key, Aggregate]) -> Key:
     return item[0]
 
@@ -336,7 +337,3 @@ def _displayed(key: Key, value: Aggregate) -> dict[str, Any]:
         "Stddev": value.deviation,
         "Labels": dict(key[1]),
     }
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -10,6 +10,7 @@ import base64
 import binascii
 import dataclasses
 import json
+import math
 import re
 import types
 import typing
@@ -23,6 +24,9 @@ from pyconsul_agent.wire.gotypes import parse_duration, quote
 T = TypeVar("T")
 
 DEPTH_MAX = 100
+NUMBER_DIGITS_MAX = 308
+"""Of a whole number; a longer one, or one of the largest of these, is none that Go would take."""
+NUMBER_SHOWN_MAX = 64
 
 
 def parse(body: bytes) -> Any:
@@ -31,6 +35,8 @@ def parse(body: bytes) -> Any:
     start = len(text) - len(text.lstrip(" \t\r\n"))
     try:
         value, _ = _DECODER.raw_decode(text, start)
+    except _TooLarge:
+        raise
     except (ValueError, RecursionError):
         Explainer(text).explain()
     return _whole(value) if b"\\u" in body else value
@@ -54,7 +60,26 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+class _TooLarge(ValueError):
+    def __init__(self, text: str) -> None:
+        super().__init__(f"json: cannot unmarshal number {text[:NUMBER_SHOWN_MAX]} into Go value of type float64")
+
+
+def _parse_integer(text: str) -> int:
+    """Numbers that no float64 can hold are refused at once: whatever is done with them later would fail."""
+    if len(text) > NUMBER_DIGITS_MAX:
+        raise _TooLarge(text)
+    return int(text)
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise _TooLarge(text)
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_int=_parse_integer, parse_float=_parse_float)
 
 
 class Explainer:

@@ -36,6 +36,7 @@ from pyconsul_agent.structs.raft import (
     TimeoutNowResponse,
 )
 from pyconsul_agent.wire import msgpack
+from pyconsul_agent.wire.gotime import encode_time
 from pyconsul_agent.wire.stream import ValueScanner
 
 MODE_RAFT = 0x01
@@ -75,6 +76,53 @@ MessageT = TypeVar("MessageT")
 def encode_request(message: RaftRequest) -> bytes:
     """Type byte and map."""
     return bytes((REQUEST_TYPES.index(type(message)),)) + msgpack.encode(message)
+
+
+class RequestEncoder:
+    """`encode_request` that encodes a batch of entries once, though it goes to several peers.
+
+    A batch is known again by its first and last entry: entries of one log that are the very same objects have the same
+    ones between them, since what replaces an entry replaces all that follow.
+    """
+
+    def __init__(self) -> None:
+        self._batches: dict[int, tuple[LogEntry, LogEntry, bytes]] = {}
+        """By the index of the first entry."""
+
+    def encode(self, message: RaftRequest) -> bytes:
+        """Type byte and map."""
+        if type(message) is not AppendEntriesRequest or not message.entries:
+            return encode_request(message)
+        before = msgpack.pack({"Addr": message.addr})[1:] if message.addr else b""
+        fields: dict[str, object] = {"ID": message.id} if message.id else {}
+        fields["Leader"] = message.leader
+        fields["LeaderCommitIndex"] = message.leader_commit_index
+        fields["PrevLogEntry"] = message.prev_log_entry
+        fields["PrevLogTerm"] = message.prev_log_term
+        fields["ProtocolVersion"] = message.protocol_version
+        fields["Term"] = message.term
+        count = len(fields) + 1 + bool(before)
+        # Type byte 0; a map of fewer than 16 has its length in its first byte.
+        head = bytes((0, 0x80 | count)) + before
+        return b"".join((head, _ENTRIES_KEY, self._entries(message.entries), msgpack.pack(fields)[1:]))
+
+    def _entries(self, entries: tuple[LogEntry, ...]) -> bytes:
+        first, last = entries[0], entries[-1]
+        known = self._batches.get(first.index)
+        if known is not None and known[0] is first and known[1] is last:
+            return known[2]
+        data = encode_entries(entries)
+        if len(data) <= BATCH_BYTES_MAX:
+            if len(self._batches) >= BATCHES_MAX:
+                del self._batches[next(iter(self._batches))]
+            self._batches[first.index] = (first, last, data)
+        return data
+
+
+_ENTRIES_KEY = b"\xa7Entries"
+BATCHES_MAX = 8
+BATCH_BYTES_MAX = 256 * 1024
+"""Batches that are kept encoded. Peers at the same place get the same batch within one turn of the loop."""
 
 
 def encode_reply(error: str, message: RaftResponse | None) -> bytes:
@@ -211,8 +259,20 @@ def decode_entry(data: bytes) -> LogEntry:
 
 
 def encode_entries(entries: tuple[LogEntry, ...]) -> bytes:
-    """A batch, as an array."""
-    return msgpack.encode(entries)
+    """A batch, as an array. Written out, not by way of `msgpack.plain`: this is what a leader sends all the time."""
+    return msgpack.pack(
+        [
+            {
+                "AppendedAt": encode_time(entry.appended_at),
+                "Data": entry.data,
+                "Extensions": entry.extensions,
+                "Index": entry.index,
+                "Term": entry.term,
+                "Type": int(entry.type),
+            }
+            for entry in entries
+        ]
+    )
 
 
 def decode_entries(data: bytes) -> tuple[LogEntry, ...]:

@@ -26,6 +26,7 @@ from conformance.real_consul import Missing, program, real_consul
 
 ROOT = Path(__file__).resolve().parents[2]
 HTTP_PORT = 8500
+FIRST_ADDRESS = 11
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 20.0
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -105,6 +106,8 @@ class Server:
     address: str
     process: subprocess.Popen[bytes]
     log: Path
+    name: str = ""
+    flags: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
@@ -149,9 +152,10 @@ def status_kib(pid: int, name: str) -> int:
 class Fleet:
     """Servers of all makes, started here and gone at the end."""
 
-    def __init__(self, net: str, folder: Path) -> None:
-        self._net, self._folder = net, folder
-        self._next = 11
+    def __init__(self, net: str, folder: Path, multiplier: int = 1) -> None:
+        """`multiplier` is the servers' `raft_multiplier`."""
+        self._net, self._folder, self._multiplier = net, folder, multiplier
+        self._next = FIRST_ADDRESS
         self._servers: list[Server] = []
 
     def cluster(self, make: Make, count: int = 1, extra: Sequence[str] = ()) -> list[Server]:
@@ -170,34 +174,40 @@ class Fleet:
 
     def start(self, make: Make, flags: Sequence[str]) -> Server:
         """Start a server on an address of its own and do not wait for it."""
-        address = f"{self._net}.{self._next}"
+        address = self._address()
+        return self._launch(make, f"{make.label}-{address.rpartition('.')[2]}", address, flags)
+
+    def again(self, server: Server, *, moved: bool = False) -> Server:
+        """Start a stopped server again as it was, on its data; `moved`: on an address that nobody had before."""
+        return self._launch(server.make, server.name, self._address() if moved else server.address, server.flags)
+
+    def _address(self) -> str:
         self._next += 1
-        return self._launch(make, address, flags)
+        return f"{self._net}.{self._next - 1}"
 
     def client(self, make: Make, servers: Sequence[Server], extra: Sequence[str] = ()) -> Server:
         """A client agent of these servers, once it knows their leader."""
         joins = [f"-retry-join={server.address}" for server in servers]
-        address = f"{self._net}.{self._next}"
-        self._next += 1
-        made = self._launch(make, address, [*joins, "-retry-interval=1s", *extra], server=False)
+        address = self._address()
+        name = f"{make.label}-{address.rpartition('.')[2]}"
+        made = self._launch(make, name, address, [*joins, "-retry-interval=1s", *extra], server=False)
         until(lambda: leader_of(made) != "", START_TIMEOUT_S, f"{make.label}: no leader at the client")
         return made
 
     def restart(self, server: Server) -> Server:
         """Start a stopped single server again, on its data."""
-        return self._launch(server.make, server.address, ["-bootstrap"])
+        return self._launch(server.make, server.name, server.address, ["-bootstrap"])
 
-    def _launch(self, make: Make, address: str, flags: Sequence[str], *, server: bool = True) -> Server:
-        name = f"{make.label}-{address.rpartition('.')[2]}"
+    def _launch(self, make: Make, name: str, address: str, flags: Sequence[str], *, server: bool = True) -> Server:
         log = self._folder / f"{name}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
                 [*make.command, "agent", *(["-server"] if server else []), f"-node={name}", f"-bind={address}",
                  f"-client={address}", f"-data-dir={self._folder / name}", "-disable-host-node-id",
-                 "-hcl=performance{raft_multiplier=1}", *flags],
+                 f"-hcl=performance{{raft_multiplier={self._multiplier}}}", *flags],
                 cwd=make.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
-        made = Server(make, address, process, log)
+        made = Server(make, address, process, log, name, tuple(flags))
         self._servers.append(made)
         return made
 
@@ -214,10 +224,10 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def fleet(options: argparse.Namespace) -> Iterator[Fleet]:
+def fleet(options: argparse.Namespace, *, multiplier: int = 1) -> Iterator[Fleet]:
     """A Fleet; when something fails the ends of its logs are shown."""
     with tempfile.TemporaryDirectory(prefix="bench-", dir=options.data) as scratch:
-        made = Fleet(options.net, Path(scratch))
+        made = Fleet(options.net, Path(scratch), multiplier)
         try:
             yield made
         except BaseException:

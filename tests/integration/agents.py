@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -34,6 +35,9 @@ def wait_for(ask, *, timeout_s: float = START_S, every_s: float = 0.03, what: st
             last = error
         time.sleep(every_s)
     raise AssertionError(f"{what}: not within {timeout_s} s, last: {last!r}")
+
+
+REFUSAL = re.compile(r"agent: (?:Error starting agent|fatal error, stopping): ")
 
 
 class Agent:
@@ -124,6 +128,15 @@ class Agent:
         assert self.process is not None
         with open(f"/proc/{self.process.pid}/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def assert_refused(self, text: str) -> None:
+        """It ends with 1 and says why in one line: on stderr, or in its log when that streams already."""
+        assert self.wait() == 1
+        self.assert_clean()
+        logged = [line for line in self.out.splitlines() if REFUSAL.search(line)]
+        told = [*self.err.strip().splitlines(), *logged]
+        assert len(told) == 1, told
+        assert text in told[0].replace('\\"', '"'), told
 
     def assert_clean(self) -> None:
         """No traceback or asyncio complaint on either stream."""

@@ -135,7 +135,7 @@ def test_checks_and_watches_of_a_real_agent(tmp_path, receiver):
 
         assert agent.put("/v1/kv/k", b"one")
         assert agent.ask("PUT", "/v1/event/fire/deploy", b"go")[0] == 200
-        wait_for(lambda: lines(tmp_path, "key")[-1]["Value"] == "b25l", what="the key's handler")
+        wait_for(lambda: (lines(tmp_path, "key")[-1] or {}).get("Value") == "b25l", what="the key's handler")
         wait_for(lambda: receiver.requests[-1][2].count(b"b25l"), what="the HTTP handler")
         wait_for(lambda: lines(tmp_path, "events")[-1][0]["Name"] == "deploy", what="the event's handler")
         wait_for(lambda: "web" in lines(tmp_path, "services")[-1], what="services")

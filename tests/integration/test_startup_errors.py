@@ -1,4 +1,4 @@
-"""An agent that cannot run says so in one clear line on stderr, exits with 1 and shows no traceback."""
+"""An agent that cannot run says so in one clear line, exits with 1 and shows no traceback."""
 
 from __future__ import annotations
 
@@ -29,13 +29,6 @@ def make(tmp_path):
         agent.close()
 
 
-def assert_refused(agent: Agent, text: str, *, lines: int = 1) -> None:
-    assert agent.wait() == 1
-    agent.assert_clean()
-    assert text in agent.err
-    assert len(agent.err.strip().splitlines()) == lines, agent.err
-
-
 BAD_OPTIONS = [
     (["-bootstrap-expect", "3"], "'bootstrap_expect > 0' and 'bootstrap = true' are mutually exclusive"),
     (["-node-id", "abc"], "specified NodeID is invalid: uuid string is wrong length"),
@@ -58,7 +51,7 @@ BAD_OPTIONS = [
 @pytest.mark.parametrize(("words", "text"), BAD_OPTIONS, ids=[" ".join(words) for words, _ in BAD_OPTIONS])
 def test_an_option_that_cannot_be_is_told_in_one_line(make, words, text):
     agent = make("127.0.2.11", "n1", *SERVER, *words).start()
-    assert_refused(agent, text)
+    agent.assert_refused(text)
 
 
 def test_a_wrong_flag_is_told_on_the_first_line_before_the_usage(make):
@@ -87,22 +80,22 @@ def test_a_taken_port_is_told_in_one_line(make, kind, port):
         if kind == "tcp":
             taken.listen()
         agent = make(ip, "n1", *SERVER).start()
-        assert_refused(agent, f"listen {kind} {ip}:{port}: bind: address already in use")
+        agent.assert_refused(f"listen {kind} {ip}:{port}: bind: address already in use")
 
 
 def test_a_read_only_data_directory_is_told_in_one_line(make, tmp_path):
     if os.geteuid() == 0:  # no mode stops root, but a file system that makes no directories does
-        assert_refused(make("127.0.2.11", "n1", *SERVER, "-data-dir", "/sys/kernel").start(), "cannot be used")
+        make("127.0.2.11", "n1", *SERVER, "-data-dir", "/sys/kernel").start().assert_refused("cannot be used")
         return
     (tmp_path / "n1").mkdir(mode=0o500)
-    assert_refused(make("127.0.2.11", "n1", *SERVER).start(), "permission denied")
+    make("127.0.2.11", "n1", *SERVER).start().assert_refused("permission denied")
 
 
 def test_a_data_directory_has_one_agent_and_kill_frees_it(make, tmp_path):
     first = make("127.0.2.13", "n1", *SERVER).start()
     first.wait_leader()
     second = make("127.0.2.14", "n2", *SERVER, "-data-dir", str(tmp_path / "n1")).start()
-    assert_refused(second, f"data_dir {tmp_path / 'n1'} is in use by another agent")
+    second.assert_refused(f"data_dir {tmp_path / 'n1'} is in use by another agent")
     assert first.put("/v1/kv/x", b"1")
     first.kill()
     first.start()
@@ -123,7 +116,7 @@ def test_a_spoiled_data_directory_is_told_in_one_line(make, name, content, text)
     path = agent.data_dir / name
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
-    assert_refused(agent.start(), text)
+    agent.start().assert_refused(text)
 
 
 def test_a_log_damaged_in_the_middle_is_told_and_not_served(make):
@@ -139,10 +132,7 @@ def test_a_log_damaged_in_the_middle_is_told_and_not_served(make):
     data[at] ^= 1
     path.write_bytes(data)
     agent.start()
-    assert agent.wait() == 1
-    agent.assert_clean()
-    assert "is damaged" in agent.err
-    assert len(agent.err.strip().splitlines()) == 1
+    agent.assert_refused("is damaged")
 
 
 def wait_until_it_has_handlers(agent: Agent) -> None:
@@ -199,7 +189,7 @@ def test_a_second_server_with_the_name_of_the_first_is_refused(make):
     second = Agent(first.folder / "..", "127.0.2.19", first.folder.name + "-other", "-node", "n1", "-join", first.ip)
     second.start()
     try:
-        assert_refused(second, "n1")
+        second.assert_refused("n1")
     finally:
         second.close()
     assert first.put("/v1/kv/x", b"1")
@@ -211,6 +201,6 @@ def test_a_second_agent_with_the_id_of_the_first_is_refused(make):
     first.wait_leader()
     identity = (first.data_dir / "node-id").read_text()
     second = make("127.0.2.19", "n2", "-node-id", identity, "-join", first.ip).start()
-    assert_refused(second, identity)
+    second.assert_refused(identity)
     assert first.put("/v1/kv/x", b"1")
     first.assert_clean()

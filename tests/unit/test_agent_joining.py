@@ -64,6 +64,21 @@ def test_a_join_is_retried_at_its_interval_for_ever_or_so_often():
     scene(work)
 
 
+def test_a_node_id_that_another_living_node_has_ends_the_joining_at_the_third_refusal():
+    async def work():
+        times = []
+
+        async def join(addresses):
+            times.append(asyncio.get_running_loop().time())
+            raise NetError("Member 'a' has conflicting node ID 'i' with this agent's ID")
+
+        with pytest.raises(JoinFailed, match="a copy of another's"):
+            await join_until_done(join, ["a"], RetryRules(5.0), Recorder(), pool="lan")
+        assert len(times) == 3
+
+    scene(work)
+
+
 def test_a_name_that_stays_taken_ends_the_start():
     async def work():
         pool = Pool(free_from=100)

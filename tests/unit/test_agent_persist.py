@@ -8,9 +8,10 @@ import random
 import pytest
 
 from pyconsul_agent.agent.local import LocalState, NodeInfo
-from pyconsul_agent.agent.persist import FILE_BYTES_MAX, HOST_IDS, Persistence, host_node_id
+from pyconsul_agent.agent.persist import FILE_BYTES_MAX, HOST_IDS, Persistence, TTLState, host_node_id
 from pyconsul_agent.agent.registry import CheckSettings, Registry, Tools
 from pyconsul_agent.env.real import RealFiles
+from pyconsul_agent.sim.disk import SimDisk, SimFiles
 from pyconsul_agent.structs.base import duration
 from pyconsul_agent.structs.catalog import CheckType, NodeService
 from pyconsul_agent.structs.health import HealthCheck
@@ -31,8 +32,16 @@ def folder(tmp_path):
     return tmp_path
 
 
-def kept(folder, log=None):
-    return Persistence(RealFiles(), str(folder), log or Recorder())
+async def at_once(work):
+    return work()
+
+
+def kept(folder, log=None, worker=at_once, files=None):
+    return Persistence(files or RealFiles(), str(folder), worker, log or Recorder())
+
+
+def written(persistence):
+    asyncio.run(persistence.kept(0))
 
 
 def service(identity, **more):
@@ -40,9 +49,11 @@ def service(identity, **more):
 
 
 def test_what_was_saved_comes_back(folder):
-    kept(folder).save_service(NodeService(id="web", service="web", tags=("a",)), "secret")
+    saving = kept(folder)
+    saving.save_service(NodeService(id="web", service="web", tags=("a",)), "secret")
     check = CheckType(check_id="c", http="http://x", interval=MINUTE, header={"A": ("b",)}, python="", udp="")
-    kept(folder).save_check(HealthCheck(check_id="c", name="c"), check, "t")
+    saving.save_check(HealthCheck(check_id="c", name="c"), check, "t")
+    written(saving)
     (saved,) = kept(folder).services()
     assert (saved.service.id, saved.service.tags, saved.token) == ("web", ("a",), "secret")
     (saved,) = kept(folder).checks()
@@ -94,7 +105,9 @@ def test_files_named_by_md5_are_renamed_so_that_they_can_be_removed(folder):
     (folder / "services" / named("web", "md5")).write_text(service("web"))
     assert [saved.service.id for saved in kept(folder).services()] == ["web"]
     assert [path.name for path in (folder / "services").iterdir()] == [named("web")]
-    kept(folder).remove_service("web")
+    removing = kept(folder)
+    removing.remove_service("web")
+    written(removing)
     assert kept(folder).services() == []
 
 
@@ -103,9 +116,142 @@ def test_an_unknown_source_is_purged_and_unfinished_files_are_skipped(folder):
     (folder / "services" / ".y.abc.tmp").write_text(service("y"))
     (folder / "services" / "configs").mkdir()
     log = Recorder()
-    assert kept(folder, log).services() == []
+    purging = kept(folder, log)
+    assert purging.services() == []
+    written(purging)
     assert not (folder / "services" / "x").exists()
     assert "unknown source" in log.lines[0][1]
+
+
+# --- the queue -----------------------------------------------------------------------------------------------------
+
+
+class Held:
+    """A worker whose jobs wait until they are let go."""
+
+    def __init__(self):
+        self.jobs = 0
+        self.go = asyncio.Event()
+
+    async def __call__(self, work):
+        self.jobs += 1
+        await self.go.wait()
+        return work()
+
+
+def save(persistence, *names):
+    for name in names:
+        persistence.save_service(NodeService(id=name, service=name), "")
+
+
+async def turns():
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_nobody_is_told_before_it_is_on_disk_and_those_who_wait_share_a_job(folder):
+    async def scenario():
+        worker = Held()
+        persistence = kept(folder, worker=worker)
+        save(persistence, "first")
+        waiting = [asyncio.create_task(persistence.kept(0))]
+        await turns()
+        for name in ("a", "b", "c"):
+            since = persistence.queued
+            save(persistence, name)
+            waiting.append(asyncio.create_task(persistence.kept(since)))
+        await turns()
+        assert not any(task.done() for task in waiting)
+        assert not list((folder / "services").iterdir())
+        worker.go.set()
+        await asyncio.gather(*waiting)
+        assert worker.jobs == 2
+        assert len(list((folder / "services").iterdir())) == 4
+        await persistence.kept(0)
+        assert worker.jobs == 2, "nothing is left to write"
+
+    asyncio.run(scenario())
+
+
+def test_what_waits_is_there_already_for_who_reads(folder):
+    (folder / "services" / named("old")).write_text(service("old"))
+    persistence = kept(folder, worker=Held())
+    save(persistence, "new")
+    persistence.remove_service("old")
+    persistence.save_state(TTLState("c", "passing", "fine", 100))
+    assert [saved.service.id for saved in persistence.services()] == ["new"]
+    assert persistence.load_state("c", 99).output == "fine"
+    assert persistence.load_state("c", 100) is None
+    assert persistence.load_state("c", 99) is None, "it had expired"
+    persistence.remove_service("new")
+    assert persistence.services() == []
+
+
+def test_the_last_change_of_a_file_counts_though_a_waiter_goes_away(folder):
+    async def scenario():
+        worker = Held()
+        persistence = kept(folder, worker=worker)
+        save(persistence, "web")
+        gone = asyncio.create_task(persistence.kept(0))
+        await turns()
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        persistence.save_service(NodeService(id="web", service="web", port=2), "")
+        worker.go.set()
+        await persistence.kept(0)
+        assert worker.jobs == 2
+
+    asyncio.run(scenario())
+    assert [saved.service.port for saved in kept(folder).services()] == [2]
+
+
+class FullFor(RealFiles):
+    """A disk without room for one service."""
+
+    def __init__(self, identity):
+        self._name = named(identity)
+
+    def write_atomic(self, path, data, **more):
+        if path.endswith(self._name):
+            raise OSError(28, "No space left on device")
+        super().write_atomic(path, data, **more)
+
+
+def test_a_full_disk_is_told_to_whom_it_concerns(folder):
+    async def scenario():
+        log, worker = Recorder(), Held()
+        persistence = kept(folder, log, worker, FullFor("bad"))
+        outcomes = []
+        for name in ("good", "bad", "fine"):
+            since = persistence.queued
+            save(persistence, name)
+            outcomes.append(asyncio.create_task(persistence.kept(since)))
+            await turns()
+        worker.go.set()
+        good, bad, fine = await asyncio.gather(*outcomes, return_exceptions=True)
+        assert (good, type(bad), fine) == (None, OSError, None)
+        assert [line[1] for line in log.lines] == ["Definition cannot be kept on disk"]
+        await persistence.kept(persistence.queued)
+
+    asyncio.run(scenario())
+    assert sorted(saved.service.id for saved in kept(folder).services()) == ["fine", "good"]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_was_kept_outlives_a_power_failure_also_the_first_of_a_folder(seed):
+    disk = SimDisk(random.Random(seed))
+    files = SimFiles(disk)
+    files.make_dirs("/data")
+    files.sync_dir("/")
+    persistence = kept("/data", files=files)
+    save(persistence, "a", "b")
+    persistence.save_check(HealthCheck(check_id="c", name="c"), CheckType(check_id="c", ttl=MINUTE), "")
+    written(persistence)
+    save(persistence, "never answered")
+    disk.crash()
+    after = kept("/data", files=SimFiles(disk))
+    assert [saved.service.id for saved in after.services()] == sorted(["a", "b"], key=named)
+    assert [saved.check.check_id for saved in after.checks()] == ["c"]
 
 
 # --- the registry over it ------------------------------------------------------------------------------------------

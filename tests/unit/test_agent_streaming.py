@@ -17,7 +17,7 @@ from pyconsul_agent.runtime.rpc_pool import ServerAddress
 from pyconsul_agent.runtime.rpc_server import RPCServer
 from pyconsul_agent.state import health
 from pyconsul_agent.state.watch import WatchSet
-from pyconsul_agent.structs.base import duration
+from pyconsul_agent.structs.base import duration, seconds
 from pyconsul_agent.structs.catalog import Node, NodeService
 from pyconsul_agent.structs.health import CheckServiceNode
 from pyconsul_agent.structs.requests import IndexedCheckServiceNodes, QuerySource, ServiceSpecificRequest
@@ -44,7 +44,7 @@ class Agent(World):
         if self.error is not None:
             raise self.error
         if request.min_query_index:
-            await asyncio.sleep(600)
+            await asyncio.sleep(seconds(request.max_query_time))
         index, rows = health.service_nodes(self.store, WatchSet(), request.service_name)
         return IndexedCheckServiceNodes(index=index, nodes=tuple(rows) or None)
 
@@ -181,6 +181,29 @@ async def test_subscriptions_are_tried_again_after_a_while(agent):
     await agent.server.start("127.0.0.1", 8300)
     await asyncio.sleep(max(STREAM_RETRY_S, REFUSED_S) + 1)
     assert (await agent.get(service_name="db"))[2] == 1
+
+
+@without_grpc
+async def test_a_followed_service_is_subscribed_to_as_soon_as_that_may_be_tried_again(agent):
+    agent.write(register("web"))
+    await agent.get()
+    await agent.server.close()
+    agent.server = RPCServer(
+        MemoryNet("127.0.0.1", agent.network), Clock(), agent.log, None, grpc=agent.streaming.serve
+    )
+    await agent.server.start("127.0.0.1", 8300)
+    await asyncio.sleep(STREAM_RETRY_S + 3)
+    agent.write(register("web", 2))
+    await asyncio.sleep(0.1)
+    assert await agent.get() == (["web1", "web2"], 12, 1, True)
+
+
+@with_agent
+async def test_calls_that_no_subscription_could_replace_block_as_long_as_ever(agent):
+    agent.write(register("web"))
+    await agent.get(ingress=True)
+    await asyncio.sleep(1)
+    assert seconds(agent.asked[-1].max_query_time) == caches.REFRESH_WAIT_S
 
 
 @with_agent

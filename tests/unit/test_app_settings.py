@@ -18,9 +18,9 @@ from pyconsul_agent.structs.requests import DCSpecificRequest, IndexedNodes
 INTERFACES = [InterfaceAddress("eth0", "10.0.0.1", is_loopback=False, is_default_route=True)]
 
 
-def options(**flags):
+def options(*, hcl=(), **flags):
     flags = {"data_dir": "/d", **flags}
-    return configure(Sources(flags=flags), files=None, interfaces=INTERFACES, hostname="host1")
+    return configure(Sources(flags=flags, fragments=hcl), files=None, interfaces=INTERFACES, hostname="host1")
 
 
 # --- allowed networks ----------------------------------------------------------------------------------------------
@@ -94,3 +94,54 @@ def test_answer_staler_than_allowed_is_asked_for_again_at_the_leader(stale_s, co
     asked = DCSpecificRequest(allow_stale=True, max_stale_duration=duration(stale_s))
     reply = asyncio.run(read(Servers(), CATALOG_LIST_NODES, asked))
     assert (made, reply.index) == (calls, len(calls))
+
+
+# --- config entries -------------------------------------------------------------------------------------------------
+
+BOOTSTRAP = """
+config_entries {
+  bootstrap {
+    kind = "proxy-defaults"
+    name = "global"
+    config { protocol = "http", local_connect_timeout_ms = 1000 }
+    mesh_gateway { mode = "local" }
+  }
+  bootstrap {
+    kind = "service-splitter"
+    name = "web"
+    splits = [{ weight = 100 service_subset = "v1" }]
+  }
+}
+"""
+
+
+def test_config_entries_of_the_configuration_reach_the_server_with_their_defaults():
+    proxy, splitter = server_config(options(hcl=[BOOTSTRAP]), "id").bootstrap_entries
+    assert (proxy.name, dict(proxy.config)) == ("global", {"protocol": "http", "local_connect_timeout_ms": 1000})
+    assert proxy.mesh_gateway.mode == "local"
+    assert [(split.weight, split.service_subset) for split in splitter.splits] == [(100.0, "v1")]
+    assert server_config(options(), "id").bootstrap_entries == ()
+
+
+@pytest.mark.parametrize(
+    ("entry", "error"),
+    [
+        ('kind = "nope" name = "x"', "config_entries.bootstrap[0]: invalid config entry kind: nope"),
+        ('name = "x"', "config_entries.bootstrap[0]: Payload does not contain a kind/Kind key at the top level"),
+        (
+            'kind = "service-splitter" name = "x" splits = [{ weight = 50 }]',
+            "config_entries.bootstrap[0]: the sum of all split weights must be 100",
+        ),
+        ('kind = "service-defaults" name = "x" odd = 1', 'invalid config key "odd"'),
+    ],
+)
+def test_a_config_entry_that_cannot_be_used_stops_the_start(entry, error):
+    given = options(hcl=[f"config_entries {{ bootstrap = [{{ {entry} }}] }}"])
+    with pytest.raises(ConfigError) as caught:
+        server_config(given, "id")
+    assert error in str(caught.value)
+
+
+def test_a_key_of_config_entries_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match=r"invalid config key config_entries\.boot"):
+        server_config(options(hcl=["config_entries { boot = [] }"]), "id")

@@ -17,6 +17,7 @@ from pyconsul_agent.interfaces.dns.server import DNSServer
 from pyconsul_agent.state.catalog import CHECKS, NODES, SERVICES
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet
+from pyconsul_agent.telemetry.instruments import Instruments
 from pyconsul_agent.wire import dns
 from tests.memory_net import Recorder
 from tests.unit.dns_cases import Catalog, load
@@ -407,7 +408,7 @@ def _row(table):
 
 def test_nothing_is_kept_for_a_stamp_that_is_over():
     local = Local()
-    replies = PreparedReplies(local, random.Random(1), StoppedClock())
+    replies = PreparedReplies(local, random.Random(1), StoppedClock(), Instruments().dns)
     replies.use(DNSConfig())
     stamp = replies.stamp()
     local.changed()

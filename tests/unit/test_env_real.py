@@ -1,9 +1,11 @@
 """The real operating system behind `env.base`: sockets, files, children, threads, look-ups."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
+import struct
 import threading
 import time
 
@@ -460,3 +462,36 @@ def test_a_locked_file_has_one_holder_until_it_is_unlocked(tmp_path):
         files.lock(path)
     unlock()
     files.lock(path)()
+
+
+@both_loops
+def test_writing_after_the_peers_reset_is_told_by_drain_alone(uvloop):
+    async def test(env):
+        accepted = asyncio.get_running_loop().create_future()
+
+        async def handler(reader, writer):
+            accepted.set_result((reader, writer))
+
+        listener = await serve_streams(env.net, handler, "127.0.0.1", 0)
+        try:
+            for side in ("dialed", "accepted"):
+                reader, writer = await open_stream(env.net, *listener.local)
+                ends = {"dialed": (reader, writer), "accepted": await accepted}
+                accepted = asyncio.get_running_loop().create_future()
+                _, resetting = ends["accepted" if side == "dialed" else "dialed"]
+                sock = resetting.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                resetting.transport.abort()
+                reader, writer = ends[side]
+                with contextlib.suppress(OSError):
+                    assert await reader.read() == b""
+                await asyncio.sleep(0)
+                writer.write(b"late")
+                writer.writelines([b"later"])
+                with pytest.raises(OSError):
+                    await writer.drain()
+                writer.close()
+        finally:
+            await listener.close()
+
+    with_env(test, uvloop=uvloop)

@@ -142,3 +142,15 @@ def test_any_value_in_any_field_is_taken_or_refused(value):
 def test_bytes_are_base64_and_keys_text():
     entry = decode(DirEntry, json.loads('{"Key":"k","Value":"dg==","Flags":18446744073709551615}'))
     assert (entry.key, entry.value, entry.flags) == (b"k", b"v", (1 << 64) - 1)
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e999", "9" * 309, "9" * 5000, "-" + "9" * 5000])
+@pytest.mark.parametrize("body", ['{"a":%s}', "[%s]", "%s"])
+def test_numbers_that_go_cannot_hold_are_refused_wherever_they_stand(body, number):
+    with pytest.raises(ValueError, match=r"^json: cannot unmarshal number -?\d") as told:
+        parse((body % number).encode())
+    assert len(str(told.value)) < 200
+
+
+def test_the_largest_numbers_are_taken():
+    assert parse(b"[1.7976931348623157e308, 18446744073709551615, 1e-400]") == [1.7976931348623157e308, 2**64 - 1, 0.0]

@@ -275,6 +275,23 @@ def test_follower_without_configuration_never_stands():
     assert (one.raft.role, one.raft.term, one.events.count("raft_no_peers")) == (Role.FOLLOWER, 0, 1)
 
 
+def test_votes_split_after_a_silent_leader_cost_fractions_of_a_second():
+    one = One(config=RaftConfig.scaled(5))
+    one.ask(append(2))
+    while one.raft.role is Role.FOLLOWER:  # the leader is silent: stand
+        one.now = one.raft.deadline
+        one.raft.tick(one.now)
+        one.pump()
+    begun, term = one.now, one.raft.term
+    for again in range(1, 11):
+        one.now = one.raft.deadline  # nobody grants: stand again
+        one.raft.tick(one.now)
+        one.pump()
+        assert one.raft.term == term + again
+    assert 2.0 <= one.now - begun <= 4.0
+    assert one.raft.deadline - one.now >= 5.0  # enough of that
+
+
 def test_timeout_now_makes_a_candidate_with_the_transfer_flag():
     one = One()
     one.ask(append(2))

@@ -13,6 +13,7 @@ from pyconsul_agent.cli.commands.agent import options_of, sources_of
 from pyconsul_agent.env.base import open_stream
 from pyconsul_agent.errors import ConfigError
 from pyconsul_agent.sim.env import make_env
+from pyconsul_agent.sim.raft_storage import RaftDisk, SimRaftStorage
 from pyconsul_agent.sim.world import World
 from pyconsul_agent.structs.catalog import NodeService
 from pyconsul_agent.telemetry.logging import LogStream, parse_level
@@ -34,7 +35,7 @@ def configured(**changes):
     return {**BASE, **changes}
 
 
-def run(scenario):
+def run(scenario, base=BASE):
     """Run `scenario(it)` with a client agent `it.agent`, `it.write(config)`, `it.console`."""
     with World(seed=5) as world:
         env = make_env(world, world.host(IP))
@@ -49,9 +50,10 @@ def run(scenario):
 
         async def main():
             env.files.make_dirs("/etc")
-            write(BASE)
+            write(base)
             logs = LogStream(write=console.append, wall_ns=env.clock.wall_ns, level=parse_level("INFO"), role="client")
-            agent = Agent(read(), env, logs, lambda options: None, reread=read)
+            worker = env.blocking.worker("raft")
+            agent = Agent(read(), env, logs, lambda _: SimRaftStorage(RaftDisk(), blocking=worker), reread=read)
             try:
                 await agent.start()
                 await scenario(SimpleNamespace(agent=agent, write=write, console=console, logs=logs, env=env))
@@ -156,6 +158,48 @@ def test_level_meta_headers_and_limits_are_taken_over_and_the_rest_is_not():
         assert agent.state.check("alive").output == ""
 
     run(scenario)
+
+
+def test_the_web_interface_comes_and_goes():
+    async def scenario(it):
+        assert (await http(it.env, "GET", "/ui/"))[0] == 404
+        it.write(configured(ui_config={"enabled": True}))
+        await it.agent.reload()
+        assert (await http(it.env, "GET", "/ui/"))[0] == 200
+        it.write(BASE)
+        await it.agent.reload()
+        assert (await http(it.env, "GET", "/ui/"))[0] == 404
+
+    run(scenario)
+
+
+SERVER = {**BASE, "server": True, "bootstrap": True, "performance": {"raft_multiplier": 1}}
+
+
+def test_a_server_takes_snapshots_and_connections_by_the_new_numbers():
+    async def scenario(it):
+        raft = it.agent.delegate._raft._raft
+        while (await http(it.env, "GET", "/v1/status/leader"))[2] == b'""':
+            await asyncio.sleep(0.1)
+        for number in range(40):
+            assert (await http(it.env, "PUT", f"/v1/kv/{number}"))[0] == 200
+        await asyncio.sleep(600)
+        assert raft.snapshot is None
+        changed = {"raft_snapshot_threshold": 20, "raft_snapshot_interval": "5s", "raft_trailing_logs": 3}
+        it.write({**SERVER, **changed, "limits": {"rpc_max_conns_per_client": 1}})
+        await it.agent.reload()
+        await asyncio.sleep(70)
+        assert raft.snapshot.index >= 40
+        assert raft.snapshot.index - raft._s.log.first <= 3, "what lies behind it is gone"
+        first, second = [await open_stream(it.env.net, IP, 8300) for _ in range(2)]
+        async with asyncio.timeout(1):
+            with pytest.raises(ConnectionResetError):
+                await second[0].read(1)
+        first[1].close()
+        second[1].close()
+        await asyncio.sleep(1)
+
+    run(scenario, SERVER)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pyconsul_agent.errors import DecodeError, NetError
 from pyconsul_agent.runtime.gossip import GossipOptions, GossipPool
 from pyconsul_agent.runtime.gossip_address import parse_join_address
 from pyconsul_agent.runtime.gossip_cipher import AESCipher, GossipSeal
+from pyconsul_agent.runtime.gossip_driver import GossipDriver
 from pyconsul_agent.runtime.gossip_events import EVENTS_MAX, Subscription
 from pyconsul_agent.runtime.gossip_rejoin import rejoin
 from pyconsul_agent.serf.config import SerfConfig
@@ -193,8 +194,8 @@ def test_query_is_answered_by_who_is_asked():
         await three(cluster)
         subscription = cluster.pools["b"].subscribe()
         query = Query(ltime=1, id=7, address=bytes((10, 0, 0, 1)), port=8301, name="load", timeout=10**9, flags=1)
-        cluster.pools["a"]._swim.send_user(("10.0.0.2", 8301), encode(query))
-        cluster.pools["a"]._perform(cluster.pools["a"]._now())
+        cluster.pools["a"]._driver.swim.send_user(("10.0.0.2", 8301), encode(query))
+        cluster.pools["a"]._driver.perform(cluster.pools["a"]._now())
         await asyncio.sleep(0.5)
         (received,) = [e for e in read(subscription) if isinstance(e, QueryReceived)]
         assert cluster.pools["b"].respond(received, b"0.5")
@@ -543,14 +544,14 @@ def test_an_error_of_our_own_does_not_end_gossip():
     async def scenario(cluster):
         await three(cluster)
         pool = cluster.pools["a"]
-        tick, failures = pool._serf.tick, iter((True,))
+        tick, failures = pool._driver.serf.tick, iter((True,))
 
         def fail_once(now):
             if next(failures, False):
                 raise ZeroDivisionError
             tick(now)
 
-        pool._serf.tick = fail_once
+        pool._driver.serf.tick = fail_once
         await asyncio.sleep(30)
         assert cluster.logs["a"].said("gossip: the timer caused an error")
         assert cluster.statuses("b") == ALL_ALIVE
@@ -563,13 +564,13 @@ def test_a_timer_that_is_due_at_once_can_be_replaced_under_uvloop():
     uvloop = pytest.importorskip("uvloop")
 
     async def scenario():
-        pool = object.__new__(GossipPool)
-        pool._timer, fired = None, []
-        pool._on_timer = fired.append
+        driver = object.__new__(GossipDriver)
+        driver._timer, fired = None, []
+        driver._on_timer = fired.append
         now = asyncio.get_running_loop().time()
-        pool._arm(now - 1)
-        pool._arm(now - 2)
-        pool._arm(now - 2)
+        driver._arm(now - 1)
+        driver._arm(now - 2)
+        driver._arm(now - 2)
         await asyncio.sleep(0.01)
         assert fired == [now - 2]
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 
 import pytest
 
@@ -12,31 +11,10 @@ from pyconsul_agent.runtime.raft_apply import Applier
 from pyconsul_agent.runtime.raft_recovery import recover
 from pyconsul_agent.sim.process import ProcessKilled
 from pyconsul_agent.sim.raft_storage import SimRaftStorage
-from pyconsul_agent.sim.world import World
 from pyconsul_agent.structs.raft import InstallSnapshotRequest, SnapshotMeta, Suffrage, TimeoutNowRequest
 from pyconsul_agent.wire.raft import ReplyDecoder, encode_configuration, encode_request
 from tests.builders import run_async, run_sim
-from tests.raft_cluster import Cluster, ListMachine, Member, Recorder, configuration, small, until
-
-
-def simulate(scenario, seed=1, *, clean=True, **options):
-    """`clean` False: the world may keep tasks of machines that lost power."""
-
-    async def whole(world):
-        cluster = Cluster(world, **options)
-        await scenario(cluster)
-        await cluster.stop()
-        # The simulated world counts tasks of killed processes until their last timer has run and they are collected.
-        await asyncio.sleep(120)
-        gc.collect()
-        for member in cluster.members.values():
-            assert not [line for line in member.log.lines if line[0] == "error"], member.log.lines
-
-    if clean:
-        run_sim(seed, whole)
-        return
-    with World(seed) as world:
-        world.run(whole(world))
+from tests.raft_cluster import ListMachine, Member, Recorder, configuration, simulate, small, until
 
 
 def test_three_servers_elect_one_and_replicate():
@@ -178,7 +156,7 @@ def test_verify_and_barrier_pass_on_the_leader_and_fail_elsewhere():
 
 def test_read_that_waits_for_the_state_machine_ends_when_raft_stops():
     async def main():
-        applier = Applier(ListMachine(), Slept(None, 0), 0, 0)
+        applier = Applier(ListMachine(), Slept(None, 0), lambda: None)
         waiting = asyncio.ensure_future(applier.reached(5))
         await asyncio.sleep(0)
         applier.fail(RaftError("stopped"))
@@ -200,7 +178,9 @@ class Slept:
         return self._clock.boottime() + self._seconds
 
 
-def test_leader_that_wakes_from_suspension_has_no_lease():
+def test_t_stale_leader_suspend():
+    """A leader that wakes from suspension, in which only the boot time goes on, has no lease before a new round."""
+
     async def scenario(cluster):
         leader = await cluster.boot()
         await leader.do(lambda node: node.apply(7, b"x"))

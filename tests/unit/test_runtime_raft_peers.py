@@ -196,3 +196,30 @@ def test_answers_belong_to_the_requests_in_their_order():
         await peers.close()
 
     run_sim(1, scene)
+
+
+def test_a_lane_that_failed_is_started_anew_and_loses_what_it_had():
+    class Failing(Dying):
+        async def dial(self, host, port):
+            self.dials += 1
+            if self.dials == 1:
+                raise RuntimeError("nobody thought of this")
+            await asyncio.Event().wait()
+
+    class Log(Recorder):
+        def error(self, message, **pairs):
+            assert message == "task failed"
+
+    async def scene(world):
+        host, events = Failing(accepted=0), Events()
+        peers = peers_of(host, events)
+        peers.tasks._log = Log()
+        peers.send(Request(1, LEADER, AppendEntriesRequest()))
+        await asyncio.sleep(0.1)
+        assert (host.dials, events.replies) == (1, [])
+        peers.send(Request(2, LEADER, AppendEntriesRequest()))
+        await asyncio.sleep(0.1)
+        assert (host.dials, events.replies) == (2, [(1, None)])
+        await peers.close()
+
+    run_sim(1, scene)

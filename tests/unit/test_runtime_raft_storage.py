@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from pyconsul_agent.errors import StorageError
 from pyconsul_agent.raft.types import HardState, InitialState
-from pyconsul_agent.runtime import raft_storage
+from pyconsul_agent.runtime import raft_snapshots, raft_storage
 from pyconsul_agent.runtime.raft_storage import ROWS_PER_STATEMENT, SqliteRaftStorage
 from pyconsul_agent.sim.raft_storage import RaftDisk, SimRaftStorage
 from pyconsul_agent.structs.base import GoTime
@@ -363,7 +364,7 @@ def test_number_beyond_sqlite_is_a_storage_error_not_a_crash(tmp_path):
 
 WRITER = """
 import asyncio, sys
-from pyconsul_agent.runtime import raft_storage
+from pyconsul_agent.runtime import raft_snapshots, raft_storage
 from pyconsul_agent.runtime.raft_storage import SqliteRaftStorage
 from pyconsul_agent.raft.types import HardState
 from tests.raft_cluster import Recorder
@@ -604,3 +605,108 @@ def test_every_commit_of_the_log_waits_for_the_medium(tmp_path):
             await storage.close()
 
     assert asyncio.run(scene()) == [2, "wal"]
+
+
+def crash_image(tmp_path, name):
+    """What the files are at this moment, as a server that never closed them finds them at its next start."""
+    image = tmp_path / name
+    shutil.copytree(tmp_path / "raft", image / "raft")
+    (image / "raft" / "log.sqlite-shm").unlink(missing_ok=True)
+    return image
+
+
+async def written_in_batches(tmp_path):
+    """A log of six transactions, the first term in each; its last indexes. The files were not closed."""
+    storage = sqlite_storage(tmp_path)()
+    await storage.load()
+    lasts = [0]
+    for term in range(1, 7):
+        low = lasts[-1] + 1
+        await storage.commit(hard_state=HardState(term), entries=entries(low, low + 2 * term, term))
+        lasts.append(low + 2 * term)
+    return storage, lasts
+
+
+@pytest.mark.parametrize("kind", ["torn", "zero"])
+def test_t_torn_tail_and_t_zero_tail(tmp_path, kind):
+    """A write-ahead log cut or zeroed at any place gives whole transactions, the first ones, and never half of one.
+
+    As after a power failure: of what was not durable yet the mark says nothing. (With a mark a loss is refused, below.)
+    """
+
+    async def scenario():
+        storage, lasts = await written_in_batches(tmp_path)
+        wal = (tmp_path / "raft" / "log.sqlite-wal").read_bytes()
+        found = []
+        for number, keep in enumerate(range(0, len(wal), max(1, len(wal) // 37))):
+            image = crash_image(tmp_path, f"image{number}")
+            rest = b"" if kind == "torn" else bytes(len(wal) - keep)
+            (image / "raft" / "log.sqlite-wal").write_bytes(wal[:keep] + rest)
+            (image / "raft" / raft_storage.MARK_FILE).unlink()
+            other = sqlite_storage(image)()
+            try:
+                state = await other.load()
+            except StorageError:
+                assert not found  # the very file is not there yet
+                continue
+            assert state.last_index in lasts
+            transactions = lasts.index(state.last_index)
+            assert state.hard_state == HardState(transactions) and state.last_term == transactions
+            have = other.reader.entries(1, state.last_index, 1 << 20) if state.last_index else []
+            assert [entry.index for entry in have] == list(range(1, state.last_index + 1))
+            low = state.last_index + 1
+            await other.commit(hard_state=HardState(9), entries=entries(low, low + 1, 9))  # it can go on from there
+            await other.close()
+            found.append(transactions)
+        await storage.close()
+        assert found == sorted(found) and len(set(found)) > 3
+
+    run(scenario())
+
+
+def test_t_fsync_fails_then_ok(tmp_path):
+    """After one failed commit the storage refuses all others, though the disk is well again."""
+
+    async def scenario():
+        storage = sqlite_storage(tmp_path)()
+        await storage.load()
+        await storage.commit(entries=entries(1, 3))
+        connection = storage._connection()
+        connection.execute("PRAGMA query_only = 1")  # as if the medium refused this one
+        with pytest.raises(StorageError):
+            await storage.commit(entries=entries(4, 6))
+        connection.execute("PRAGMA query_only = 0")
+        with pytest.raises(StorageError):
+            await storage.commit(entries=entries(4, 6))
+        await storage.close()
+        storage = sqlite_storage(tmp_path)()
+        assert (await storage.load()).last_index == 3
+        await storage.close()
+
+    run(scenario())
+
+
+def test_t_snapshot_vanishes(tmp_path, monkeypatch):
+    """A snapshot is durable under its name before anybody relies on it; should it vanish, there is the one before."""
+    told = []
+    rename, sync = os.rename, raft_snapshots.sync_directory
+    monkeypatch.setattr(os, "rename", lambda old, new: (told.append("rename"), rename(old, new)))
+    synced = lambda path: (told.append(os.path.basename(path)), sync(path))  # noqa: E731
+    monkeypatch.setattr(raft_snapshots, "sync_directory", synced)
+
+    async def scenario():
+        storage = sqlite_storage(tmp_path)()
+        await storage.load()
+        await storage.commit(entries=entries(1, 9, 2))
+        await storage.create_snapshot(replace(META, index=3), lambda: [b"older"])
+        told.clear()
+        newest = await storage.create_snapshot(replace(META, index=6), lambda: [b"newer"])
+        assert told.index("rename") < len(told) - 1 - told[::-1].index("snapshots"), told
+        await storage.close()
+        shutil.rmtree(tmp_path / "raft" / "snapshots" / newest.id)
+        storage = sqlite_storage(tmp_path)()
+        state = await storage.load()
+        assert (state.snapshot.index, state.last_index) == (3, 9)
+        await storage.close()
+
+    run(scenario())

@@ -103,6 +103,32 @@ def test_reconnect_is_tried_while_most_of_the_pool_failed():
     assert Reconnect("b", ("10.0.0.2", 8301)) in serf.take()
 
 
+@pytest.mark.parametrize(("size", "per_round"), [(2, 1.0), (40, 1.0), (200, 0.32), (400, 0.16)])
+def test_after_half_of_a_pool_failed_a_member_tries_the_less_often_the_larger_the_pool_is(size, per_round):
+    names = [f"n{number}" for number in range(size - 1)]
+    serf = with_members(*names)
+    for name in names[: size // 2]:
+        serf.handle(NotifyLeave(node(name)), 0.0)
+    serf.take()
+    rounds = 250
+    for number in range(1, rounds + 1):
+        serf.tick(2.0 * number)
+    slow_rounds = 500 // 30
+    tried = sum(isinstance(effect, Reconnect) for effect in serf.take()) - slow_rounds
+    assert per_round * rounds * 0.7 <= tried <= per_round * rounds * 1.3
+
+
+def test_members_that_failed_long_ago_are_tried_every_30_s_only():
+    serf = with_members("b")
+    serf.handle(NotifyLeave(node("b")), 0.0)
+    tried = []
+    for second in range(1, 901):
+        serf.tick(float(second))
+        tried += [second for effect in serf.take() if isinstance(effect, Reconnect)]
+    assert len([second for second in tried if second <= 600]) == 300 + 20
+    assert [second for second in tried if second > 600] == list(range(630, 901, 30))
+
+
 def test_intents_of_names_that_never_joined_are_forgotten():
     serf = new_serf()
     tell(serf, JoinIntent(ltime=5, node="ghost"))
@@ -115,7 +141,7 @@ def test_pruning_a_living_member_waits_and_spares_the_one_that_denies():
     serf = with_members("b", "c")
     tell(serf, LeaveIntent(ltime=5, node="b", prune=True))
     tell(serf, LeaveIntent(ltime=6, node="c", prune=True))
-    serf.tick(5.0)
+    serf.tick(7.0)
     assert serf.next_deadline() == 8.0
     tell(serf, JoinIntent(ltime=9, node="c"), 1.0)
     serf.tick(8.0)
@@ -437,7 +463,7 @@ def test_garbage_changes_nothing():
 def test_clocks_stay_within_64_bits():
     serf = with_members("b")
     tell(serf, JoinIntent(ltime=(1 << 64) - 1, node="b"))
-    serf.announce_join(0.0)
+    serf._intents.announce_join(0.0)
     assert decode(serf.local_state(False)).ltime == (1 << 64) - 1
 
 
@@ -466,7 +492,7 @@ def announced(ltime):
     """A node that has said at `ltime` that it is here."""
     serf = with_members("other")
     serf._table.clock.witness(ltime - 1)
-    serf.announce_join(0.0)
+    serf._intents.announce_join(0.0)
     sent(serf)
     return serf
 

@@ -257,6 +257,8 @@ class Pool:
     async def call(self, server, method, request):
         if server.name == "node-m":
             raise RPCError("rpc error: refused")
+        if server.name == "node-s":
+            await asyncio.sleep(100)
         return GOOD
 
 
@@ -273,14 +275,14 @@ def member(name, status=ALIVE):
     return Member(name=f"node-{name}", address="127.0.0.1", port=8301, tags=tags, status=status)
 
 
-def driven(membership, members, seconds):
+def driven(membership, members, seconds, log=None):
     left = []
 
     async def force_leave(name):
         left.append(name)
 
     pilot = Autopilot(
-        Raft(), membership, Pool(), Clock(), Recorder(),
+        Raft(), membership, Pool(), Clock(), log or Recorder(),
         datacenter="dc1", own_stats=lambda: GOOD, own_id="a", members=lambda: members,
         force_leave=force_leave, config=lambda: DEFAULTS,
     )  # fmt: skip
@@ -308,6 +310,13 @@ def test_driver_promotes_and_removes_every_ten_seconds():
     assert membership.removed == ["x"]
     assert healthy(seen) == "abd"
     assert pilot.standings == {}  # not leading any more
+
+
+def test_a_server_that_does_not_tell_its_health_is_named_with_the_reason():
+    log = Recorder()
+    driven(Membership(configuration(*"ams")), [member("a"), member("m"), member("s")], 5, log)
+    told = {(pairs["server"], pairs["error"]) for level, _, pairs in log.lines if level == "warn"}
+    assert told == {("node-m", "rpc error: refused"), ("node-s", "context deadline exceeded")}
 
 
 def test_no_configuration_loses_half_of_its_voters_or_a_living_one():

@@ -246,6 +246,23 @@ def test_becoming_leader_ends_the_wait():
     assert 2.0 <= waited < 2.5
 
 
+def test_news_of_a_leader_end_the_wait_at_once():
+    leadership = Leadership()
+    server = Server(leadership, NoLeader())
+
+    def elected():
+        leadership.is_leader = True
+        server.dispatcher.news()
+
+    async def main():
+        asyncio.get_running_loop().call_later(2.0, elected)
+        return await asyncio.gather(*(server.timed(server.dispatcher.call(KVS_GET, GET)) for _ in range(20)))
+
+    for reply, waited in run(main()):
+        assert reply.known_leader
+        assert 2.0 <= waited < 2.001
+
+
 def test_leader_that_gossip_does_not_know_is_waited_for_and_named():
     error, waited = call(Server(following(), LeaderNotTracked()), KVS_GET, GET)
     assert str(error) == "Raft leader not found in server lookup mapping"

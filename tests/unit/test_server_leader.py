@@ -1,6 +1,7 @@
 """Leader duties: what keeps them going, and what they must not do."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -98,6 +99,43 @@ def test_a_duty_that_fails_is_begun_again():
     assert len(began) == 2
 
 
+def test_later_duties_begin_after_the_members_were_reconciled_and_anew_after_a_restore():
+    order = []
+
+    class Reconciling:
+        async def everyone(self, members):
+            await asyncio.sleep(1.0)
+            order.append("reconciled")
+
+    def duty(name):
+        async def work():
+            order.append(name)
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                order.append(f"{name} ended")
+
+        return name, work
+
+    async def main():
+        loop = LeaderLoop(
+            Proposer(), Reconciling(), Recorder(), members=list, announce=lambda: None, establish=(),
+            duties=(duty("early"),), later=(duty("late"),),
+        )  # fmt: skip
+        loop.leadership(True, 2)
+        await asyncio.sleep(100.0)
+        await loop.reassert()
+        await asyncio.sleep(1.0)
+        began = list(order)
+        await loop.stop()
+        return began
+
+    began = run(main())
+    assert began[:4] == ["early", "reconciled", "late", "reconciled"]
+    assert sorted(began[4:6]) == ["early ended", "late ended"]
+    assert began[6:] == ["early", "late"]
+
+
 class Membership:
     def __init__(self, *servers):
         self.servers, self.changes = servers, []
@@ -108,6 +146,9 @@ class Membership:
     async def add_nonvoter(self, id, address):
         self.changes.append(("add", id))
 
+    async def add_voter(self, id, address):
+        self.changes.append(("voter", id))
+
     async def remove_server(self, id):
         self.changes.append(("remove", id))
 
@@ -117,8 +158,15 @@ def member(name, status, server_id="id-2"):
     return Member(name=name, address="10.0.0.2", port=8301, tags=tags, status=status)
 
 
-def reconciler(membership):
-    return leader_reconcile.Reconciler(Store, Proposer(), membership, None, Recorder(), datacenter="dc1", own_name="me")
+class Autopilot:
+    def server_added(self):
+        pass
+
+
+def reconciler(membership, autopilot=None):
+    return leader_reconcile.Reconciler(
+        Store, Proposer(), membership, autopilot, Recorder(), datacenter="dc1", own_name="me"
+    )
 
 
 OLD_NAME, NEW_NAME = member("old", MemberStatus.LEFT), member("new", MemberStatus.ALIVE)
@@ -151,6 +199,35 @@ def test_renamed_server_is_removed_when_its_new_name_left():
 
     run(main())
     assert membership.changes == [("remove", "id-2")]
+
+
+TWIN = replace(member("copy", MemberStatus.ALIVE), address="10.0.0.9")
+KNOWN = member("server2", MemberStatus.ALIVE)
+
+
+@pytest.mark.parametrize("members", [(KNOWN, TWIN), (TWIN, KNOWN)])
+def test_a_second_living_server_of_one_id_gets_no_place_and_no_entries(members):
+    """A copied data directory: what one of the two stores the other has not promised."""
+    membership = Membership(Server(id="id-2", address="10.0.0.2:8300"))
+    run(reconciler(membership).everyone(members))
+    assert membership.changes == []
+    directory = ServerDirectory("dc1", "me")
+    for each in members:
+        directory.lan_event(MemberEventKind.JOIN, each)
+    assert directory.dial_address(membership.servers[0]) == ("10.0.0.2", 8300)
+
+
+def test_a_server_that_comes_back_under_another_name_and_address_is_taken_when_the_old_one_failed():
+    membership = Membership(Server(id="id-2", address="10.0.0.2:8300"))
+    duty = reconciler(membership, Autopilot())
+
+    async def main():
+        await duty.everyone([KNOWN, TWIN])
+        await duty.event(MemberEventKind.FAILED, replace(KNOWN, status=MemberStatus.FAILED))
+        await duty.event(MemberEventKind.UPDATE, TWIN)
+
+    run(main())
+    assert membership.changes == [("voter", "id-2")]
 
 
 @pytest.mark.parametrize("kind", ["kvs", "txn"])

@@ -138,11 +138,53 @@ def test_a_session_id_that_is_no_uuid_is_refused(text, words):
     assert str(refused.value) == f"failed session lookup: index error: {words}"
 
 
-def test_a_command_of_the_future_stops_the_server_and_one_that_may_be_skipped_does_not():
+def test_t_unknown_entry_type():
+    """A command of the future stops the server, one that may be skipped does not."""
     machine = StateMachine(Store(), lambda: 0.0)
     assert machine.apply(LogEntry(index=1, type=0, data=b"\xff\x80")) is None
     with pytest.raises(commands.UnknownCommand):
         machine.apply(LogEntry(index=2, type=0, data=b"\x7f\x80"))
+
+
+@pytest.mark.parametrize("defect", [KeyError("x"), TypeError("x"), ZeroDivisionError()], ids=repr)
+def test_t_apply_raises(monkeypatch, defect):
+    """A command whose handler has a defect is refused whole, with a text, and the next one is applied."""
+
+    def handler(txn, body):
+        kv.put(txn, DirEntry(key=b"half"))
+        raise defect
+
+    logged = []
+    machine = StateMachine(Store(), lambda: 0.0, warn=logged.append)
+    good = b"\x02" + encode(KVSRequest(op="set", dir_ent=DirEntry(key=b"k")))
+    with monkeypatch.context() as patched:
+        patched.setitem(commands.HANDLERS, 2, handler)
+        result = machine.apply(LogEntry(index=1, type=0, data=good))
+    assert isinstance(result, RPCError) and type(defect).__name__ in str(result)
+    assert logged == [f"entry 1, type 2: {result}"], "a follower's operator reads it too"
+    assert not list(machine.store.tables.kvs.keys())
+    assert machine.apply(LogEntry(index=2, type=0, data=good)) is None
+    assert machine.store.tables.kvs.get(b"k").modify_index == 2
+
+
+def test_a_lack_of_memory_is_not_taken_for_a_refusal(monkeypatch):
+    def handler(txn, body):
+        raise MemoryError
+
+    monkeypatch.setitem(commands.HANDLERS, 2, handler)
+    with pytest.raises(MemoryError):
+        StateMachine(Store(), lambda: 0.0).apply(LogEntry(index=1, type=0, data=b"\x02\x80"))
+
+
+def test_a_machine_made_blank_again_begins_its_digest_anew():
+    """Two servers whose restore was taken back must agree from there on (invariant I4)."""
+    good = b"\x02" + encode(KVSRequest(op="set", dir_ent=DirEntry(key=b"k")))
+    used, fresh = StateMachine(Store(), lambda: 0.0), StateMachine(Store(), lambda: 0.0)
+    used.apply(LogEntry(index=1, type=0, data=good))
+    used.blank()()
+    for machine in (used, fresh):
+        machine.apply(LogEntry(index=2, type=0, data=good))
+    assert used.digest() == fresh.digest()
 
 
 @settings(max_examples=150, deadline=None)

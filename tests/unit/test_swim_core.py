@@ -50,8 +50,8 @@ ME = ("10.0.0.1", 8301)
 STRANGER = ("10.9.9.9", 999)
 
 
-PLAIN = replace(LAN, extra_pings_max=0)
-"""What memberlist does; the extra pings have tests of their own."""
+PLAIN = replace(LAN, extra_pings_max=0, introduction_steps=0)
+"""What memberlist does; the extra pings and introductions have tests of their own."""
 
 
 class Rig:

@@ -10,7 +10,7 @@ from pyconsul_agent.env.base import serve_streams
 from pyconsul_agent.errors import ConfigError
 from pyconsul_agent.sim.env import make_env
 from pyconsul_agent.sim.world import World
-from pyconsul_agent.telemetry.meters import SERVICES_MAX, HTTPMeter, RPCMeter, count_event
+from pyconsul_agent.telemetry.meters import LOOKUPS_MAX, HTTPMeter, RPCMeter, count_event
 from pyconsul_agent.telemetry.names import DECLARED
 from pyconsul_agent.telemetry.outlets import QUEUE_MAX, Outlet, dogstatsd_line, statsd_line
 from pyconsul_agent.telemetry.registry import INTERVALS_KEPT, Registry
@@ -66,11 +66,14 @@ def test_no_more_than_a_minute_is_kept_and_a_reader_gets_each_interval_once():
 def test_prometheus_shows_what_is_declared_from_the_start_and_forgets_what_is_silent():
     wall, metrics = registry(declared=DECLARED, retention_s=60.0)
     assert "# TYPE consul_raft_apply counter\nconsul_raft_apply 0\n" in metrics.prometheus()
-    assert "# TYPE consul_kvs_apply summary\nconsul_kvs_apply_sum 0\nconsul_kvs_apply_count 0\n" in metrics.prometheus()
+    assert (
+        '# TYPE consul_kvs_apply summary\nconsul_kvs_apply{quantile="0.5"} NaN\nconsul_kvs_apply{quantile="0.9"} NaN\n'
+        'consul_kvs_apply{quantile="0.99"} NaN\nconsul_kvs_apply_sum 0\nconsul_kvs_apply_count 0\n'
+    ) in metrics.prometheus()
     metrics.count("raft.apply", 3)
-    metrics.count("odd.name-with:signs")
+    metrics.count("odd.name-with:signs/of all")
     assert "\nconsul_raft_apply 3\n" in metrics.prometheus()
-    assert "\nconsul_odd_name_with_signs 1\n" in metrics.prometheus()
+    assert "\nconsul_odd_name_with:signs_of_all 1\n" in metrics.prometheus()
     wall.ns += 90 * S
     assert "\nconsul_raft_apply 0\n" in metrics.prometheus()
     assert "odd_name" not in metrics.prometheus()
@@ -115,10 +118,10 @@ def test_names_of_1_9_can_be_left_out():
 def test_services_of_strangers_are_bounded():
     _, metrics = registry()
     meter = RPCMeter(metrics)
-    for number in range(SERVICES_MAX + 50):
-        meter.service_query(f"s{number}")
+    for number in range(LOOKUPS_MAX + 50):
+        meter.looked_up("catalog.service", f"s{number}", (), old_tag=False, found=True)
     rows = [row for row in metrics.display()["Counters"] if row["Name"] == "consul.catalog.service.query"]
-    assert len(rows) == SERVICES_MAX + 1
+    assert len(rows) == LOOKUPS_MAX + 1
     assert next(row for row in rows if row["Labels"]["service"] == "other")["Count"] == 50
 
 

@@ -1,7 +1,11 @@
 import io
+import math
+import random
 
 import pytest
 
+from pyconsul_agent.telemetry.prometheus import go_number
+from pyconsul_agent.telemetry.quantiles import SLICE_VALUES, Recent, Ticks
 from pyconsul_agent.telemetry.registry import SERIES_MAX, Registry
 from pyconsul_agent.telemetry.sinks import FileSink, StreamSink
 
@@ -65,19 +69,71 @@ def test_filter_drops_by_longest_prefix():
 
 
 def test_prometheus_text():
-    wall, registry = make()
+    wall, registry = make(retention_s=120.0)
     registry.count("rpc.request")
     wall.ns += 60 * SECOND_NS
     registry.count("rpc.request")
     registry.gauge("state.nodes", 2, datacenter='d"c')
-    registry.sample("api.http", 1.5)
+    for milliseconds in (1.5, 0.00002, 1234567.0):
+        registry.sample("api.http", milliseconds, path="v1_kv_")
     assert registry.prometheus() == (
         "# HELP consul_api_http consul_api_http\n# TYPE consul_api_http summary\n"
-        "consul_api_http_sum 1.5\nconsul_api_http_count 1\n"
+        'consul_api_http{path="v1_kv_",quantile="0.5"} 1.5\n'
+        'consul_api_http{path="v1_kv_",quantile="0.9"} 1.234567e+06\n'
+        'consul_api_http{path="v1_kv_",quantile="0.99"} 1.234567e+06\n'
+        'consul_api_http_sum{path="v1_kv_"} 1.23456850002e+06\nconsul_api_http_count{path="v1_kv_"} 3\n'
         "# HELP consul_rpc_request consul_rpc_request\n# TYPE consul_rpc_request counter\nconsul_rpc_request 2\n"
         "# HELP consul_state_nodes consul_state_nodes\n# TYPE consul_state_nodes gauge\n"
         'consul_state_nodes{datacenter="d\\"c"} 2\n'
     )
+
+
+def quantiles(registry, name):
+    lines = (line.split(" ") for line in registry.prometheus().splitlines() if line.startswith(f"{name}{{quantile="))
+    return [float(value) for _, value in lines]
+
+
+def test_quantiles_are_of_the_last_ten_seconds_and_then_of_nothing():
+    wall, registry = make(retention_s=60.0)
+    for milliseconds in range(1, 101):
+        registry.sample("x", float(milliseconds))
+    assert quantiles(registry, "consul_x") == [50, 90, 99]
+    wall.ns += 6 * SECOND_NS
+    registry.sample("x", 1000.0)
+    assert quantiles(registry, "consul_x") == [51, 91, 100]
+    wall.ns += 6 * SECOND_NS
+    assert quantiles(registry, "consul_x") == [1000, 1000, 1000]
+    wall.ns += 10 * SECOND_NS
+    assert all(math.isnan(value) for value in quantiles(registry, "consul_x"))
+    assert "\nconsul_x_count 101\n" in registry.prometheus()
+
+
+def test_however_many_samples_come_few_are_kept_and_quantiles_stay_near():
+    recent = Recent(Ticks())
+    numbers = list(range(100_000))
+    random.Random(4).shuffle(numbers)
+    for number in numbers:
+        recent.add(float(number))
+    assert sum(len(each.values) for each in recent._slices) <= SLICE_VALUES
+    assert recent.quantiles() == pytest.approx([50_000, 90_000, 99_000], abs=10_000)
+    recent.add_zeros(900_000)
+    assert recent.quantiles((0.5, 0.89)) == [0.0, 0.0]
+
+
+def test_samples_are_kept_only_for_prometheus():
+    _, registry = make()
+    assert registry.samples("x").recent is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (-0.0, "0"), (1, "1"), (-2.5, "-2.5"), (112366, "112366"), (1e6, "1e+06"), (9920864.0, "9.920864e+06"),
+     (0.0001, "0.0001"), (0.00001, "1e-05"), (1.290990948677063, "1.290990948677063"), (1e21, "1e+21"),
+     (1.8446744073709552e19, "1.8446744073709552e+19"), (100, "100"), (float("nan"), "NaN"), (float("inf"), "+Inf"),
+     (float("-inf"), "-Inf")],
+)  # fmt: skip
+def test_numbers_are_written_as_go_writes_them(value, text):
+    assert go_number(value) == text
 
 
 def test_file_is_rotated_by_size_and_old_files_are_pruned(tmp_path):

@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from conformance.case import DEFAULT_FOLDER, load
 from conformance.vectors_raft import decode_all
 from pyconsul_agent.errors import DecodeError
+from pyconsul_agent.structs.base import GoTime
 from pyconsul_agent.structs.raft import (
     AppendEntriesRequest,
     AppendEntriesResponse,
     Configuration,
+    EntryType,
     LogEntry,
     Server,
     Suffrage,
@@ -96,3 +98,69 @@ def test_reply_of_a_successful_append_is_two_objects():
     reply = raft.encode_reply("", AppendEntriesResponse(success=True))
     assert reply[:1] == b"\xa0"
     assert raft.encode_reply("unexpected command", None).endswith(b"\xc0")
+
+
+ENTRIES = st.builds(
+    LogEntry,
+    index=st.integers(0, 2**62),
+    term=st.integers(0, 2**62),
+    type=st.integers(0, 5) | st.just(EntryType.NOOP),
+    data=st.none() | st.binary(max_size=40),
+    extensions=st.none() | st.binary(max_size=40),
+    appended_at=st.builds(GoTime, st.integers(-(10**9), 10**10), st.integers(0, 999_999_999), st.integers(-1, 100)),
+)
+APPENDS = st.builds(
+    AppendEntriesRequest,
+    protocol_version=st.integers(0, 3),
+    id=st.none() | st.binary(max_size=40),
+    addr=st.none() | st.binary(max_size=40),
+    term=st.integers(0, 2**62),
+    leader=st.none() | st.binary(max_size=40),
+    prev_log_entry=st.integers(0, 2**62),
+    prev_log_term=st.integers(0, 2**62),
+    entries=st.none() | st.lists(ENTRIES, max_size=20).map(tuple),
+    leader_commit_index=st.integers(0, 2**62),
+)
+
+
+@given(st.lists(APPENDS, max_size=4))
+def test_encoder_of_batches_writes_what_any_message_is_written_as(messages):
+    encoder = raft.RequestEncoder()
+    for message in messages * 2:
+        assert encoder.encode(message) == b"\x00" + msgpack.encode(message)
+
+
+def entries_of(*numbers, data=b"x"):
+    return tuple(LogEntry(index=number, term=1, data=data) for number in numbers)
+
+
+def test_batch_that_replaced_another_at_the_same_place_is_encoded_anew():
+    encoder = raft.RequestEncoder()
+    first, second = entries_of(1, 2, 3), entries_of(2, 3, data=b"y")
+    longer = (*first, *entries_of(4))
+    for entries in (first, (first[0], *second), first, longer, entries_of(1, 2, 3, data=b"z")):
+        message = AppendEntriesRequest(entries=entries)
+        assert encoder.encode(message) == raft.encode_request(message)
+
+
+def test_batch_for_a_second_peer_is_not_encoded_again(monkeypatch):
+    count = 0
+
+    def counted(entries, encode=raft.encode_entries):
+        nonlocal count
+        count += 1
+        return encode(entries)
+
+    monkeypatch.setattr(raft, "encode_entries", counted)
+    encoder, entries = raft.RequestEncoder(), entries_of(1, 2, 3)
+    for previous in (0, 0, 0):
+        encoder.encode(AppendEntriesRequest(entries=tuple(entries), prev_log_entry=previous))
+    assert count == 1
+
+
+def test_encoder_keeps_few_batches_and_none_that_is_large():
+    encoder = raft.RequestEncoder()
+    for number in range(100):
+        encoder.encode(AppendEntriesRequest(entries=entries_of(number)))
+    encoder.encode(AppendEntriesRequest(entries=entries_of(200, data=bytes(raft.BATCH_BYTES_MAX))))
+    assert sorted(encoder._batches) == list(range(100 - raft.BATCHES_MAX, 100))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -153,7 +154,12 @@ def run(context: Context, arguments: Sequence[str]) -> int:
         options = read()
     except ConfigError as error:
         return context.complain(f"==> {error}")
-    code = importlib.import_module("pyconsul_agent.app").run(options, env, reread=read)
+    # What a start makes stays: walking it again and again would cost a tenth of the start. The agent turns it on again.
+    gc.disable()
+    try:
+        code = importlib.import_module("pyconsul_agent.app").run(options, env, reread=read)
+    finally:
+        gc.enable()
     assert isinstance(code, int)
     return code
 

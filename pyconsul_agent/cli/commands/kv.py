@@ -6,13 +6,14 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pyconsul_agent.cli.command import Command, Context
 from pyconsul_agent.cli.flags import Flag
 from pyconsul_agent.cli.http_api import API, APIError
 from pyconsul_agent.cli.tables import tab_stops
+from pyconsul_agent.cli.terminal import Progress
 
 STDIN_BYTES_MAX = 512 * 1024 * 1024
 
@@ -56,9 +57,9 @@ def run_get(context: Context, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _read(api: API, key: str, query: Mapping[str, str]) -> Any:
+def _read(api: API, key: str, query: Mapping[str, str], progress: Callable[[int], object] | None = None) -> Any:
     """The decoded answer; None when nothing is there."""
-    answer = api.get(f"/v1/kv/{key}", dict(query))
+    answer = api.get(f"/v1/kv/{key}", dict(query), progress=progress)
     return None if answer.status == 404 else answer.expect_ok().json()
 
 
@@ -204,7 +205,8 @@ def run_export(context: Context, arguments: Sequence[str]) -> int:
         return context.complain(f"Error! Too many arguments (expected 1, got {len(arguments)})")
     key = arguments[0].removeprefix("/") if arguments else ""
     try:
-        pairs = _read(context.api(), key, {"recurse": ""}) or []
+        with Progress(context.err, "Exporting", shown=not context.out.isatty()) as progress:
+            pairs = _read(context.api(), key, {"recurse": ""}, progress.add) or []
     except APIError as error:
         return context.complain(f"Error querying Consul agent: {error}")
     exported = [{"key": p["Key"], "flags": p["Flags"], "value": p.get("Value") or ""} for p in pairs]
@@ -230,13 +232,18 @@ def run_import(context: Context, arguments: Sequence[str]) -> int:
         return context.complain(f"Cannot unmarshal data: {error}")
     api = context.api()
     prefix = context.text("prefix")
-    for key, flags, value in pairs:
-        target = f"{prefix.rstrip('/')}/{key.removeprefix('/')}" if prefix else key
-        try:
-            api.put(f"/v1/kv/{target}", {"flags": str(flags)} if flags else {}, value).expect_ok()
-        except APIError as error:
-            return context.complain(f"Error! Failed writing data for pair {key}: {error}")
-        context.say(f"Imported: {target}")
+    # On a terminal the lines that follow say how far it is.
+    progress = Progress(context.err, "Importing", len(pairs), unit="keys", shown=not context.out.isatty())
+    key = ""
+    try:
+        with progress:
+            for key, flags, value in pairs:
+                target = f"{prefix.rstrip('/')}/{key.removeprefix('/')}" if prefix else key
+                api.put(f"/v1/kv/{target}", {"flags": str(flags)} if flags else {}, value).expect_ok()
+                context.say(f"Imported: {target}")
+                progress.add(1)
+    except APIError as error:
+        return context.complain(f"Error! Failed writing data for pair {key}: {error}")
     return 0
 
 

@@ -9,9 +9,12 @@ from typing import Any
 from pyconsul_agent.cli.command import Command, Context
 from pyconsul_agent.cli.flags import Flag
 from pyconsul_agent.cli.tables import columnize
+from pyconsul_agent.cli.terminal import GREEN, RED, YELLOW, colored, paint
 
 STATUSES = ("none", "alive", "leaving", "left", "failed")
 NOTHING_TO_SHOW = 2
+COLORS = {"alive": GREEN, "leaving": YELLOW, "left": YELLOW, "failed": RED}
+STATUS_COLUMN = re.compile(rf"^(.* {{2,}}\S+:\d+ {{2,}})({'|'.join(COLORS)})\b", re.MULTILINE)
 
 
 def run(context: Context, arguments: Sequence[str]) -> int:
@@ -37,8 +40,14 @@ def run(context: Context, arguments: Sequence[str]) -> int:
     if not shown:
         return NOTHING_TO_SHOW
     shown.sort(key=lambda m: (m["Tags"]["segment"], m["Name"]))
-    context.say(columnize(_detailed(shown) if context.on("detailed") else _standard(shown)))
+    table = columnize(_detailed(shown) if context.on("detailed") else _standard(shown))
+    context.say(_painted(table) if colored(context.out, context.environ) else table)
     return 0
+
+
+def _painted(table: str) -> str:
+    """The table with the status of each member in its color."""
+    return STATUS_COLUMN.sub(lambda found: found[1] + paint(found[2], COLORS[found[2]]), table)
 
 
 def go_regexp_error(pattern: str, error: re.error) -> str:

@@ -11,6 +11,7 @@ from pyconsul_agent.cli.command import Command, Context
 from pyconsul_agent.cli.flags import Flag
 from pyconsul_agent.cli.http_api import APIError
 from pyconsul_agent.cli.tables import tab_stops
+from pyconsul_agent.cli.terminal import Counted, Progress
 from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.structs.raft import SnapshotMeta
 from pyconsul_agent.wire.gojson import Ordered, encode
@@ -30,8 +31,10 @@ def run_save(context: Context, arguments: Sequence[str]) -> int:
     try:
         with context.api().download("/v1/snapshot") as answer:
             index = answer.header("X-Consul-Index")
+            size = answer.header("Content-Length")
             try:
-                _write(unverified, answer.pieces())
+                with Progress(context.err, "Saving", int(size) if size.isdecimal() else 0) as progress:
+                    _write(unverified, answer.pieces(), progress)
             except OSError as error:
                 return context.complain(f"Error writing unverified snapshot file: {_words(error)}")
             except APIError as error:
@@ -70,7 +73,8 @@ def run_restore(context: Context, arguments: Sequence[str]) -> int:
         return context.complain(f"Error opening snapshot file: {_words(error)}")
     with file:
         try:
-            context.api().upload("/v1/snapshot", file).expect_ok()
+            with Progress(context.err, "Sending", os.fstat(file.fileno()).st_size) as progress:
+                context.api().upload("/v1/snapshot", Counted(file, progress)).expect_ok()
         except APIError as error:
             return context.complain(f"Error restoring snapshot: {error}")
     context.say("Restored snapshot")
@@ -118,13 +122,14 @@ def _file_of(context: Context, arguments: Sequence[str]) -> str:
     return arguments[0]
 
 
-def _write(path: str, pieces: Iterator[bytes]) -> None:
+def _write(path: str, pieces: Iterator[bytes], progress: Progress) -> None:
     """A private file, on the disk on return. Raises OSError; APIError when the pieces end early."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(descriptor, "wb") as file:
         os.fchmod(descriptor, 0o600)
         for piece in pieces:
             file.write(piece)
+            progress.add(len(piece))
         file.flush()
         os.fsync(descriptor)
 

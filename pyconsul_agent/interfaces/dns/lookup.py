@@ -39,6 +39,7 @@ from pyconsul_agent.structs.requests import (
     QuerySource,
     ServiceSpecificRequest,
 )
+from pyconsul_agent.telemetry.net_meters import STALE_S
 from pyconsul_agent.wire.dns import ANY, IN, NOERROR, NOTIMP, NXDOMAIN, SERVFAIL, SOA, TXT, Query, Record
 
 RequestT = TypeVar("RequestT", bound=QueryOptions)
@@ -88,8 +89,11 @@ class Lookups:
         *,
         cache: Cache | None = None,
         local: LocalCatalog | None = None,
+        stale: Callable[[], None] = lambda: None,
     ) -> None:
+        """`stale` hears of each answer from an old catalog."""
         self.config = config
+        self._stale = stale
         self._cache = cache
         self._local = local
         self._caller = caller
@@ -145,6 +149,8 @@ class Lookups:
             if request.allow_stale and seconds(reply.last_contact) > config.max_stale_s:
                 self._log.warn("Query results too stale, re-requesting")
                 reply = await self._caller.call(method, replace(request, allow_stale=False))
+            elif request.allow_stale and seconds(reply.last_contact) > STALE_S:
+                self._stale()
             return reply
         except RPCError as error:
             if any(words in str(error) for words in _ABSENT):

@@ -30,6 +30,7 @@ from pyconsul_agent.interfaces.dns import resolve
 from pyconsul_agent.interfaces.dns.config import DNSConfig
 from pyconsul_agent.interfaces.dns.finish import Instances
 from pyconsul_agent.structs.base import NANOSECONDS_PER_SECOND
+from pyconsul_agent.telemetry.net_meters import STALE_S, DNSMeter, Repeated
 from pyconsul_agent.wire.dns import AAAA, SRV, UDP_BYTES, A, CannotPack, Message, Query, pack
 from pyconsul_agent.wire.dns_trim import UDP_ANSWERS_MAX
 
@@ -190,9 +191,10 @@ class Fixed:
 
 
 class _Entry:
-    __slots__ = ("bytes", "query", "reply", "source", "stamp", "used")
+    __slots__ = ("again", "bytes", "query", "reply", "source", "stamp", "used")
 
-    def __init__(self, stamp: Stamp, query: Query, source: Instances | Fixed) -> None:
+    def __init__(self, stamp: Stamp, query: Query, source: Instances | Fixed, again: Repeated) -> None:
+        self.again = again
         self.stamp = stamp
         self.query = query
         self.source = source
@@ -204,7 +206,8 @@ class _Entry:
 class PreparedReplies:
     """Questions with their replies, bounded; the ones not asked for a while make room."""
 
-    def __init__(self, local: LocalCatalog, draw: random.Random, clock: Clock) -> None:
+    def __init__(self, local: LocalCatalog, draw: random.Random, clock: Clock, meter: DNSMeter) -> None:
+        self._meter = meter
         self._local = local
         self._age_s = local.catalog_age_s
         self._draw = draw
@@ -247,16 +250,23 @@ class PreparedReplies:
     def get(self, data: bytes) -> bytes | None:
         """The reply to a datagram; None when it must be made."""
         entry = self._entries.get(data[2:])
-        if entry is None or not self._is_fresh():
+        if entry is None:
+            return None
+        age = self._age_s()
+        if age is None or age > self._max_stale_s:
             return None
         entry.used = True
         reply = entry.reply
         try:
             if reply is None:
                 reply = self._prepare(entry)
-            return data[:2] + reply()
+            whole = data[:2] + reply()
         except CannotPack:
             return None  # made again, and reported, on the usual way
+        entry.again.count += 1
+        if age > STALE_S:
+            self._meter.stale_again.count += 1
+        return whole
 
     def _prepare(self, entry: _Entry) -> Reply:
         def grown(size: int) -> None:
@@ -275,12 +285,12 @@ class PreparedReplies:
         entry.reply = found
         return found
 
-    def put(self, data: bytes, stamp: Stamp, query: Query, source: Instances | Fixed) -> None:
+    def put(self, data: bytes, stamp: Stamp, query: Query, source: Instances | Fixed, *, reverse: bool = False) -> None:
         """Keep what a datagram's reply is made of."""
         key = data[2:]
         if not stamp.valid or len(data) > QUESTION_BYTES_MAX or key in self._entries:
             return
-        entry = _Entry(stamp, query, source)
+        entry = _Entry(stamp, query, source, self._meter.reverse_again if reverse else self._meter.domain_again)
         content = len(source.body) if isinstance(source, Fixed) else ROW_BYTES * len(source.rows)
         entry.bytes = ENTRY_BYTES + len(key) + content
         self._bytes += entry.bytes

@@ -23,6 +23,8 @@ from pyconsul_agent.interfaces.dns.finish import Outcome, failure, finish, refus
 from pyconsul_agent.interfaces.dns.lookup import Lookups, Unanswered
 from pyconsul_agent.interfaces.dns.prepared import Fixed, LocalCatalog, PreparedReplies, Stamp
 from pyconsul_agent.interfaces.dns.recursor import Recursor
+from pyconsul_agent.telemetry.instruments import Instruments
+from pyconsul_agent.telemetry.net_meters import DNSMeter
 from pyconsul_agent.wire.dns import CannotPack, Query, parse_query
 
 QUERIES_MAX = 2048
@@ -60,13 +62,18 @@ class DNSServer:
         token_bytes: Callable[[int], bytes],
         local: LocalCatalog | None = None,
         cache: Cache | None = None,
+        meter: DNSMeter | None = None,
     ) -> None:
         self._net = net
         self._config = config
-        self._prepared = PreparedReplies(local, random, clock) if local is not None else None
+        self._now = clock.monotonic
+        self._meter = meter = meter or Instruments().dns
+        self._prepared = PreparedReplies(local, random, clock, meter) if local is not None else None
         self._log = log
         self._recursor = Recursor(net, config, token_bytes, log)
-        self._lookups = Lookups(caller, config, clock, random, self._recursor, log, cache=cache, local=local)
+        self._lookups = Lookups(
+            caller, config, clock, random, self._recursor, log, cache=cache, local=local, stale=meter.stale
+        )
         self._sockets: list[Datagrams] = []
         self._listeners: list[Listener] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -215,13 +222,16 @@ class DNSServer:
         if isinstance(plan, plans.Recurse):
             return await self._recursed(query, data, peer, tcp=tcp)
         stamp = self._prepared.stamp() if self._prepared is not None and not tcp else None
+        reverse, began = isinstance(plan, plans.Reverse), self._now()
         try:
             outcome = await self._lookups.answer(query, plan, peer[0])
         except Unanswered:
             return await self._recursed(query, data, peer, tcp=tcp)
-        reply = finish(query, outcome, self._config, tcp=tcp, may_trim=not isinstance(plan, plans.Reverse))
+        finally:
+            self._meter.answered(self._now() - began, reverse=reverse)
+        reply = finish(query, outcome, self._config, tcp=tcp, may_trim=not reverse)
         if stamp is not None:
-            self._keep(data, stamp, query, outcome, reply)
+            self._keep(data, stamp, query, outcome, reply, reverse=reverse)
         return reply
 
     async def _recursed(self, query: Query, data: bytes, peer: Address, *, tcp: bool) -> bytes:
@@ -231,12 +241,12 @@ class DNSServer:
             return refusal(query)
         return await self._recursor.forward(data, query, tcp=tcp) or failure(query)
 
-    def _keep(self, data: bytes, stamp: Stamp, query: Query, outcome: Outcome, reply: bytes) -> None:
+    def _keep(self, data: bytes, stamp: Stamp, query: Query, outcome: Outcome, reply: bytes, *, reverse: bool) -> None:
         assert self._prepared is not None
         if outcome.is_fixed:
-            self._prepared.put(data, stamp, query, Fixed(reply[2:], outcome.soa_numbers))
+            self._prepared.put(data, stamp, query, Fixed(reply[2:], outcome.soa_numbers), reverse=reverse)
         elif outcome.made_of is not None:
-            self._prepared.put(data, stamp, query, outcome.made_of)
+            self._prepared.put(data, stamp, query, outcome.made_of, reverse=reverse)
 
 
 def may_recurse(host: str, config: DNSConfig) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -139,7 +139,7 @@ class AgentServices:
         service, checks = self._validated(body)
         replace_checks = _flag(request, "replace-existing-checks")
         token = body.token or token_of(request, self._defaults)
-        self._run(lambda: self._registry.add_service(service, checks, token=token, replace_checks=replace_checks))
+        await self._run(lambda: self._registry.add_service(service, checks, token=token, replace_checks=replace_checks))
         return Response()
 
     def _validated(self, body: ServiceDefinition) -> tuple[NodeService, list[CheckType]]:
@@ -180,7 +180,7 @@ class AgentServices:
         identity = request.path.removeprefix("/v1/agent/service/deregister/")
         if not identity:
             raise HTTPError(500, "ServiceID missing")
-        self._registry.remove_service(identity)
+        await self._registry.durably(lambda: self._registry.remove_service(identity))
         return Response()
 
     # --- maintenance ------------------------------------------------------------------------------------------
@@ -188,7 +188,8 @@ class AgentServices:
     async def node_maintenance(self, request: Request) -> Response:
         """Put this node in or out of maintenance."""
         enable = _enable(request)
-        self._registry.set_node_maintenance(enable, request.query.get("reason"), token_of(request, self._defaults))
+        reason, token = request.query.get("reason"), token_of(request, self._defaults)
+        await self._registry.durably(lambda: self._registry.set_node_maintenance(enable, reason, token))
         return Response()
 
     async def service_maintenance(self, request: Request) -> Response:
@@ -197,9 +198,11 @@ class AgentServices:
         if not identity:
             raise HTTPError(400, "Missing service ID")
         enable = _enable(request)
-        token = token_of(request, self._defaults)
+        reason, token = request.query.get("reason"), token_of(request, self._defaults)
         try:
-            self._registry.set_service_maintenance(identity, enable, request.query.get("reason"), token)
+            await self._registry.durably(
+                lambda: self._registry.set_service_maintenance(identity, enable, reason, token)
+            )
         except KeyError:
             raise HTTPError(404, f"No service registered with ID {quote(identity)}") from None
         return Response()
@@ -225,7 +228,7 @@ class AgentServices:
         if body.check.status and body.check.status not in STATUSES:
             raise HTTPError(400, "Bad check status")
         token = body.token or token_of(request, self._defaults)
-        self._run(lambda: self._registry.add_check(body.check, service_id=body.service_id, token=token))
+        await self._run(lambda: self._registry.add_check(body.check, service_id=body.service_id, token=token))
         return Response()
 
     async def deregister_check(self, request: Request) -> Response:
@@ -234,24 +237,24 @@ class AgentServices:
         identity = request.path.removeprefix("/v1/agent/check/deregister/")
         if not identity:
             raise HTTPError(500, "CheckID missing")
-        self._registry.remove_check(identity)
+        await self._registry.durably(lambda: self._registry.remove_check(identity))
         return Response()
 
     async def check_pass(self, request: Request) -> Response:
         """Speak well for a TTL check."""
-        return self._ttl(request, "/v1/agent/check/pass/", "passing")
+        return await self._ttl(request, "/v1/agent/check/pass/", "passing")
 
     async def check_warn(self, request: Request) -> Response:
         """Warn for a TTL check."""
-        return self._ttl(request, "/v1/agent/check/warn/", "warning")
+        return await self._ttl(request, "/v1/agent/check/warn/", "warning")
 
     async def check_fail(self, request: Request) -> Response:
         """Fail a TTL check."""
-        return self._ttl(request, "/v1/agent/check/fail/", "critical")
+        return await self._ttl(request, "/v1/agent/check/fail/", "critical")
 
-    def _ttl(self, request: Request, prefix: str, status: str) -> Response:
+    async def _ttl(self, request: Request, prefix: str, status: str) -> Response:
         refuse_namespaces(request)
-        return self._update(request.path.removeprefix(prefix), status, request.query.get("note"))
+        return await self._update(request.path.removeprefix(prefix), status, request.query.get("note"))
 
     async def check_update(self, request: Request) -> Response:
         """Set a TTL check's status and output from a body."""
@@ -272,11 +275,11 @@ class AgentServices:
             raise HTTPError(400, f"Request decode failed: {error}") from None
         if status not in STATUSES:
             raise HTTPError(400, f"Invalid check status: '{status}'")
-        return self._update(request.path.removeprefix("/v1/agent/check/update/"), status, output)
+        return await self._update(request.path.removeprefix("/v1/agent/check/update/"), status, output)
 
-    def _update(self, identity: str, status: str, output: str) -> Response:
+    async def _update(self, identity: str, status: str, output: str) -> Response:
         try:
-            self._registry.update_ttl(identity, status, output)
+            await self._registry.durably(lambda: self._registry.update_ttl(identity, status, output))
         except NotTTL as error:
             raise HTTPError(500, str(error)) from None
         return Response()
@@ -343,9 +346,9 @@ class AgentServices:
     ) -> Response:
         return json_response(value, request, status=status, headers=headers, pretty=self._defaults.pretty)
 
-    def _run(self, work: Any) -> None:
+    async def _run(self, work: Callable[[], None]) -> None:
         try:
-            work()
+            await self._registry.durably(work)
         except ValueError as error:
             text = str(error)
             raise HTTPError(400 if text.startswith("Invalid check: ") else 500, text) from None

@@ -172,7 +172,7 @@ class Catalog:
         try:
             asked = DatacentersRequest(**read_fields(request, self._defaults))
         except HTTPError as error:
-            complaint = error.text.encode()
+            complaint = error.text.encode("utf-8", "surrogateescape")
         if asked.use_cache:
             found = await self._cache.get(cache.DATACENTERS, asked)
             reply, headers = found.value, found.headers
@@ -180,7 +180,7 @@ class Catalog:
             reply, headers = await self._caller.call(CATALOG_LIST_DATACENTERS, asked), {}
         response = json_response(reply, request, headers=headers, pretty=self._defaults.pretty)
         if complaint:
-            response = text_response((complaint + response.body).decode(), status=400)
+            response = text_response((complaint + response.body).decode("utf-8", "surrogateescape"), status=400)
         return response
 
     async def nodes(self, request: Request) -> Response:

@@ -40,7 +40,7 @@ from pyconsul_agent.structs.methods_mesh import (
 )
 from pyconsul_agent.structs.requests import DCSpecificRequest
 from pyconsul_agent.wire import mapstructure
-from pyconsul_agent.wire.gojson import Ordered
+from pyconsul_agent.wire.gojson import Ordered, render
 from pyconsul_agent.wire.gojson_reader import parse
 
 CHAIN = "/v1/discovery-chain/"
@@ -90,7 +90,10 @@ class Connect:
         reply = await read(self._caller, CONNECT_CA_ROOTS, self._asked(request))
         if "pem" in request.query:
             text = "".join(root.root_cert for root in reply.roots or ())
-            return Response(body=text.encode(), headers={"Content-Type": "application/pem-certificate-chain"})
+            return Response(
+                body=text.encode("utf-8", "surrogateescape"),
+                headers={"Content-Type": "application/pem-certificate-chain"},
+            )
         return self._answer(request, _roots_json(reply), meta_headers(reply))
 
     async def agent_roots(self, request: Request) -> Response:
@@ -194,7 +197,10 @@ class Connect:
         reply = await read(self._caller, FEDERATION_STATE_GET, asked)
         if reply.state is None:
             raise HTTPError(404, f"Federation state not found: {name}", headers=meta_headers(reply))
-        return self._answer(request, reply, meta_headers(reply))
+        # The state comes before what is said of the answer.
+        shown = Ordered(State=reply.state)
+        shown.update((name, value) for name, value in render(reply).items() if name != "State")
+        return self._answer(request, shown, meta_headers(reply))
 
 
 def _roots_json(reply: IndexedCARoots) -> Ordered:

@@ -52,6 +52,10 @@ class Outside:
         self._ui = ui
         self._profiles = profiles
 
+    def show(self, ui: UI) -> None:
+        """Offer the web interface, or offer it no more, from now on (reload)."""
+        self._ui = ui
+
     def __call__(self, request: Request) -> Response | None:
         path = request.path
         if path.startswith("/debug/pprof/"):

@@ -8,7 +8,7 @@ from typing import TypedDict
 from pyconsul_agent.interfaces.http.message import HTTPError, Request, bad_request
 from pyconsul_agent.structs.base import Duration, seconds
 from pyconsul_agent.structs.requests import QueryMeta, QueryOptions, QuerySource
-from pyconsul_agent.wire.gotypes import parse_duration, parse_uint
+from pyconsul_agent.wire.gotypes import parse_duration, parse_uint, quote
 
 
 class ReadFields(TypedDict):
@@ -108,7 +108,7 @@ def _consistency(request: Request, defaults: Defaults, fields: ReadFields, disco
         try:
             fields["max_stale_duration"] = parse_duration(text)
         except ValueError:
-            raise HTTPError(400, f'Invalid max_stale value "{text}"') from None
+            raise HTTPError(400, f"Invalid max_stale value {quote(text)}") from None
         if fields["max_stale_duration"] > 0:
             fields["allow_stale"] = True
             default = False

@@ -51,7 +51,7 @@ class HTTPServer:
         self._listeners: list[Listener] = []
         self._clients: Counter[str] = Counter()
         self._total = 0
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, None] = {}  # a set that keeps its order: a simulation must repeat
         self.stopped = False
         self._date = (0, b"")
         self.known: Known[Head] = Known()
@@ -96,12 +96,12 @@ class HTTPServer:
             return False
         self._clients[client] += 1
         self._total += 1
-        self._connections.add(connection)
+        self._connections[connection] = None
         return True
 
     def release(self, connection: Connection, client: str) -> None:
         """A counted connection has ended."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         self._total -= 1
         self._clients[client] -= 1
         if self._clients[client] <= 0:

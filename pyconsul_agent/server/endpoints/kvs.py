@@ -23,6 +23,17 @@ def check_entry(verb: str, entry: DirEntry) -> None:
         raise RPCError("Must provide key")
 
 
+def held_by_another(store: Store, entry: DirEntry) -> bool:
+    """Whether an acquisition is in vain for that reason. An unknown session has its own error, from the state."""
+    row = store.tables.kvs.get(entry.key)
+    if row is None or row.session in ("", entry.session):
+        return False
+    try:
+        return kv.find_session(store, entry.session) is not None
+    except RPCError:
+        return False
+
+
 class KeyValues:
     """Reads from the local store, writes through the log."""
 
@@ -54,11 +65,22 @@ class KeyValues:
     async def apply(self, request: KVSRequest) -> bool:
         """One write; the reply is whether a conditional one was done, False for the others."""
         check_entry(request.op, request.dir_ent)
-        if request.op == "lock" and not self._ready():
-            await self._proposer.barrier()  # the end of the holder's session, and so the delay, may not be applied yet
-        if request.op == "lock" and self._store.lock_delays.remaining_s(request.dir_ent.key, self._now()) > 0:
-            return False  # without an entry in the log
+        if request.op == "lock" and await self._refuses(request.dir_ent):
+            return False  # without an entry of its own in the log
         return await propose(self._proposer, KVS, request, prefix="raft apply failed: ") is True
+
+    async def _refuses(self, entry: DirEntry) -> bool:
+        """Whether the lock cannot be had now. True is final, and nothing is awaited between a False and the proposal.
+
+        While another holds it, the end of the holder's session, and so the delay, may be on its way to the log or not
+        applied yet: who was still behind it at the barrier is refused, who is not has the delay before him.
+        compat: 1.10 asks for the delay at once; an acquisition that meets the end of the session gets the lock.
+        """
+        if not self._ready() or held_by_another(self._store, entry):
+            await self._proposer.barrier()
+        if self._store.lock_delays.remaining_s(entry.key, self._now()) > 0:
+            return True
+        return held_by_another(self._store, entry)
 
     def get(self, request: KeyRequest) -> Read[IndexedDirEntries]:
         """One key; no entries if it is not there."""

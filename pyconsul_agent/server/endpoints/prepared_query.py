@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 
 from pyconsul_agent.env.log import Log
@@ -12,14 +12,13 @@ from pyconsul_agent.fsm.apply import PREPARED_QUERY
 from pyconsul_agent.query import template
 from pyconsul_agent.server.blocking import Blocking
 from pyconsul_agent.server.endpoints.shared import Near, parse_duration_ns, propose
-from pyconsul_agent.server.seams import Endpoint, Proposer, Where
+from pyconsul_agent.server.seams import Endpoint, Proposer, Remote, Where
 from pyconsul_agent.state import health, prepared_query
 from pyconsul_agent.state.registration import meta_problem
 from pyconsul_agent.state.store import Store, is_template, row_id, uuid_key
 from pyconsul_agent.state.watch import WatchSet
 from pyconsul_agent.structs import methods
 from pyconsul_agent.structs.health import CheckServiceNode
-from pyconsul_agent.structs.methods import Method
 from pyconsul_agent.structs.prepared_query import PreparedQuery, QueryDatacenterOptions, ServiceQuery
 from pyconsul_agent.structs.requests import (
     DCSpecificRequest,
@@ -42,12 +41,6 @@ NEAREST_SOUGHT_MAX = 10
 """So far down a sorted answer the node that asks is looked for, to come first."""
 
 Rows = list[CheckServiceNode]
-
-Remote = Callable[
-    [Method[PreparedQueryExecuteRemoteRequest, PreparedQueryExecuteResponse], PreparedQueryExecuteRemoteRequest],
-    Awaitable[PreparedQueryExecuteResponse],
-]
-"""Makes the call in the datacenter that the request names. Raises RPCError."""
 
 
 def check_query(query: PreparedQuery) -> None:

@@ -9,7 +9,7 @@ from pyconsul_agent.errors import RPCError
 from pyconsul_agent.fsm.apply import TXN
 from pyconsul_agent.server.blocking import Blocking
 from pyconsul_agent.server.endpoints.catalog import check_node, checked_service
-from pyconsul_agent.server.endpoints.kvs import check_entry
+from pyconsul_agent.server.endpoints.kvs import check_entry, held_by_another
 from pyconsul_agent.server.endpoints.shared import propose
 from pyconsul_agent.server.seams import Endpoint, Proposer, Where
 from pyconsul_agent.state import txn as transactions
@@ -47,7 +47,8 @@ class Txn:
 
     async def apply(self, request: TxnRequest) -> TxnResponse:
         """Write; refusals are in the reply's errors, with the place of their operation."""
-        if not self._ready() and any(op.kv is not None and op.kv.verb == "lock" for op in request.ops or ()):
+        locks = [op.kv.dir_ent for op in request.ops or () if op.kv is not None and op.kv.verb == "lock"]
+        if locks and (not self._ready() or any(held_by_another(self._store, entry) for entry in locks)):
             await self._proposer.barrier()  # the end of the holder's session, and so the delay, may not be applied yet
         ops, errors = self._checked(request.ops or ())
         if errors:
@@ -90,6 +91,10 @@ class Txn:
             if op.kv.verb == "lock" and delay > 0:
                 key = op.kv.dir_ent.key.decode("utf-8", "surrogateescape")
                 raise RPCError(f'failed to lock key "{key}" due to lock delay')
+            if op.kv.verb == "lock" and held_by_another(self._store, op.kv.dir_ent):
+                # The state would say the same, unless the holder's session has begun to end since the barrier.
+                key = op.kv.dir_ent.key.decode("utf-8", "surrogateescape")
+                raise RPCError(f'failed to lock key "{key}", lock is already held')
             return op
         if read and any(
             part is not None and part.verb != "get" for part in (op.node, op.service, op.check, op.session)

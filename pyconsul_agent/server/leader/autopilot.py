@@ -23,6 +23,8 @@ from pyconsul_agent.structs.methods import STATUS_RAFT_STATS, Empty
 from pyconsul_agent.structs.operator import AutopilotConfig, RaftStats
 
 STATE_INTERVAL_S = 2.0
+DEADLINE = "context deadline exceeded"
+"""What Go says of a call that took too long."""
 RECONCILE_INTERVAL_S = 10.0
 
 
@@ -118,7 +120,8 @@ class Autopilot:
                 server = ServerAddress(info.name, info.address, info.port, info.datacenter)
                 return await self._pool.call(server, STATUS_RAFT_STATS, Empty())
         except (ConsulError, TimeoutError) as error:
-            self._log.warn("Error getting server health from server", server=info.name, error=str(error))
+            words = str(error) or DEADLINE
+            self._log.warn("Error getting server health from server", server=info.name, error=words)
             return None
 
     async def _act(self, *, promote: bool) -> None:

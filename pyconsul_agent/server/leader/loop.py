@@ -14,7 +14,7 @@ from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import LeadershipLost, RPCError
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.server.leader.reconcile import Reconciler
-from pyconsul_agent.server.seams import Proposer
+from pyconsul_agent.server.seams import Measure, Proposer, unmeasured
 from pyconsul_agent.structs.member import Member, MemberEvent
 
 RECONCILE_INTERVAL_S = 60.0
@@ -32,7 +32,11 @@ class Duty(Protocol):
 
 
 class LeaderLoop:
-    """Starts and stops the duties. `establish` is done once per leadership, before consistent reads are allowed."""
+    """Starts and stops the duties. `establish` is done once per leadership, before consistent reads are allowed.
+
+    `later` are duties that begin when the members have been reconciled, so that what they write follows the servers'
+    own registrations, as Consul's does.
+    """
 
     def __init__(
         self,
@@ -44,6 +48,9 @@ class LeaderLoop:
         announce: Callable[[], None],
         establish: Sequence[Callable[[], Awaitable[None]]],
         duties: Sequence[tuple[str, Duty]],
+        measure: Measure = unmeasured,
+        later: Sequence[tuple[str, Duty]] = (),
+        on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._proposer = proposer
         self._reconciler = reconciler
@@ -52,6 +59,10 @@ class LeaderLoop:
         self._announce = announce
         self._establish = establish
         self._duties = duties
+        self._measure = measure
+        self._later = later
+        self._later_due = False
+        self._on_ready = on_ready
         self._owner = TaskOwner(log)
         self._events: asyncio.Queue[MemberEvent | None] = asyncio.Queue(EVENTS_MAX)
         self._reasserts: list[asyncio.Future[None]] = []
@@ -135,8 +146,18 @@ class LeaderLoop:
         for step in self._establish:
             await step()
         self._ready = True
-        for name, duty in self._duties:
+        self._later_due = True
+        self._on_ready()
+        self._begin(self._duties)
+
+    def _begin(self, duties: Sequence[tuple[str, Duty]]) -> None:
+        for name, duty in duties:
             self._running.start(self._kept(duty, name), name)
+
+    def _begin_later(self) -> None:
+        if self._later_due:
+            self._later_due = False
+            self._begin(self._later)
 
     async def _reassert(self) -> None:
         """End the duties and establish them again; the state below them is another one."""
@@ -161,14 +182,19 @@ class LeaderLoop:
 
     async def _round(self) -> None:
         """Barrier, establish if need be, reconcile all; then events until the minute is over."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         async with asyncio.timeout(BARRIER_TIMEOUT_S):
             await self._proposer.barrier()
+        self._measure("leader.barrier", loop.time() - began)
         if not self._ready:
             await self._establish_all()
         await self._reassert()
         self._overflow = False
+        began = loop.time()
         await self._reconciler.everyone(self._members())
-        loop = asyncio.get_running_loop()
+        self._measure("leader.reconcile", loop.time() - began)
+        self._begin_later()
         deadline = loop.time() + RECONCILE_INTERVAL_S
         while not self._overflow and (left := deadline - loop.time()) > 0:
             try:
@@ -177,5 +203,6 @@ class LeaderLoop:
             except TimeoutError:
                 return
             await self._reassert()
+            self._begin_later()
             if event is not None:
                 await self._reconciler.event(event.kind, event.member)

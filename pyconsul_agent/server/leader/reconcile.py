@@ -13,7 +13,7 @@ from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConsulError
 from pyconsul_agent.serf.consul import ServerInfo, parse_server
 from pyconsul_agent.server.directory import address_of
-from pyconsul_agent.server.seams import Membership, Proposer
+from pyconsul_agent.server.seams import Measure, Membership, Proposer, unmeasured
 from pyconsul_agent.state.store import Store, check_key, service_key
 from pyconsul_agent.state.table import fold
 from pyconsul_agent.structs.catalog import NodeService, Weights
@@ -51,7 +51,11 @@ class Reconciler:
         *,
         datacenter: str,
         own_name: str,
+        now: Callable[[], float] = lambda: 0.0,
+        measure: Measure = unmeasured,
     ) -> None:
+        self._now = now
+        self._measure = measure
         self._store = store
         self._proposer = proposer
         self._membership = membership
@@ -64,11 +68,13 @@ class Reconciler:
 
     async def everyone(self, members: Sequence[Member]) -> None:
         """Reconcile each member, then treat catalog nodes that gossip does not know as reaped."""
-        self._holders = {
-            member.tags["id"]: member.name
-            for member in members
-            if member.status in (MemberStatus.ALIVE, MemberStatus.LEAVING) and member.tags.get("id")
-        }
+        living = [member for member in members if member.status in (MemberStatus.ALIVE, MemberStatus.LEAVING)]
+        self._holders = {member.tags["id"]: member.name for member in living if member.tags.get("id")}
+        peers = {(server.id, server.address) for server in self._membership.configuration()[0].servers or ()}
+        for member in living:  # of two living ones with one ID it is the one that raft knows
+            server = parse_server(member)
+            if server is not None and (server.id, address_of(server)) in peers:
+                self._holders[server.id] = member.name
         known = set()
         for member in members:
             known.add(fold(member.name))
@@ -89,6 +95,7 @@ class Reconciler:
         """Bring one member's node, check and raft membership in line with its status. Errors are logged."""
         if not self._is_ours(member):
             return
+        began = self._now()
         try:
             if member.status in (MemberStatus.ALIVE, MemberStatus.LEAVING):
                 await self._alive(member)
@@ -98,6 +105,7 @@ class Reconciler:
                 await self._left(member, MemberEventKind.LEAVE)
         except ConsulError as error:
             self._log.error("failed to reconcile member", member=member.name, error=str(error))
+        self._measure("leader.reconcileMember", self._now() - began)
 
     def _is_ours(self, member: Member) -> bool:
         return member.tags.get("dc", "") == self._datacenter and member.tags.get("role") in ("node", "consul")
@@ -108,7 +116,7 @@ class Reconciler:
         server = parse_server(member)
         service = None
         if server is not None:
-            self._holders[server.id] = member.name
+            self._hold(member, server)
             await self._join(member, server)
             service = server_service(member, server)
         if self._is_registered(member, service):
@@ -132,6 +140,12 @@ class Reconciler:
                 skip_node_update=node is None or (node.address == member.address and node.id == identity),
             ),
         )
+
+    def _hold(self, member: Member, server: ServerInfo) -> None:
+        """Raises ConsulError when the server's ID is that of another one that lives: a copied data directory."""
+        holder = self._holders.setdefault(server.id, member.name)
+        if holder != member.name:
+            raise ConsulError(f"Member '{member.name}' has conflicting node ID '{server.id}' with member '{holder}'")
 
     def _is_registered(self, member: Member, service: NodeService | None) -> bool:
         store = self._store()
@@ -176,6 +190,8 @@ class Reconciler:
     # --- failed -----------------------------------------------------------------------------------------------
 
     async def _failed(self, member: Member) -> None:
+        if self._holders.get(member.tags.get("id", "")) == member.name:
+            del self._holders[member.tags["id"]]  # it may come back under another name
         node = self._store().tables.nodes.get(fold(member.name))
         if node is None:
             self._log.info(

@@ -10,7 +10,7 @@ from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import RPCError
 from pyconsul_agent.fsm.apply import SESSION
 from pyconsul_agent.server.endpoints.shared import parse_duration_ns, propose
-from pyconsul_agent.server.seams import Proposer
+from pyconsul_agent.server.seams import Measure, Proposer, unmeasured
 from pyconsul_agent.state.store import Store, row_id
 from pyconsul_agent.structs.base import seconds
 from pyconsul_agent.structs.requests import SessionRequest
@@ -98,8 +98,15 @@ class SessionExpiry:
     """New sessions may be due before the one waited for, but none sooner than twice the least TTL."""
 
     def __init__(
-        self, store: Store, proposer: Proposer, timers: SessionTimers, now: Callable[[], float], log: Log
+        self,
+        store: Store,
+        proposer: Proposer,
+        timers: SessionTimers,
+        now: Callable[[], float],
+        log: Log,
+        measure: Measure = unmeasured,
     ) -> None:
+        self._measure = measure
         self._store = store
         self._proposer = proposer
         self._timers = timers
@@ -129,8 +136,10 @@ class SessionExpiry:
             self._tries.pop(session_id, None)
             return
         request = SessionRequest(op="destroy", session=Session(id=session_id))
+        began = self._now()
         try:
             await propose(self._proposer, SESSION, request)
+            self._measure("session_ttl.invalidate", self._now() - began)
         except RPCError as error:
             tries = self._tries[session_id] = self._tries.get(session_id, 0) + 1
             self._log.error("Invalidation failed", error=str(error), session=session_id, tries=tries)

@@ -10,7 +10,7 @@ from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import RPCError
 from pyconsul_agent.fsm.apply import TOMBSTONE
 from pyconsul_agent.server.endpoints.shared import propose
-from pyconsul_agent.server.seams import Proposer
+from pyconsul_agent.server.seams import Measure, Proposer, unmeasured
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.state.watch import WatchSet
 from pyconsul_agent.structs.system import TombstoneRequest
@@ -50,7 +50,10 @@ class TombstoneTimer:
 class TombstoneReaper:
     """The driver: notes new tombstones and proposes the reaping while this server leads."""
 
-    def __init__(self, store: Store, proposer: Proposer, now: Callable[[], float], log: Log) -> None:
+    def __init__(
+        self, store: Store, proposer: Proposer, now: Callable[[], float], log: Log, measure: Measure = unmeasured
+    ) -> None:
+        self._measure = measure
         self._store = store
         self._proposer = proposer
         self._now = now
@@ -89,7 +92,9 @@ class TombstoneReaper:
                 self._store.watchers.unregister(token)
 
     async def _reap(self, index: int) -> None:
+        began = self._now()
         try:
             await propose(self._proposer, TOMBSTONE, TombstoneRequest(op="reap", reap_index=index))
         except RPCError as error:
             self._log.error("failed to reap tombstones up to index", index=index, error=str(error))
+        self._measure("leader.reapTombstones", self._now() - began)
