@@ -23,7 +23,7 @@ BAD_WORDS = ("Traceback", "never retrieved", "was never awaited", "was destroyed
 
 
 def wait_for(ask, *, timeout_s: float = START_S, every_s: float = 0.03, what: str = "condition"):
-    """What `ask` gives as soon as it is true; connection errors count as not yet."""
+    """What `ask` gives as soon as it is true; connection errors count as not yet, and so does what is not there yet."""
     deadline = time.monotonic() + timeout_s
     last: object = None
     while time.monotonic() < deadline:
@@ -31,7 +31,7 @@ def wait_for(ask, *, timeout_s: float = START_S, every_s: float = 0.03, what: st
             last = ask()
             if last:
                 return last
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
             last = error
         time.sleep(every_s)
     raise AssertionError(f"{what}: not within {timeout_s} s, last: {last!r}")
