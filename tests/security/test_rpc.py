@@ -36,8 +36,8 @@ EMPTY = b"\x80"
 RSS_GROWTH_MAX = 48 * 1024 * 1024
 
 QUIET, STORM, TRIES = 150, 150, 4
-FLOOR_S = 0.02
-"""What a loaded machine does to single requests by itself."""
+FLOOR_S = 0.1
+"""What is quicker than this is quick enough on processors that the agent, its bad peer and other tests share."""
 SLOWER_MAX = 2.0
 
 
