@@ -289,16 +289,18 @@ class Watcher:
     async def _follow(self, generation: Generation) -> None:
         """To the last change: `last` is known once nobody writes any more."""
         number, key, server, index = self._load.number(), self._random.choice(generation.keys), self._load.server(), 0
-        generation.headers[number] = 0
+        generation.watchers[number] = f"{self._mode} watcher of {key}: nothing"
         while generation.open:
             operation = await self._load.read(generation, number, server, key, self._mode, index=index)
             if operation.outcome == "ok":
                 index = operation.header
-                if key in generation.last and (operation.read, operation.index) == generation.last[key]:
+                if generation.is_last(operation):
                     break
+                seen = f"{operation.read} of {operation.index} at {index} from {operation.node}"
+                generation.watchers[number] = f"{self._mode} watcher of {key}: {seen}"
             else:
                 server = self._load.server()
                 await asyncio.sleep(0.5)
             if not index:
                 await asyncio.sleep(0.2)
-        del generation.headers[number]
+        del generation.watchers[number]

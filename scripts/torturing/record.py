@@ -31,8 +31,17 @@ class Generation:
     last: dict[str, tuple[str | None, int]] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
     """ModifyIndex that some client saw last: guards for others."""
-    headers: dict[int, int] = field(default_factory=dict)
-    """Watcher's number to the last X-Consul-Index that it got."""
+    last_header: dict[str, int] = field(default_factory=dict)
+    """The X-Consul-Index that came with it."""
+    watchers: dict[int, str] = field(default_factory=dict)
+    """By number, who has not seen the last state yet: what it saw instead."""
+
+    def is_last(self, operation: Operation) -> bool:
+        """Whether a read shows the last state, or a later one: a write of unknown outcome may come about any time."""
+        last = self.last.get(operation.key)
+        if last is None:
+            return False
+        return (operation.read, operation.index) == last or operation.header > self.last_header[operation.key]
 
 
 class Recorder:

@@ -151,15 +151,15 @@ class Torture:
             while key not in generation.last and time.monotonic() < until:
                 read = await load.read(generation, number, load.server(), key, "consistent")
                 if read.outcome == "ok":
+                    generation.last_header[key] = read.header
                     generation.last[key] = (read.read, read.index)
                 else:
                     await asyncio.sleep(0.5)
-        while generation.headers and time.monotonic() < until:
+        while generation.watchers and time.monotonic() < until:
             await asyncio.sleep(0.2)
-        if generation.headers:
-            self._found(
-                [f"I13 watchers {list(generation.headers)} never saw the last state of {generation.keys[0]}..."]
-            )
+        if generation.watchers:
+            seen = "; ".join(generation.watchers.values())
+            self._found([f"I13 the last state was never seen: {seen}; it was {generation.last}"])
         if len(generation.last) < len(generation.keys):
             self._found([f"keys {generation.keys[0]}... could not be read consistently within {CLOSE_S:.0f} s"])
         generation.open = False

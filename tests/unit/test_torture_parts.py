@@ -218,3 +218,20 @@ def test_a_machine_without_what_is_needed_skips_or_fails_in_ci(monkeypatch, caps
     monkeypatch.setattr(inside, "why_not", lambda: "no nft")
     assert main.main(["torture"]) == code
     assert capsys.readouterr().out.splitlines()[-1] == last
+
+
+@pytest.mark.parametrize(
+    ("read", "index", "header", "is_last"),
+    [
+        ("b", 9, 9, True),
+        ("a", 7, 7, False),  # an old state
+        (None, 0, 8, False),  # gone, before the last write
+        ("c", 12, 12, True),  # a write of unknown outcome came about after the last read
+        (None, 0, 13, True),  # a deletion did
+    ],
+)
+def test_a_watcher_has_seen_the_last_state_or_a_later_one(read, index, header, is_last):
+    generation = Generation(1, ["k"], last={"k": ("b", 9)}, last_header={"k": 9})
+    seen = operation("get", 0, 1, mode="stale", read=read, index=index, header=header)
+    assert generation.is_last(seen) is is_last
+    assert not Generation(1, ["k"]).is_last(seen), "the last state is not known yet"
