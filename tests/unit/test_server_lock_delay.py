@@ -134,3 +134,31 @@ def test_a_transaction_behind_the_end_of_the_session_is_delayed_too():
         assert (await endpoint.apply(TxnRequest(ops=ops))).errors is None
 
     scene(test)
+
+
+def kv_op(verb, session="", **entry):
+    return TxnOp(kv=TxnKVOp(verb=verb, dir_ent=DirEntry(**({"key": b"k", "value": b"v", "session": session} | entry))))
+
+
+@pytest.mark.parametrize("release", [kv_op("unlock", HOLDER), kv_op("delete"), kv_op("delete-tree", key=b"")])
+def test_a_lock_that_the_transaction_itself_releases_is_had(release):
+    async def test(leader, _):
+        endpoint = Txn(leader.store, leader, None, lambda: leader.now, ready=lambda: True)
+        reply = await endpoint.apply(TxnRequest(ops=(release, kv_op("lock", OTHER))))
+        assert reply.errors is None
+        assert leader.store.tables.kvs.get(b"k").session == OTHER
+
+    scene(test)
+
+
+def test_a_refused_lock_is_told_beside_what_else_fails_and_nothing_is_written():
+    async def test(leader, _):
+        endpoint = Txn(leader.store, leader, None, lambda: leader.now, ready=lambda: True)
+        ops = (kv_op("set", key=b"new"), kv_op("check-index", modify_index=1), kv_op("lock", OTHER))
+        before = leader.index
+        reply = await endpoint.apply(TxnRequest(ops=ops))
+        assert [error.op_index for error in reply.errors] == [1, 2]
+        assert leader.store.tables.kvs.get(b"new") is None
+        assert leader.index == before
+
+    scene(test)

@@ -16,7 +16,7 @@ from pyconsul_agent.state import txn as transactions
 from pyconsul_agent.state.store import Store
 from pyconsul_agent.structs import methods
 from pyconsul_agent.structs.requests import TxnReadRequest, TxnReadResponse, TxnRequest, TxnResponse
-from pyconsul_agent.structs.txn import TxnError, TxnOp
+from pyconsul_agent.structs.txn import TxnError, TxnOp, TxnResult
 
 
 class Txn:
@@ -51,6 +51,10 @@ class Txn:
         if locks and (not self._ready() or any(held_by_another(self._store, entry) for entry in locks)):
             await self._proposer.barrier()  # the end of the holder's session, and so the delay, may not be applied yet
         ops, errors = self._checked(request.ops or ())
+        if not errors and any(held_by_another(self._store, entry) for entry in locks):
+            # Tried on the state as it is. When the log came to it, the end of the holder's session might be before it,
+            # which may have begun since the barrier, and so the delay. An earlier operation may free the lock, though.
+            _, errors = self._tried(ops)
         if errors:
             return TxnResponse(results=None, errors=errors)
         body = replace(request, ops=ops)
@@ -65,13 +69,17 @@ class Txn:
         ops, errors = self._checked(request.ops or (), read=True)
         if errors:
             return self._blocking.finish(TxnReadResponse(results=None, errors=errors))
-        txn = self._store.begin(0)
-        try:
-            results, errors = transactions.run(txn, ops)
-        finally:
-            txn.abort()
+        results, errors = self._tried(ops)
         reply = TxnReadResponse(results=None if errors else results, errors=errors or None)
         return self._blocking.finish(reply)
+
+    def _tried(self, ops: tuple[TxnOp, ...]) -> tuple[tuple[TxnResult, ...], tuple[TxnError, ...]]:
+        """Results and errors that the operations have now. Nothing is written."""
+        txn = self._store.begin(0)
+        try:
+            return transactions.run(txn, ops)
+        finally:
+            txn.abort()
 
     def _checked(self, ops: tuple[TxnOp, ...], *, read: bool = False) -> tuple[tuple[TxnOp, ...], tuple[TxnError, ...]]:
         done, errors = [], []
@@ -91,10 +99,6 @@ class Txn:
             if op.kv.verb == "lock" and delay > 0:
                 key = op.kv.dir_ent.key.decode("utf-8", "surrogateescape")
                 raise RPCError(f'failed to lock key "{key}" due to lock delay')
-            if op.kv.verb == "lock" and held_by_another(self._store, op.kv.dir_ent):
-                # The state would say the same, unless the holder's session has begun to end since the barrier.
-                key = op.kv.dir_ent.key.decode("utf-8", "surrogateescape")
-                raise RPCError(f'failed to lock key "{key}", lock is already held')
             return op
         if read and any(
             part is not None and part.verb != "get" for part in (op.node, op.service, op.check, op.session)
