@@ -217,17 +217,26 @@ def test_a_second_living_server_of_one_id_gets_no_place_and_no_entries(members):
     assert directory.dial_address(membership.servers[0]) == ("10.0.0.2", 8300)
 
 
-def test_a_server_that_comes_back_under_another_name_and_address_is_taken_when_the_old_one_failed():
+@pytest.mark.parametrize(
+    ("kind", "status", "changes"),
+    [
+        (MemberEventKind.FAILED, MemberStatus.FAILED, [("voter", "id-2")]),
+        (MemberEventKind.LEAVE, MemberStatus.LEFT, [("remove", "id-2"), ("voter", "id-2")]),
+    ],
+)
+def test_a_server_that_comes_back_under_another_name_and_address_is_taken_when_the_old_one_is_gone(
+    kind, status, changes
+):
     membership = Membership(Server(id="id-2", address="10.0.0.2:8300"))
     duty = reconciler(membership, Autopilot())
 
     async def main():
         await duty.everyone([KNOWN, TWIN])
-        await duty.event(MemberEventKind.FAILED, replace(KNOWN, status=MemberStatus.FAILED))
+        await duty.event(kind, replace(KNOWN, status=status))
         await duty.event(MemberEventKind.UPDATE, TWIN)
 
     run(main())
-    assert membership.changes == [("voter", "id-2")]
+    assert membership.changes == changes
 
 
 @pytest.mark.parametrize("kind", ["kvs", "txn"])

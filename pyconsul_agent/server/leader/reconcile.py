@@ -147,6 +147,11 @@ class Reconciler:
         if holder != member.name:
             raise ConsulError(f"Member '{member.name}' has conflicting node ID '{server.id}' with member '{holder}'")
 
+    def _release(self, member: Member) -> None:
+        """It is gone, and may come back under another name."""
+        if self._holders.get(member.tags.get("id", "")) == member.name:
+            del self._holders[member.tags["id"]]
+
     def _is_registered(self, member: Member, service: NodeService | None) -> bool:
         store = self._store()
         node = store.tables.nodes.get(fold(member.name))
@@ -190,8 +195,7 @@ class Reconciler:
     # --- failed -----------------------------------------------------------------------------------------------
 
     async def _failed(self, member: Member) -> None:
-        if self._holders.get(member.tags.get("id", "")) == member.name:
-            del self._holders[member.tags["id"]]  # it may come back under another name
+        self._release(member)
         node = self._store().tables.nodes.get(fold(member.name))
         if node is None:
             self._log.info(
@@ -221,6 +225,7 @@ class Reconciler:
             self._log.warn("deregistering self should be done by follower", name=member.name)
             return
         server = parse_server(member)
+        self._release(member)
         if server is not None:
             await self._remove_server(server)
         if self._store().tables.nodes.get(fold(member.name)) is not None:
