@@ -325,9 +325,7 @@ class RaftNode:
         """Return when everything committed before has been applied here. Raises RaftError."""
         self.check_running()
         self._meter.barriers.add()
-        await self._answered(
-            self._raft.propose(EntryType.BARRIER, None, self._clock.boottime(), None, appended_at(self._clock))
-        )
+        await self._answered(self._propose_empty(EntryType.BARRIER))
 
     async def verify(self) -> None:
         """Prove leadership by a quorum round; what was committed by then is applied. Raises RaftError, NotLeader."""
@@ -406,9 +404,7 @@ class RaftNode:
 
     async def noop(self) -> int:
         """Commit an empty entry; its index. Raises RaftError."""
-        return await self._answered(
-            self._raft.propose(EntryType.NOOP, None, self._clock.boottime(), None, appended_at(self._clock))
-        )
+        return await self._answered(self._propose_empty(EntryType.NOOP))
 
     # -- the pump -------------------------------------------------------------------------------------------------
 
@@ -508,7 +504,8 @@ class RaftNode:
             if not reply.cancelled():
                 self._meter.request(kind, self._clock.monotonic() - began)
 
-        future.add_done_callback(answered)
+        if kind:
+            future.add_done_callback(answered)
         self._raft.receive(token, request, self._clock.boottime())
         self.kick()
         return future

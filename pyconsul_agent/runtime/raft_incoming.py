@@ -21,6 +21,7 @@ from pyconsul_agent.structs.raft import (
     InstallSnapshotRequest,
     InstallSnapshotResponse,
     RaftRequest,
+    RequestPreVoteRequest,
     RequestVoteRequest,
     Server,
     SnapshotMeta,
@@ -180,12 +181,12 @@ class Incoming:
 
 
 def request_kind(request: RaftRequest) -> str:
-    """What it is, by the name that metrics have for it."""
+    """What it is, by the name that metrics have for it; "" for what is not measured."""
     if isinstance(request, AppendEntriesRequest):
         return "appendEntries" if request.entries or request.prev_log_entry else "processHeartbeat"
     if isinstance(request, InstallSnapshotRequest):
         return "installSnapshot"
-    return "requestVote" if isinstance(request, RequestVoteRequest) else "timeoutNow"
+    return "requestVote" if isinstance(request, RequestVoteRequest | RequestPreVoteRequest) else ""
 
 
 async def _write(writer: asyncio.StreamWriter, replies: asyncio.Queue[asyncio.Future[Reply]]) -> None:

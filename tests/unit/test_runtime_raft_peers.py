@@ -6,8 +6,17 @@ import pytest
 
 from pyconsul_agent.errors import DialRefused
 from pyconsul_agent.raft.types import Request
+from pyconsul_agent.runtime.raft_incoming import request_kind
 from pyconsul_agent.runtime.raft_peers import PROBE_WATCH_S, Peers
-from pyconsul_agent.structs.raft import AppendEntriesRequest, AppendEntriesResponse, Server
+from pyconsul_agent.structs.raft import (
+    AppendEntriesRequest,
+    AppendEntriesResponse,
+    LogEntry,
+    RequestPreVoteRequest,
+    RequestVoteRequest,
+    Server,
+    TimeoutNowRequest,
+)
 from pyconsul_agent.wire.raft import encode_reply
 from tests.builders import run_sim
 from tests.raft_cluster import Recorder
@@ -223,3 +232,18 @@ def test_a_lane_that_failed_is_started_anew_and_loses_what_it_had():
         await peers.close()
 
     run_sim(1, scene)
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind"),
+    [
+        (AppendEntriesRequest(), "processHeartbeat"),
+        (AppendEntriesRequest(entries=(LogEntry(index=1),)), "appendEntries"),
+        (AppendEntriesRequest(prev_log_entry=1), "appendEntries"),
+        (RequestVoteRequest(), "requestVote"),
+        (RequestPreVoteRequest(), "requestVote"),
+        (TimeoutNowRequest(), ""),
+    ],
+)
+def test_a_request_is_measured_by_the_name_that_the_reference_has(request_, kind):
+    assert request_kind(request_) == kind
