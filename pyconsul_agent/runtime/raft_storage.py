@@ -134,7 +134,7 @@ class SqliteRaftStorage:
         self._mark: Mark | None = None
         self._order = asyncio.Lock()
         self._failure = ""
-        """Of the first commit that failed: there is none after it."""
+        """Of the first commit or revert that failed: there is none after it."""
 
     @property
     def reader(self) -> LogReader:
@@ -227,8 +227,7 @@ class SqliteRaftStorage:
                     self._snapshots.remove(row[0])
                 return self._state(writer, self._snapshots.newest())
 
-        async with self._order:
-            return await self._blocking(work)
+        return await self._exclusively(work)
 
     async def create_snapshot(self, meta: SnapshotMeta, chunks: Callable[[], Iterable[bytes]]) -> SnapshotMeta:
         """See RaftStorage."""

@@ -686,6 +686,24 @@ def test_t_fsync_fails_then_ok(tmp_path):
     run(scenario())
 
 
+def test_nothing_is_stored_after_a_restore_that_could_not_be_reverted(tmp_path, monkeypatch):
+    def fails(name):
+        raise OSError("input/output error")
+
+    async def scenario():
+        storage = sqlite_storage(tmp_path)()
+        await storage.load()
+        await restored(storage)
+        monkeypatch.setattr(storage._snapshots, "remove", fails)
+        with pytest.raises(StorageError, match="revert: OSError: input/output error"):
+            await storage.revert()
+        with pytest.raises(StorageError, match="after a failed one: .*input/output error"):
+            await storage.commit(entries=[entry(10, 4)])
+        await storage.close()
+
+    run(scenario())
+
+
 def test_t_snapshot_vanishes(tmp_path, monkeypatch):
     """A snapshot is durable under its name before anybody relies on it; should it vanish, there is the one before."""
     told = []
