@@ -231,7 +231,7 @@ class RaftNode:
     @property
     def lease_valid(self) -> bool:
         """Whether a default read may be answered now (promise P3); ask again just before answering."""
-        return self.running and self._raft.lease_valid(self._clock.boottime())
+        return self.running and self._disk.restored.is_set() and self._raft.lease_valid(self._clock.boottime())
 
     @property
     def term(self) -> int:

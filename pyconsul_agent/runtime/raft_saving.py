@@ -107,8 +107,7 @@ class Snapshotter:
         """Store the state machine as it is now; the newest snapshot if nothing came since. Raises RaftError."""
         async with self._one_at_a_time:
             self._driver.check_running()
-            if not self._disk.restored.is_set():
-                raise RaftError("cannot take snapshot now, the last one is still being restored")
+            self._check_restored("take snapshot")
             index, term = self._applier.index, self._applier.term
             newest = self._raft.snapshot
             if index == 0:
@@ -148,6 +147,7 @@ class Snapshotter:
         async with self._one_at_a_time:
             await self._all_stored()
             self._driver.check_running()
+            self._check_restored("restore")
             async with self._disk.lock:
                 meta = self._raft.begin_restore(self._clock.boottime())
                 self._driver.kick()
@@ -158,6 +158,11 @@ class Snapshotter:
             # Committed, it shows that a quorum has the restored state.
             await self._driver.noop()
         self._meter.rare("raft.restoreUserSnapshot", self._clock.monotonic() - began)
+
+    def _check_restored(self, what: str) -> None:
+        """Raises RaftError until the state found at the start is there."""
+        if not self._disk.restored.is_set():
+            raise RaftError(f"cannot {what} now, the last snapshot is still being restored")
 
     async def _replace_state(self, meta: SnapshotMeta, chunks: Iterable[bytes]) -> None:
         storage = self._disk.storage

@@ -8,7 +8,7 @@ from pyconsul_agent.errors import RaftError
 from pyconsul_agent.raft.types import Role
 from pyconsul_agent.runtime import raft_apply
 from pyconsul_agent.runtime.raft_apply import Applier
-from pyconsul_agent.structs.raft import EntryType, LogEntry
+from pyconsul_agent.structs.raft import EntryType, LogEntry, SnapshotMeta
 from tests.builders import run_async
 from tests.raft_cluster import ListMachine, simulate, small, until
 
@@ -79,6 +79,7 @@ def test_leader_does_not_say_that_it_leads_before_it_has_its_state():
         await asyncio.sleep(RESTORE_S / 2)
         assert member.node.stats()["state"] == "Leader"
         assert (member.node.is_leader, member.node.leader_address, member.node.leader_id) == (False, "", "")
+        assert not member.node.lease_valid
         assert (member.events, changes) == ([], [])
         await member.do(lambda node: node.restored())
         assert member.node.is_leader and member.node.leader_id == member.id
@@ -95,6 +96,20 @@ def test_no_snapshot_is_taken_while_one_is_restored():
         await restarted(member)
         with pytest.raises(RaftError, match="still being restored"):
             await member.do(lambda node: node.take_snapshot())
+
+    simulate(scenario, count=1)
+
+
+def test_no_other_state_is_taken_while_one_is_restored():
+    async def scenario(cluster):
+        member = await cluster.boot()
+        await with_snapshot(cluster, member)
+        await restarted(member)
+        await until(lambda: member.node.role is Role.LEADER, RESTORE_S / 2)
+        with pytest.raises(RaftError, match="still being restored"):
+            await member.do(lambda node: node.restore([b"other"], SnapshotMeta(index=9, term=1)))
+        await member.do(lambda node: node.restored())
+        assert member.machine.items == written(5)
 
     simulate(scenario, count=1)
 
