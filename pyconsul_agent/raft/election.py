@@ -1,8 +1,9 @@
 """Who leads: timers, candidacy, votes. Implements docs/protocol/raft.md 4.2 to 4.4 and the pre-vote answer of 16.
 
 Ours, beside the reference: votes are refused in a leader's name for one heartbeat timeout only (not until the random
-timer fires), a follower's timer counts from the last contact, a dead leader is forgotten on evidence, and a fresh
-bootstrap campaigns at once.
+timer fires), a follower's timer counts from the last contact, a dead leader is forgotten on evidence, a fresh
+bootstrap campaigns at once, the first elections without a winner are repeated soon, and a candidate waits for its own
+disk before it stands again.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ import re
 import typing
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from functools import cache
 from typing import Any, cast
 
 from pyconsul_agent.structs.base import Duration, GoTime
@@ -169,10 +168,9 @@ def _float(value: float) -> str:
 
 
 _STRUCTS: dict[type, Render] = {}
-"""Of the structs that were met."""
+"""Of the structs that were met, made once each."""
 
 
-@cache
 def _renderer(kind: Any) -> Render:
     if kind is GoTime:
         return format_time

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 DEPTH_MAX = 100
 NUMBER_DIGITS_MAX = 308
-"""Of a whole number; a longer one, or one of the largest of these, is none that Go would take."""
+"""Of a whole number. float64 ends at 1.8e308, so some of 309 digits are refused here that Go would take."""
 NUMBER_SHOWN_MAX = 64
 
 

@@ -70,7 +70,7 @@ class KeyValues:
         return await propose(self._proposer, KVS, request, prefix="raft apply failed: ") is True
 
     async def _refuses(self, entry: DirEntry) -> bool:
-        """Whether the lock cannot be had now. True is final, and nothing is awaited between a False and the proposal.
+        """Whether the lock cannot be had now. True is final; the proposal follows a False at once, if the log has room.
 
         While another holds it, the end of the holder's session, and so the delay, may be on its way to the log or not
         applied yet: who was still behind it at the barrier is refused, who is not has the delay before him.
