@@ -697,7 +697,7 @@ def test_nothing_is_stored_after_a_restore_that_could_not_be_reverted(tmp_path, 
         monkeypatch.setattr(storage._snapshots, "remove", fails)
         with pytest.raises(StorageError, match="revert: OSError: input/output error"):
             await storage.revert()
-        with pytest.raises(StorageError, match="after a failed one: .*input/output error"):
+        with pytest.raises(StorageError, match=r"after a failed one: .*input/output error"):
             await storage.commit(entries=[entry(10, 4)])
         await storage.close()
 
