@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-q", "--quiet", action="store_true", help="print failures and the closing line only")
     given = parser.parse_args(arguments)
     if given.profile == RAFT:
+        if given.shrink or given.faults is not None or given.history:
+            parser.error(f"--profile {RAFT} draws no faults and keeps no history")
         return _raft_alone(given.seed, given.seeds, given.hours)
     profile = PROFILES[given.profile]
     began = processor_s()

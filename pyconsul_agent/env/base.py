@@ -377,19 +377,23 @@ async def open_stream(
     return reader, Writer(transport, protocol, reader, loop)
 
 
+def stream_protocol(
+    connected: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None],
+    reader: asyncio.StreamReader,
+    kind: type[asyncio.StreamReaderProtocol] = asyncio.StreamReaderProtocol,
+) -> asyncio.BaseProtocol:
+    """For `Net.listen`: calls `connected` with `reader` and a `Writer`, in a task if it is a coroutine."""
+    loop = asyncio.get_running_loop()
+
+    def with_writer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Awaitable[None] | None:
+        transport = writer.transport
+        return connected(reader, Writer(transport, transport.get_protocol(), reader, loop, stands_for=writer))
+
+    return kind(reader, with_writer, loop=loop)
+
+
 async def serve_streams(
     net: Net, handler: StreamHandler, host: str, port: int, *, limit: int = STREAM_BUFFER_BYTES
 ) -> Listener:
     """Listen and call `handler(reader, writer)` in a task per connection; the handler owns the writer's closing."""
-    loop = asyncio.get_running_loop()
-
-    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Awaitable[None]:
-        return handler(
-            reader, Writer(writer.transport, writer.transport.get_protocol(), reader, loop, stands_for=writer)
-        )
-
-    def factory() -> asyncio.BaseProtocol:
-        reader = asyncio.StreamReader(limit=limit, loop=loop)
-        return asyncio.StreamReaderProtocol(reader, connected, loop=loop)
-
-    return await net.listen(factory, host, port)
+    return await net.listen(lambda: stream_protocol(handler, asyncio.StreamReader(limit=limit)), host, port)

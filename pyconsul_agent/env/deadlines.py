@@ -33,6 +33,9 @@ class Deadlines:
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
         self._armed = 0
+        self._told = 0
+        """The latest instant that came. Nothing is entered there again: who is told and waits on would be told at once,
+        and on a loop whose clock stands still meanwhile without end."""
 
     def __len__(self) -> int:
         return self._count
@@ -42,6 +45,7 @@ class Deadlines:
         instant = int(when_s / GRAIN_S) + 1
         if when_s - asyncio.get_running_loop().time() > FAR_S:
             instant += -instant % FAR_GRAINS
+        instant = max(instant, self._told + 1)
         waiting = self._instants.get(instant)
         if waiting is None:
             waiting = self._instants[instant] = {}
@@ -75,13 +79,16 @@ class Deadlines:
         """Tell those of the first instant and of later ones that have come. Who is told may add and remove."""
         self._timer = None
         now = max(asyncio.get_running_loop().time(), self._armed * GRAIN_S)  # loops round, some downwards
-        while self._order and self._order[0] * GRAIN_S <= now:
-            instant = heappop(self._order)
-            waiting = self._instants[instant]
-            while waiting:
-                item = next(iter(waiting))
-                del waiting[item]
-                self._count -= 1
-                item.late()
-            self._instants.pop(instant, None)
-        self._arm()
+        try:
+            while self._order and self._order[0] * GRAIN_S <= now:
+                self._told = self._order[0]
+                waiting = self._instants[self._told]
+                for item in list(waiting):
+                    if item in waiting:
+                        del waiting[item]
+                        self._count -= 1
+                        item.late()
+                if self._order and self._order[0] == self._told:  # else all had gone
+                    del self._instants[heappop(self._order)]
+        finally:
+            self._arm()  # an error of one must not leave the others without a timer

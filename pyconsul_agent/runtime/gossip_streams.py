@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from pyconsul_agent.env.base import Net, open_stream
+from pyconsul_agent.env.base import Net, open_stream, stream_protocol
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConnectionLost, DecodeError, DialRefused, NetError, NetTimeout
 from pyconsul_agent.runtime.gossip_address import endpoint
@@ -61,8 +61,7 @@ class GossipStreams:
 
     def protocol(self) -> asyncio.BaseProtocol:
         """For `Net.listen`."""
-        loop = asyncio.get_running_loop()
-        return asyncio.StreamReaderProtocol(asyncio.StreamReader(limit=READ_BYTES, loop=loop), self._accept, loop=loop)
+        return stream_protocol(self._accept, asyncio.StreamReader(limit=READ_BYTES))
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = _peer(writer)

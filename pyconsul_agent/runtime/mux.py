@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import SupportsIndex
 
 from pyconsul_agent.env.base import Clock
 from pyconsul_agent.errors import ConnectionLost
@@ -28,12 +29,12 @@ class DirectReader(asyncio.StreamReader):
 
     tap: Callable[[bytes], None] | None = None
 
-    def feed_data(self, data: bytes) -> None:  # type: ignore[override]
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
         """As the transport does."""
         if self.tap is None:
             super().feed_data(data)
         else:
-            self.tap(data)
+            self.tap(bytes(data))  # bytes already, as a rule: then no copy
 
 
 class MuxStream:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from pyconsul_agent.env.base import STREAM_BUFFER_BYTES, Address, Clock, Listener, Net
+from pyconsul_agent.env.base import STREAM_BUFFER_BYTES, Address, Clock, Listener, Net, stream_protocol
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import ConnectionLost, DecodeError, RaftError, RPCError
 from pyconsul_agent.runtime.mux import DirectReader, MuxConnection, MuxStream, close_writer
@@ -124,8 +124,7 @@ class RPCServer:
         self._limits = replace(self._limits, connections_per_client_max=count)
 
     def _protocol(self) -> asyncio.BaseProtocol:
-        loop = asyncio.get_running_loop()
-        return _Protocol(DirectReader(limit=STREAM_BUFFER_BYTES, loop=loop), self._on_connection, loop=loop)
+        return stream_protocol(self._on_connection, DirectReader(limit=STREAM_BUFFER_BYTES), _Protocol)
 
     def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         name = writer.get_extra_info("peername")

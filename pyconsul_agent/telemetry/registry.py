@@ -106,7 +106,7 @@ class Series:
             self._emit(self.kind, self.key, value)
 
     def add_zeros(self, count: int) -> None:
-        """Take so many samples of 0."""
+        """Take so many samples of 0. Not emitted: they are counted because one by one would be too dear."""
         if count > 0:
             self.current.add(0.0)
             self.current.count += count - 1

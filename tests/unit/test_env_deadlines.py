@@ -1,6 +1,7 @@
 """Many deadlines on one timer, in virtual time."""
 
 import asyncio
+from itertools import pairwise
 
 from pyconsul_agent.env.deadlines import FAR_GRAINS, FAR_S, GRAIN_S, Deadlines
 from tests.unit.test_server_blocking import run
@@ -97,6 +98,40 @@ def test_who_is_told_may_wait_again():
         return [round(at) for _, at in told]
 
     assert run(scenario()) == [1, 2, 3]
+
+
+def test_who_waits_on_for_a_time_that_has_come_is_told_a_grain_later_and_not_at_once():
+    async def scenario():
+        deadlines, told = Deadlines(), []
+
+        def again():
+            if len(told) < 100:
+                deadlines.add(item, 1.0)
+
+        item = Item(told, "x", again)
+        deadlines.add(item, 1.0)
+        await asyncio.sleep(1.0 + 10 * GRAIN_S)
+        return [at for _, at in told]
+
+    times = run(scenario())
+    assert 9 <= len(times) <= 10 and all(after - before >= GRAIN_S for before, after in pairwise(times))
+
+
+def test_an_error_of_one_does_not_keep_the_others_waiting():
+    async def scenario():
+        deadlines, told, errors = Deadlines(), [], []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context["exception"]))
+
+        def fail():
+            raise LookupError("of its own")
+
+        deadlines.add(Item(told, "first", fail), 1.0)
+        deadlines.add(Item(told, "second"), 1.0)
+        deadlines.add(Item(told, "third"), 2.0)
+        await asyncio.sleep(3)
+        return [name for name, _ in told], [repr(error) for error in errors], len(deadlines)
+
+    assert run(scenario()) == (["first", "second", "third"], ["LookupError('of its own')"], 0)
 
 
 def test_ten_thousand_that_end_early_leave_a_bounded_table():

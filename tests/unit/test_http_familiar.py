@@ -72,6 +72,47 @@ def test_headers_with_secrets_are_not_kept(header):
     assert known == [False] * 4
 
 
+HIDDEN = get(b"/v1/echo?hidden")
+
+
+@pytest.mark.parametrize(
+    ("header", "body"),
+    [
+        (b"Content-Length: %d" % len(HIDDEN), HIDDEN),
+        (b"Content-Length: 0", b""),
+        (b"Transfer-Encoding: chunked", b"%x\r\n%s\r\n0\r\n\r\n" % (len(HIDDEN), HIDDEN)),
+        (b"Transfer-Encoding: chunked", b"0\r\n\r\n"),
+    ],
+    ids=["body", "empty body", "chunk", "no chunk"],
+)
+def test_a_request_with_a_body_is_the_parsers_each_time_and_the_body_no_request(header, body):
+    headers = b"Host: x\r\n" + header + b"\r\n\r\n" + body
+    seen, known = asked(*(get(b"/v1/echo?%d" % number, headers) for number in range(4)))
+    assert known == [False] * 4
+    assert [pairs for _, _, pairs, *_ in seen] == [[(str(number), "")] for number in range(4)]
+
+
+def test_of_two_requests_in_one_piece_both_are_answered_and_their_block_is_not_kept():
+    async def scenario(bench):
+        async with connection(bench) as (reader, writer):
+            for turn in range(4):
+                writer.write(get(b"/v1/echo?%d" % turn) + get(b"/v1/echo?b"))
+                for _ in range(2):
+                    await reader.readuntil(b"/v1/echo")
+            kept = len(bench.server.familiar)
+            for turn in (20, 21, 22):
+                writer.write(get(b"/v1/echo?%d" % turn))
+                await reader.readuntil(b"/v1/echo")
+            writer.write(get(b"/v1/echo?30") + get(b"/v1/echo?31"))
+            for _ in range(2):
+                await reader.readuntil(b"/v1/echo")
+        return kept, len(bench.server.familiar), [each.query.pairs[0][0] for each in bench.requests]
+
+    kept, later, seen = serve(scenario)
+    assert (kept, later) == (0, 1)
+    assert seen == ["0", "b", "1", "b", "2", "b", "3", "b", "20", "21", "22", "30", "31"]
+
+
 def test_a_refused_path_is_refused_all_the_same():
     async def scenario(bench):
         answers = []

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyconsul_agent import simulate
-from pyconsul_agent.sim import run
+from pyconsul_agent.sim import raft_harness, run
 from pyconsul_agent.sim.shrink import TRIES_MAX, smallest
 
 
@@ -65,3 +65,26 @@ def test_the_command_goes_on_for_the_hours_asked_for(monkeypatch, capsys):
     monkeypatch.setattr(run, "SeedRun", Broken)
     simulate.main(["--seed", "1", "--hours", "0", "--seeds", "2", "-q"])
     assert "simulated hours" in capsys.readouterr().out
+
+
+def test_the_raft_profile_runs_seeds_of_the_cores_and_tells_the_failed_ones(monkeypatch, capsys):
+    assert simulate.main(["--profile", "raft", "--seed", "1"]) == 0
+    assert capsys.readouterr().out.startswith("1 passed, 0 failed: ")
+    whole = raft_harness.run_seed
+
+    def run_seed(seed):
+        if seed == 2:
+            raise AssertionError("lost")
+        return whole(1)
+
+    monkeypatch.setattr(raft_harness, "run_seed", run_seed)
+    assert simulate.main(["--profile", "raft", "--seed", "1", "--seeds", "2"]) == 1
+    failed, closing = capsys.readouterr().out.splitlines()
+    assert failed.startswith("seed 2: FAILED AssertionError: lost") and closing.startswith("1 passed, 1 failed: ")
+
+
+@pytest.mark.parametrize("option", [["--shrink"], ["--faults", ""], ["--history", "h"]])
+def test_the_raft_profile_takes_no_option_that_it_would_ignore(option, capsys):
+    with pytest.raises(SystemExit):
+        simulate.main(["--profile", "raft", *option])
+    assert "draws no faults" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from pyconsul_agent.agent.checks.runners import TIMEOUT_S, Probe, Result
 from pyconsul_agent.agent.checks.status import CRITICAL, PASSING
-from pyconsul_agent.env.base import Net
+from pyconsul_agent.env.base import Net, Writer
 from pyconsul_agent.errors import ConnectionLost, DecodeError, DialRefused, NetError, NetTimeout
 from pyconsul_agent.structs.base import seconds
 from pyconsul_agent.structs.catalog import CheckType
@@ -176,7 +176,7 @@ async def _over(
         tls=context,
         server_name=(check.tls_server_name or host) if context is not None else None,
     )
-    writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+    writer = Writer(transport, protocol, reader, loop)
     try:
         if context is not None:
             agreed = transport.get_extra_info("ssl_object")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pyconsul_agent.env.base import Listener, Net, StreamHandler
+from pyconsul_agent.env.base import Listener, Net, stream_protocol
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import DecodeError, NetError
 from pyconsul_agent.interfaces.ipc.handlers import LEVELS, LIST_KEYS, Actions, Answer, Handlers, Tap
@@ -104,10 +104,10 @@ class IPCServer:
         return len(self._connections)
 
     def _connection(self) -> asyncio.BaseProtocol:
-        return _stream_protocol(self._serve_tcp)
+        return stream_protocol(self._serve_tcp, asyncio.StreamReader(limit=READ_BYTES))
 
     def _unix_connection(self) -> asyncio.BaseProtocol:
-        return _stream_protocol(self._serve_unix)
+        return stream_protocol(self._serve_unix, asyncio.StreamReader(limit=READ_BYTES))
 
     async def _serve_tcp(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, port = (writer.get_extra_info("peername") or ("", 0))[:2]  # gone already: no name
@@ -142,11 +142,6 @@ class IPCServer:
             await session.end_monitor()
             await _close(writer)
             self._connections.discard(task)
-
-
-def _stream_protocol(handler: StreamHandler) -> asyncio.BaseProtocol:
-    loop = asyncio.get_running_loop()
-    return asyncio.StreamReaderProtocol(asyncio.StreamReader(limit=READ_BYTES, loop=loop), handler, loop=loop)
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:
