@@ -303,13 +303,13 @@ class Cache:
     def _may_stream(self, entry: Entry, request: ServiceSpecificRequest) -> bool:
         if entry.gone or self._closed or self._clock.monotonic() < self._stream_at:
             return False
-        return not request.ingress and not request.source.node
+        return _can_be_followed(request)
 
     def _call_wait_s(self, kind: Kind[RequestT, ReplyT], request: RequestT) -> float:
         """How long a call may block: what a subscription could follow as well, until one may be tried again."""
         if self._subscriber is None or kind.method is not HEALTH_SERVICE_NODES:
             return REFRESH_WAIT_S
-        if not isinstance(request, ServiceSpecificRequest) or request.ingress or request.source.node:
+        if not isinstance(request, ServiceSpecificRequest) or not _can_be_followed(request):
             return REFRESH_WAIT_S
         left = self._stream_at - self._clock.monotonic()
         return max(left, STREAM_CALL_S) if left > 0 else STREAM_RETRY_S
@@ -348,6 +348,11 @@ async def _pause(span_s: float, hurry: asyncio.Event) -> None:
             await hurry.wait()
     except TimeoutError:
         return
+
+
+def _can_be_followed(request: ServiceSpecificRequest) -> bool:
+    """Whether a subscription tells what is asked for: none knows of gateways or of who is near."""
+    return not request.ingress and not request.source.node
 
 
 def _question(request: RequestT, index: int, wait_s: float) -> RequestT:

@@ -152,7 +152,10 @@ class Persistence:
         """How many changes were ever asked for."""
 
     async def kept(self, since: int) -> None:
-        """Return when all changes of now are on disk. Raises the OSError of one that came after number `since`."""
+        """Return when all changes of now are on disk. Raises the OSError of one that came after number `since`.
+
+        With `since` the number of now no error is the caller's, also not of a change that came while it waited.
+        """
         until = self.queued
         if self._written >= until and not self._failures:
             return
@@ -162,7 +165,7 @@ class Persistence:
                 if self._written < until:
                     await self._write_out()
             for change, error in self._failures:
-                if change.first <= until and change.last > since:
+                if since < until and change.first <= until and change.last > since:
                     raise error
         finally:
             self._waiting -= 1

@@ -140,7 +140,8 @@ class Agent:
                 "coordinates",
             )
         if options.ports.http > 0:
-            mode, owner = socket_owner(options)
+            with locating(options.origins):
+                mode, owner = socket_owner(options)
             await self._http.start(
                 [(host, options.ports.http) for host in options.resolved.http], unix_mode=mode, unix_owner=owner
             )

@@ -17,6 +17,7 @@ from pyconsul_agent.app.reload import Reread
 from pyconsul_agent.app.unsupported import without_effect
 from pyconsul_agent.config.banner import banner, opening
 from pyconsul_agent.config.options import Options
+from pyconsul_agent.config.origins import locating
 from pyconsul_agent.env.base import Env
 from pyconsul_agent.env.signals import on_signals
 from pyconsul_agent.errors import ConsulError
@@ -110,7 +111,8 @@ async def _run(options: Options, env: Env, scratch: str, reread: Reread | None) 
     try:
         opened.enter_context(log_sinks(options, logs, env.clock.wall_ns))
         _warnings(options, log)
-        agent = Agent(options, env, logs, storage(env, logs, scratch), reread=reread)
+        with locating(options.origins):
+            agent = Agent(options, env, logs, storage(env, logs, scratch), reread=reread)
         if logs.format == "classic":
             _write(opening(options))
         else:

@@ -33,8 +33,9 @@ SPOKEN: tuple[tuple[str, tuple[str, ...]], ...] = (
 """How an error begins that does not name its key, and the keys that it is about."""
 
 _SINGULAR = {"services": "service", "checks": "check"}
-_KEY = re.compile(r"(?<![\w.])[a-z][a-z0-9_]*+(?:\.[a-z0-9_]++)*+(?![\w\[])")
-_ELEMENT = re.compile(r"\b(services|checks|watches)\[(\d+)\]")
+_KEY = re.compile(r"(?<![\w./-])[a-z][a-z0-9_]*+(?:\.[a-z0-9_]++)*+(?![\w\[/])")
+"""A word that may be a key: no part of a path, no flag."""
+_ELEMENT = re.compile(r"\b(services|checks|watches|config_entries\.bootstrap)\[(\d+)\]")
 _TOKEN = re.compile(
     r"""(?P<blank>\s++|\#[^\n]*+|//[^\n]*+|/\*.*?(?:\*/|\Z))
       | (?P<heredoc><<-?(?P<end>\w+)\n.*?(?:\n[ \t]*+(?P=end)(?=\n|\Z)|\Z))

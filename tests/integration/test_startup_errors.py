@@ -70,6 +70,19 @@ def test_an_unknown_key_is_told_as_consul_does(make):
 
 
 @pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ('telemetry { statsd_address = "x" }', "telemetry: 'x' is not host:port"),
+        ('unix_sockets { mode = "9x" }', "unix_sockets.mode: invalid mode specified: 9x"),
+    ],
+)
+def test_what_is_found_only_at_the_start_names_file_and_line(make, tmp_path, line, text):
+    file = tmp_path / "more.hcl"
+    file.write_text(f"# more\n{line}\n")
+    make("127.0.2.11", "n1", *SERVER, "-config-file", str(file)).start().assert_refused(f"{text} ({file}:2)")
+
+
+@pytest.mark.parametrize(
     ("kind", "port"),
     [("tcp", 8300), ("tcp", 8301), ("udp", 8301), ("tcp", 8302), ("udp", 8302), ("tcp", 8500)],
 )

@@ -237,6 +237,27 @@ def test_a_full_disk_is_told_to_whom_it_concerns(folder):
     assert sorted(saved.service.id for saved in kept(folder).services()) == ["fine", "good"]
 
 
+def test_a_full_disk_is_no_matter_of_who_changed_nothing(folder):
+    """The reaper of services waits so; an error would end it."""
+
+    async def scenario():
+        worker = Held()
+        persistence = kept(folder, worker=worker, files=FullFor("bad"))
+        save(persistence, "bad")
+        changer = asyncio.create_task(persistence.kept(0))
+        await turns()
+        save(persistence, "bad")
+        bystander = asyncio.create_task(persistence.kept(persistence.queued))
+        await turns()
+        save(persistence, "bad")  # the same file again, so its change began before the bystander came and ends after
+        worker.go.set()
+        results = await asyncio.gather(changer, bystander, return_exceptions=True)
+        assert [type(result) for result in results] == [OSError, type(None)]
+        assert worker.jobs == 2
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_what_was_kept_outlives_a_power_failure_also_the_first_of_a_folder(seed):
     disk = SimDisk(random.Random(seed))

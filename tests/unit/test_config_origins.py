@@ -85,6 +85,18 @@ def test_an_element_of_a_merged_list_is_found_again(number, place):
     assert Origins(FILES).located(text) == f"{text} ({place})"
 
 
+def test_an_entry_of_the_bootstrap_is_found_again():
+    text = "config_entries.bootstrap[1]: bad"
+    content = 'config_entries {\n bootstrap { kind = "a" }\n bootstrap {\n kind = "b"\n}\n}'
+    assert Origins((("a.hcl", content),)).located(text) == f"{text} (a.hcl:3)"
+
+
+def test_parts_of_paths_are_no_keys():
+    text = "data_dir /srv/my-server/ports cannot be used"
+    content = 'server = true\nports { http = 1 }\n\ndata_dir = "/srv/my-server/ports"'
+    assert Origins((("a.hcl", content),)).located(text) == f"{text} (a.hcl:4)"
+
+
 def test_an_element_that_no_file_has_is_left_alone():
     assert Origins(FILES).located("services[7]: bad; watches[0]: bad") == "services[7]: bad; watches[0]: bad"
     assert Origins().located("services[0]: bad") == "services[0]: bad"
