@@ -13,12 +13,12 @@ import time
 
 import pytest
 
-from tests.integration.agents import Agent, dial, wait_for
+from tests.integration.agents import Agent, dial, own, wait_for
 from tests.integration.test_bad_input import RSS_GROWTH_MAX
 
 pytestmark = pytest.mark.slow
 
-IP = "127.0.2.22"
+IP = own("127.0.2.22")
 LIMIT = 512 * 1024
 SCRIPT = "<script>alert(1)</script>"
 
