@@ -2,11 +2,12 @@
 
 import json
 import socket
+from types import SimpleNamespace
 
 import pytest
 
 from conformance import mixed_api, mixed_client, mixed_dns
-from conformance.agents import LAN_PORT, NETS_APART, claimed_net
+from conformance.agents import LAN_PORT, NETS_APART, Checks, claimed_net
 from conformance.http_compare import Observed
 
 ROUTES = (
@@ -114,6 +115,30 @@ def test_an_answer_must_be_that_of_the_real_side_or_the_recorded_one(monkeypatch
 )
 def test_only_who_was_taken_for_failed_has_flapped(line, flap):
     assert bool(mixed_client.FLAP.search(line)) is flap
+
+
+class Quiet:
+    """An agent whose log a test gives."""
+
+    name = "server1"
+
+    def __init__(self, *lines):
+        self.log_lines = lambda: list(lines)
+
+
+def clients(*lines):
+    """A client with such a log on quiet servers, and a quiet one to compare with."""
+    return [SimpleNamespace(agent=Quiet(*log), servers=[Quiet()]) for log in (lines, ())]
+
+
+SUSPECT = "[WARN]  agent.client.memberlist.lan: memberlist: Suspect server1 has failed, no acks received"
+
+
+@pytest.mark.parametrize(("count", "good"), [(0, True), (129, True), (131, False), (600, False)])
+def test_suspicions_of_a_busy_machine_are_allowed_and_those_of_pings_that_nobody_understands_are_not(count, good):
+    checks = Checks()
+    mixed_client.calm(checks, *clients(*[SUSPECT] * count), 600.0)
+    assert (checks.failed == 0) is good
 
 
 def test_complaints_are_told_apart_by_what_they_say_not_by_numbers():
