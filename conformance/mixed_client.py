@@ -96,7 +96,7 @@ def one_turn(checks: Checks, turn: int, ours: Client, theirs: Client) -> None:
                 mixed_api.clear(side.agent)
             steps, problems = mixed_api.compared(name, ours, theirs, turn)
         detail = "\n    ".join(["", *problems[:PROBLEMS_SHOWN]])
-        checks.note(f"turn {turn}: {name}, {steps} answers as of real servers", not problems, detail)
+        checks.note(f"turn {turn}: {name}, {steps} answers as of real servers", steps and not problems, detail)
         for side in (ours, theirs):
             mixed_api.clear(side.agent)
     resolves(checks, turn, ours, theirs)

@@ -2,6 +2,7 @@
 
 import json
 import socket
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -100,9 +101,13 @@ def test_an_answer_must_be_that_of_the_real_side_or_the_recorded_one(monkeypatch
             return [self.side.answer]
 
     monkeypatch.setattr(mixed_api, "Play", Play)
-    assert (mixed_api.compared("x", Side(ours), Side(real))[1] == []) is good
+    count, problems = mixed_api.compared("x", Side(ours), Side(real))
+    assert (count, problems == []) == (1, good)
     with_header = mixed_api.compared("x", Side(ours, {"Odd": "1"}), Side(real))[1]
     assert any("header Odd" in problem for problem in with_header)
+    late = Side(real)
+    late.answer = replace(late.answer, took="too long")
+    assert mixed_api.compared("x", Side({"a": 9}), late) == (0, []), "it is not compared, and not counted"
 
 
 @pytest.mark.parametrize(
