@@ -179,7 +179,7 @@ def _plain(name: str) -> bool:
 
 
 def compared(name: str, ours: Client, real: Client, turn: int = 1) -> tuple[int, list[str]]:
-    """Play a scenario to both for the `turn`th time; the number of steps, and what differs, in words.
+    """Play a scenario to both for the `turn`th time; how many answers were compared, and what differs, in words.
 
     A step's status and body may also be those recorded; headers come from the client itself and are always compared.
     """
@@ -190,13 +190,14 @@ def compared(name: str, ours: Client, real: Client, turn: int = 1) -> tuple[int,
         step["unordered"] = [*step.get("unordered", ()), *UNORDERED.get(step.get("do", ""), ())]
         step["match"] = {**step.get("match", {}), **LOOSE.get(step.get("do", ""), {})}
     beside = {"steps": [as_recorded(one and hops(one, 1)) for one in want]}
+    count = sum(None not in pair for pair in zip(got, beside["steps"], strict=True))
     problems = Comparison(scenario, beside, 0, ordered=False).problems([one and hops(one, 1) for one in got])
     if not problems or name == "tail":
-        return len(got), problems
+        return count, problems
     transcript = parse_json((TRANSCRIPTS / f"{name}.json").read_text())
     alone = Comparison(scenario, transcript, 0, ordered=False).problems([one and hops(one, 0) for one in got])
     recorded = {_step(text) for text in alone if not _of_header(text)}
-    return len(got), [text for text in problems if _of_header(text) or _step(text) in recorded]
+    return count, [text for text in problems if _of_header(text) or _step(text) in recorded]
 
 
 def steps_of(name: str, turn: int = 1) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from conformance.mixed_api import CLIENT, Client
 REST_S = 30.0
 """Between two turns, so that the machine is left to others as well."""
 PROBLEMS_SHOWN = 5
-DNS_TIMEOUT_S = 15.0
 AT_STALE = re.compile(rf"^step \d+ \([^)]*{mixed_api.STALE.pattern}")
 """Reads that any server may answer as it was a moment ago, ours and real ones alike."""
 FLAP = re.compile(r"EventMemberFailed|[Mm]arking \S+ as failed|marking as failed")
@@ -32,6 +31,10 @@ BUSY = (
     r"Error getting server health from server: .*context deadline exceeded"
 )
 """What a busy machine raises: suspicions that were refuted, a server that did not tell its health within 2 s."""
+BUSY_LINES, BUSY_A_SECOND = 10, 0.2
+"""So many of those an agent may log, and so many more in each second. Pings that one make does not understand of the
+other are a suspicion in every second, or in every third for who has two peers of its own make.
+"""
 LOUD = re.compile(r"\[(?:WARN|ERROR?)\]")
 BY_ITSELF = "Coordinate.Update|Catalog.NodeServiceList|Status.Ping"
 """What a client calls and users do not, or both clusters' users alike."""
@@ -54,14 +57,15 @@ def busy(checks: Checks, real: Program, minutes: float, net: str) -> None:
         start = stack.enter_context(cluster(checks))
         ours = stand(checks, start, OURS, real, net, 2)
         theirs = stand(checks, stack.enter_context(cluster(checks)), real, real, net, 6)
-        end = time.monotonic() + minutes * 60
+        began = time.monotonic()
+        end = began + minutes * 60
         for turn in itertools.count(1):
             one_turn(checks, turn, ours, theirs)
             left = end - time.monotonic()
             if left <= 0:
                 break
             time.sleep(min(left, REST_S))
-        calm(checks, ours, theirs)
+        calm(checks, ours, theirs, time.monotonic() - began)
         checks.equal("its serfHealth passes", serf_health(ours.servers[1], CLIENT), "passing")
         consul_peer.crashes(checks, start, real, ours.agent, list(ours.servers))
 
@@ -92,7 +96,7 @@ def one_turn(checks: Checks, turn: int, ours: Client, theirs: Client) -> None:
                 mixed_api.clear(side.agent)
             steps, problems = mixed_api.compared(name, ours, theirs, turn)
         detail = "\n    ".join(["", *problems[:PROBLEMS_SHOWN]])
-        checks.note(f"turn {turn}: {name}, {steps} answers as of real servers", not problems, detail)
+        checks.note(f"turn {turn}: {name}, {steps} answers as of real servers", steps and not problems, detail)
         for side in (ours, theirs):
             mixed_api.clear(side.agent)
     resolves(checks, turn, ours, theirs)
@@ -148,11 +152,15 @@ def watched(checks: Checks, client: Agent, server: Agent) -> None:
 # --- logs -----------------------------------------------------------------------------------------------------
 
 
-def calm(checks: Checks, ours: Client, theirs: Client) -> None:
-    """Nobody was taken for failed, and nobody complains of what is fine beside real servers."""
+def calm(checks: Checks, ours: Client, theirs: Client, seconds: float) -> None:
+    """Nobody was taken for failed in so long, and nobody complains of what is fine beside real servers."""
     agents = [*ours.servers, ours.agent]
     flaps = [f"{agent.name}: {line}" for agent in agents for line in agent.log_lines() if FLAP.search(line)]
     checks.equal("no membership flapped", flaps[:PROBLEMS_SHOWN], [])
+    for agent in agents:
+        doubts = [line for line in agent.log_lines() if LOUD.search(line) and re.search(BUSY, line)]
+        few = len(doubts) <= BUSY_LINES + BUSY_A_SECOND * seconds
+        checks.note(f"{agent.name} doubts others seldom", few, f"{len(doubts)} times: {doubts[-PROBLEMS_SHOWN:]}")
     fine = complaints(theirs.agent)
     new = [
         line for shape, line in complaints(ours.agent).items() if shape not in fine and not CLIENT_MAY_SAY.search(line)

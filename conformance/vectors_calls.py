@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from conformance.case import Mismatch, holds, same
+from pyconsul_agent.errors import RPCError
 from pyconsul_agent.interfaces.http import event, head
 from pyconsul_agent.interfaces.http.message import Query, Request
 from pyconsul_agent.interfaces.http.params import Defaults
+from pyconsul_agent.server.node import ServerNode
 from pyconsul_agent.state import connect_ca
 from pyconsul_agent.state.watch import WatchSet
 from pyconsul_agent.structs.acl import ACL
@@ -216,16 +218,27 @@ def unknown_service(recorded: Recorded, op: Op) -> None:
 
 
 def unknown_session(recorded: Recorded, op: Op) -> None:
-    """A session that is not there; ACLs were on, so the endpoint looked before it wrote."""
+    """A session that is not there; ACLs were on, so the endpoint looked before it wrote. Ours answers the same."""
     bench = left_nothing(recorded, op)
     same(shown(bench, f"/v1/session/info/{op['path'].rpartition('/')[2]}"), [], "sessions")
-    same(op["response"], "true", "answer")
+    bench.proposals.commit = lambda: None
+    status, _, body = bench.ask(op["method"], op["path"])
+    same((status, body.decode()), (op["status"], op["response"]), "answer")
 
 
 def unknown_member(recorded: Recorded, op: Op) -> None:
-    """A node that nobody knows cannot be forced to leave."""
+    """A node that nobody knows cannot be forced to leave: our server refuses it in the recorded words."""
     bench, name = left_nothing(recorded, op), op["path"].rpartition("/")[2]
-    holds(name not in [row["Node"] for row in shown(bench, "/v1/catalog/nodes")], "no such node")
+    known = [row["Node"] for row in shown(bench, "/v1/catalog/nodes")]
+    holds(known and name not in known, "no such node")
+    pool = SimpleNamespace(member=lambda node: node if node in known else None)
+    server: Any = SimpleNamespace(_lan=pool, _wan=None, _config=SimpleNamespace(datacenter="dc1"))
+    try:
+        asyncio.run(ServerNode.force_leave(server, name))
+    except RPCError as error:
+        same(str(error), op["response"], "answer")
+    else:
+        raise Mismatch("it was made to leave")
 
 
 def lock_refused(recorded: Recorded, op: Op) -> None:

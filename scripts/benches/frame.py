@@ -126,6 +126,13 @@ class Server:
         finally:
             connection.close()
 
+    def tried(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        """The same; (0, b"") when there is no answer."""
+        try:
+            return self.request(method, path, body)
+        except OSError:
+            return 0, b""
+
     def cpu_s(self) -> float:
         """Processor seconds used so far, by all threads."""
         return cpu_s(self.process.pid)
@@ -242,10 +249,7 @@ def leader_of(server: Server) -> str:
     """`ip:port` of the leader, "" while there is none."""
     if server.process.poll() is not None:
         raise RuntimeError(f"{server.log.name} has ended")
-    try:
-        status, body = server.request("GET", "/v1/status/leader")
-    except OSError:
-        return ""
+    status, body = server.tried("GET", "/v1/status/leader")
     return body.decode().strip().strip('"') if status == 200 else ""
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from scripts.benches.frame import FIRST_ADDRESS, Make, Server, fleet, until
+from scripts.benches.frame import Make, Server, fleet, until
 from scripts.benches.outage import (
     SERVERS,
     SETTLE_TIMEOUT_S,
@@ -38,7 +38,7 @@ def _moved(options: argparse.Namespace, make: Make, multiplier: int, count: int)
     whole, after = Figure(f"{text}, from their start", LIMIT), Figure(f"{text}, from their answers", LIMIT)
     with fleet(options, multiplier=multiplier) as agents:
         addresses = SERVERS + count * options.rounds
-        servers = start_together(agents, make, options.net, addresses, FIRST_ADDRESS)
+        servers = start_together(agents, make, options.net, addresses)
         for number in range(options.rounds):
             settle(servers)
             moving = [(number + each) % SERVERS for each in range(count)]
@@ -65,17 +65,11 @@ def _until_healed(servers: list[Server], number: int) -> None:
 
 
 def _listens(server: Server) -> bool:
-    try:
-        return server.request("GET", "/v1/agent/self")[0] == 200
-    except OSError:
-        return False
+    return server.tried("GET", "/v1/agent/self")[0] == 200
 
 
 def _writes(server: Server, number: int) -> bool:
-    try:
-        return server.request("PUT", f"/v1/kv/moved/{number}/{server.name}", b"x") == (200, b"true")
-    except OSError:
-        return False
+    return server.tried("PUT", f"/v1/kv/moved/{number}/{server.name}", b"x") == (200, b"true")
 
 
 def main(arguments: list[str]) -> int:

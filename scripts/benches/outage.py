@@ -17,7 +17,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from scripts.benches.frame import CONSUL, HTTP_PORT, Busy, Fleet, Make, Server, fleet, makes, parser, until
+from scripts.benches.frame import (
+    CONSUL,
+    FIRST_ADDRESS,
+    HTTP_PORT,
+    Busy,
+    Fleet,
+    Make,
+    Server,
+    fleet,
+    makes,
+    parser,
+    until,
+)
 
 SERVERS = 3
 SETTLE_TIMEOUT_S = 120.0
@@ -111,19 +123,16 @@ def three(options: argparse.Namespace, make: Make, multiplier: int):
         yield agents, servers
 
 
-def start_together(agents: Fleet, make: Make, net: str, addresses: int = SERVERS, first: int = 11) -> list[Server]:
+def start_together(agents: Fleet, make: Make, net: str, addresses: int = SERVERS) -> list[Server]:
     """Three servers, started at once; each tries to join the first `addresses` addresses of the net."""
-    joins = [f"-retry-join={net}.{first + number}" for number in range(addresses)]
+    joins = [f"-retry-join={net}.{FIRST_ADDRESS + number}" for number in range(addresses)]
     return [agents.start(make, [f"-bootstrap-expect={SERVERS}", *FLAGS, *joins]) for _ in range(SERVERS)]
 
 
 def leader_address(server: Server) -> str:
     """The leader's address as this server knows it, "" when it knows none or does not answer."""
-    with contextlib.suppress(OSError):
-        status, body = server.request("GET", "/v1/status/leader")
-        if status == 200:
-            return body.decode().strip().strip('"').partition(":")[0]
-    return ""
+    status, body = server.tried("GET", "/v1/status/leader")
+    return body.decode().strip().strip('"').partition(":")[0] if status == 200 else ""
 
 
 def leader_among(servers: Sequence[Server]) -> Server:
@@ -151,25 +160,16 @@ def settle(servers: Sequence[Server]) -> Server:
 
 
 def _votes(server: Server) -> int:
-    try:
-        status, body = server.request("GET", "/v1/operator/raft/configuration?stale")
-    except OSError:
-        return 0
+    status, body = server.tried("GET", "/v1/operator/raft/configuration?stale")
     return body.replace(b" ", b"").count(b'"Voter":true') if status == 200 else 0
 
 
 def _put(server: Server, value: bytes) -> bool:
-    try:
-        return server.request("PUT", "/v1/kv/settled", value) == (200, b"true")
-    except OSError:
-        return False
+    return server.tried("PUT", "/v1/kv/settled", value) == (200, b"true")
 
 
 def _has(server: Server, value: bytes) -> bool:
-    try:
-        return server.request("GET", "/v1/kv/settled?raw&stale") == (200, value)
-    except OSError:
-        return False
+    return server.tried("GET", "/v1/kv/settled?raw&stale") == (200, value)
 
 
 class Writers:

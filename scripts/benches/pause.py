@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 from scripts.benches.frame import STOP_TIMEOUT_S, Make, Server, until
@@ -28,7 +29,7 @@ def measure(options: argparse.Namespace, make: Make, multiplier: int) -> list[Fi
             with Writers([server for server in servers if server is not leader]) as writers:
                 since = time.monotonic()
                 leader.process.send_signal(signal.SIGSTOP)
-                until(lambda: _stopped(leader), STOP_TIMEOUT_S, "it does not stop")  # noqa: B023
+                until(partial(_stopped, leader), STOP_TIMEOUT_S, "it does not stop")
                 try:
                     figure.times.append(writers.outage(since))
                 finally:

@@ -62,11 +62,12 @@ class Disks:
         what = damage(raft, way, self._random)
         self._event("damage", what=what or "nothing there", known=str(before))
         print(f"         {what or 'nothing there to damage'}; it had {before}", flush=True)
+        if what:
+            self._suspect.add(server.name)
         server.start()
         opened = await self._opened(server)
         if opened is None:
             return await self.ended(server) if not server.lives else [f"{server.name} neither opens its log nor ends"]
-        self._suspect.add(server.name)
         if what and before is not None and (opened.last_index < before.last_index or opened.term < before.term):
             return [f"I7 {server.name} starts with {opened} but had {before}: {what}"]
         return []
@@ -84,7 +85,10 @@ class Disks:
         return None
 
     async def ended(self, server: Server) -> list[str]:
-        """A server is down that nobody stopped. If it says that its disk is damaged, it is replaced."""
+        """A server is down that nobody stopped. If it says that its disk is damaged, it is replaced.
+
+        That it may say only when its disk was damaged, at whatever time, or can be full.
+        """
         log = server.log_since_start()
         reasons = [line for line in log.splitlines() if "raft storage" in line or "raft snapshots" in line]
         reasons = [line for line in reasons if "opened" not in line]
@@ -96,6 +100,8 @@ class Disks:
             server.start()
             return wrong
         print(f"         {server.name} refuses: {reasons[-1].strip()[:400]}", flush=True)
+        if server.name not in self._suspect and not server.has_small_disk:
+            wrong.append(f"{server.name} refuses a disk that nobody has damaged: {reasons[-1].strip()[:400]}")
         self.replaced += 1
         try:
             await self._remove(server, server.node_id())

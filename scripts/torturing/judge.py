@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from pyconsul_agent.sim.checkers import blocking, holders, monotone_index, real_time, register, watched
 from pyconsul_agent.sim.history import History, Operation, Violation
-
-GAP_S = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +37,16 @@ def judge(operations: Iterable[Operation], at: Circumstances) -> list[str]:
         if each.key:
             by_key[each.key].append(each)
     rules: list[Callable[[], None]] = [
-        lambda: real_time.check(done),
-        lambda: holders.check(done, at.all_starts, races=at.mixed),
+        partial(real_time.check, done),
+        partial(holders.check, done, at.all_starts, races=at.mixed),
     ]
     for of_key in by_key.values():
-        rules.append(lambda of_key=of_key: watched.check(of_key, at.starts, at.calm))  # type: ignore[misc]
-        rules.append(lambda of_key=of_key: monotone_index.check(History(of_key)))  # type: ignore[misc]
+        rules.append(partial(watched.check, of_key, at.starts, at.calm))
+        rules.append(partial(monotone_index.check, History(of_key)))
         if not any(each.f == "acquire" for each in of_key):
-            rules.append(lambda of_key=of_key: register.check(of_key))  # type: ignore[misc]
+            rules.append(partial(register.check, of_key))
     if not at.mixed:
-        rules.append(lambda: blocking.check(History([each for each in done if _in_calm(each, at.calm)])))
+        rules.append(partial(blocking.check, History([each for each in done if _in_calm(each, at.calm)])))
     found = []
     for rule in rules:
         try:

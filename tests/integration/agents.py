@@ -20,6 +20,13 @@ START_S = 20.0
 STOP_S = 20.0
 BAD_WORDS = ("Traceback", "never retrieved", "was never awaited", "was destroyed but it is pending", "RuntimeWarning")
 """What must not be written anywhere by any agent, however it is treated."""
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+"""Of this process among those that share the tests."""
+
+
+def own(ip: str) -> str:
+    """127.0.x.y as no other process has it that shares the tests: any two of them may come to one file of tests."""
+    return ip.replace("127.0.", f"127.{WORKER}.", 1)
 
 
 def wait_for(ask, *, timeout_s: float = START_S, every_s: float = 0.03, what: str = "condition"):

@@ -12,11 +12,11 @@ import threading
 
 import pytest
 
-from tests.integration.agents import Agent, wait_for
+from tests.integration.agents import Agent, own, wait_for
 
 pytestmark = pytest.mark.slow
 
-IP = "127.0.2.51"
+IP = own("127.0.2.51")
 OUTPUT_MAX = 4096 + len("Captured 4096 of 99999999999 bytes\n...\n")
 RSS_GROWTH_MAX = 64 * 1024 * 1024
 SERVICES = {"services": [{"name": "web", "port": 80}], "watches": []}

@@ -12,11 +12,11 @@ import zlib
 
 import pytest
 
-from tests.integration.agents import Agent, dial, wait_for
+from tests.integration.agents import Agent, dial, own, wait_for
 
 pytestmark = pytest.mark.slow
 
-IP = "127.0.2.21"
+IP = own("127.0.2.21")
 SEED = 20260723
 RSS_GROWTH_MAX = 32 * 1024 * 1024
 LATENCY_MAX_S = 0.05

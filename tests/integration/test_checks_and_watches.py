@@ -10,11 +10,11 @@ import threading
 
 import pytest
 
-from tests.integration.agents import Agent, wait_for
+from tests.integration.agents import Agent, own, wait_for
 
 pytestmark = pytest.mark.slow
 
-IP = "127.0.2.31"
+IP = own("127.0.2.31")
 CHECK_MODULE = "async def fine():\n    return 'warning', 'so so'\n"
 
 

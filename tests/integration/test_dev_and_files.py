@@ -9,10 +9,10 @@ import socket
 
 import pytest
 
-from tests.integration.agents import Agent, wait_for
+from tests.integration.agents import Agent, own, wait_for
 
 pytestmark = pytest.mark.slow
-IP = "127.0.2.41"
+IP = own("127.0.2.41")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.torture import Cluster, Torture, check
+from tests.integration.torture import Cluster, Torture, check
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +18,7 @@ def test_no_acknowledged_write_is_lost_when_servers_are_killed_and_paused(tmp_pa
         torture.close()
     assert torture.faults >= 4
     assert sum(entry.ok for entry in history) > 200
-    assert check(history, final) == []
+    assert check(history, final) == [], torture.log
     torture.cluster.assert_clean()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.agents import Agent, wait_for
+from tests.integration.agents import Agent, own, wait_for
 
 pytestmark = pytest.mark.slow
 SERVER = ("-server", "-bootstrap")
@@ -21,7 +21,7 @@ def make(tmp_path):
     made = []
 
     def one(ip: str, name: str, *arguments: str) -> Agent:
-        made.append(Agent(tmp_path, ip, name, *arguments))
+        made.append(Agent(tmp_path, own(ip), name, *arguments))
         return made[-1]
 
     yield one
@@ -87,7 +87,7 @@ def test_what_is_found_only_at_the_start_names_file_and_line(make, tmp_path, lin
     [("tcp", 8300), ("tcp", 8301), ("udp", 8301), ("tcp", 8302), ("udp", 8302), ("tcp", 8500)],
 )
 def test_a_taken_port_is_told_in_one_line(make, kind, port):
-    ip = "127.0.2.12"
+    ip = own("127.0.2.12")
     with socket.socket(type=socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM) as taken:
         taken.bind((ip, port))
         if kind == "tcp":
@@ -192,14 +192,15 @@ def test_a_moved_server_keeps_its_data(make, tmp_path):
     moved = make("127.0.2.17", "n1", *SERVER).start()
     assert wait_for(lambda: moved.put("/v1/kv/y", b"2"), what="write at the new address")
     assert moved.ask("GET", "/v1/kv/x?raw") == (200, b"1")
-    wait_for(lambda: moved.get("/v1/status/leader") == "127.0.2.17:8300", what="new address of the leader")
+    wait_for(lambda: moved.get("/v1/status/leader") == f"{moved.ip}:8300", what="new address of the leader")
     moved.assert_clean()
 
 
 def test_a_second_server_with_the_name_of_the_first_is_refused(make):
     first = make("127.0.2.18", "n1", *SERVER).start()
     first.wait_leader()
-    second = Agent(first.folder / "..", "127.0.2.19", first.folder.name + "-other", "-node", "n1", "-join", first.ip)
+    folder, name = first.folder / "..", first.folder.name + "-other"
+    second = Agent(folder, own("127.0.2.19"), name, "-node", "n1", "-join", first.ip)
     second.start()
     try:
         second.assert_refused("n1")

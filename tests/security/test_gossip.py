@@ -21,13 +21,13 @@ from pyconsul_agent.wire.gossip_crypto import NONCE_LENGTH, seal_packet, seal_st
 from pyconsul_agent.wire.gossip_packet import add_crc, compress_message, open_packet_body, pack_compounds
 from pyconsul_agent.wire.gossip_stream import StreamReader
 from pyconsul_agent.wire.serf import JoinIntent, LeaveIntent, UserEventMessage, encode, encode_tags
-from tests.integration.agents import Agent, wait_for
+from tests.integration.agents import Agent, own, wait_for
 from tests.integration.test_bad_input import lzw_bomb
 from tests.security.gossip_peer import LAN_PORT, SILENCE_S, Stranger, exchange
 
 pytestmark = pytest.mark.slow
 
-SERVER, CLIENT, SEALED, STRANGER = "127.0.48.1", "127.0.48.2", "127.0.48.3", "127.0.48.9"
+SERVER, CLIENT, SEALED, STRANGER = (own(f"127.0.48.{number}") for number in (1, 2, 3, 9))
 KEY, WRONG_KEY = bytes(range(32)), bytes(range(1, 33))
 GROWTH_MAX = 48 * 1024 * 1024
 """One decompressed stream may be 40 MiB."""

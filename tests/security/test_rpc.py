@@ -6,7 +6,6 @@ What is malformed before a call is understood is in `tests/integration/test_bad_
 from __future__ import annotations
 
 import math
-import os
 import random
 import socket
 import struct
@@ -20,13 +19,11 @@ import pytest
 from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.wire.msgpack import encode
 from pyconsul_agent.wire.netrpc import MessageReader, ResponseHeader, encode_request
-from tests.integration.agents import Agent
+from tests.integration.agents import Agent, own
 
 pytestmark = pytest.mark.slow
 
-NUMBER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-"""Of this process among those that share the tests: each has an agent of its own."""
-IP, PEER = f"127.0.2.{31 + 2 * NUMBER}", f"127.0.2.{32 + 2 * NUMBER}"
+IP, PEER = own("127.0.2.61"), own("127.0.2.62")
 """Where bad peers come from: limits count per address."""
 FRAME = struct.Struct(">BBHII")
 DATA, WINDOW, PING = 0, 1, 2

@@ -85,6 +85,15 @@ class Article:
         await self.cluster.stop()
 
 
+async def another_leader(run, old):
+    """Who leads instead of `old`, once it serves."""
+    others = [node for node in run.cluster.servers if node is not old]
+    await run.cluster.until("another leader", lambda: any(node.is_leader for node in others), 20)
+    new = next(node for node in others if node.is_leader)
+    await run.cluster.until("it is ready", lambda: new.server._leader.ready, 10)
+    return new
+
+
 def article(scenario, seed=1, **flags):
     """Run `scenario(article)` with everything up, stop in order, and find nothing left."""
 
@@ -160,11 +169,8 @@ def test_a_leader_cut_off_answers_no_default_read_once_another_may_lead():
     async def scenario(run):
         old = await run.cluster.ready()
         await run.put(old.name, "key", "before")
-        others = [node for node in run.cluster.servers if node is not old]
         run.cluster.isolate(old)
-        await run.cluster.until("another leader", lambda: any(node.is_leader for node in others), 20)
-        new = next(node for node in others if node.is_leader)
-        await run.cluster.until("it is ready", lambda: new.server._leader.ready, 10)
+        new = await another_leader(run, old)
         await run.put(new.name, "key", "after")
         for query in ("", "&consistent"):
             try:

@@ -7,6 +7,8 @@ from pyconsul_agent.fsm.apply import TOMBSTONE
 from pyconsul_agent.serf.effects import ReplaceSnapshot
 from pyconsul_agent.server.leader.tombstones import TombstoneReaper
 from pyconsul_agent.sim.world import World
+from pyconsul_agent.structs.methods import CATALOG_SERVICE_NODES, HEALTH_SERVICE_NODES
+from pyconsul_agent.structs.requests import ServiceSpecificRequest
 from pyconsul_agent.structs.system import TombstoneRequest
 from pyconsul_agent.telemetry.names import DECLARED, VARYING
 from pyconsul_agent.wire.msgpack import encode
@@ -127,9 +129,15 @@ async def reads(m, leader):
         await m.ok(leader, "GET", "/v1/kv/a?consistent")
     async with m.feeding(leader, "client.rpc.failed", "rpc.request_error"):
         assert (await m.run.ask(leader, "PUT", "/v1/kv/a?acquire=nobody")).status == 500
-    for area, path in (("catalog", "/v1/catalog/service"), ("health", "/v1/health/service")):
+    old = ServiceSpecificRequest(datacenter="dc1", service_name="web", service_tag="a", tag_filter=True)
+    for area, path, method in (
+        ("catalog", "/v1/catalog/service", CATALOG_SERVICE_NODES),
+        ("health", "/v1/health/service", HEALTH_SERVICE_NODES),
+    ):
         async with m.feeding(leader, f"{area}.service.query", f"{area}.service.query-tags"):
             await m.ok(leader, "GET", f"{path}/web?tag=a")
+        async with m.feeding(leader, f"{area}.service.query-tag"):  # as agents of before 1.3 ask
+            await m.run.nodes[leader].agent.delegate.call(method, old)
         async with m.feeding(leader, f"{area}.service.not-found"):
             await m.ok(leader, "GET", f"{path}/nobody")
         async with m.feeding(leader, f"{area}.connect.query"):

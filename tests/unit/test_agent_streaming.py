@@ -48,6 +48,14 @@ class Agent(World):
         index, rows = health.service_nodes(self.store, WatchSet(), request.service_name)
         return IndexedCheckServiceNodes(index=index, nodes=tuple(rows) or None)
 
+    async def learn_subscriptions(self):
+        """Its server comes back as one that offers them."""
+        await self.server.close()
+        self.server = RPCServer(
+            MemoryNet("127.0.0.1", self.network), Clock(), self.log, None, grpc=self.streaming.serve
+        )
+        await self.server.start("127.0.0.1", 8300)
+
     async def get(self, request=WEB, **options):
         found = await self.cache.get(caches.HEALTH_NODES, replace(request, **options))
         ids = [row.service.id for row in found.value.nodes or ()]
@@ -174,11 +182,7 @@ async def test_servers_without_subscriptions_are_asked_by_calls(agent):
 async def test_subscriptions_are_tried_again_after_a_while(agent):
     agent.write(register("web"))
     await agent.get()
-    await agent.server.close()
-    agent.server = RPCServer(
-        MemoryNet("127.0.0.1", agent.network), Clock(), agent.log, None, grpc=agent.streaming.serve
-    )
-    await agent.server.start("127.0.0.1", 8300)
+    await agent.learn_subscriptions()
     await asyncio.sleep(max(STREAM_RETRY_S, REFUSED_S) + 1)
     assert (await agent.get(service_name="db"))[2] == 1
 
@@ -187,11 +191,7 @@ async def test_subscriptions_are_tried_again_after_a_while(agent):
 async def test_a_followed_service_is_subscribed_to_as_soon_as_that_may_be_tried_again(agent):
     agent.write(register("web"))
     await agent.get()
-    await agent.server.close()
-    agent.server = RPCServer(
-        MemoryNet("127.0.0.1", agent.network), Clock(), agent.log, None, grpc=agent.streaming.serve
-    )
-    await agent.server.start("127.0.0.1", 8300)
+    await agent.learn_subscriptions()
     await asyncio.sleep(STREAM_RETRY_S + 3)
     agent.write(register("web", 2))
     await asyncio.sleep(0.1)

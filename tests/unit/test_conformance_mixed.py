@@ -2,11 +2,13 @@
 
 import json
 import socket
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from conformance import mixed_api, mixed_client, mixed_dns
-from conformance.agents import LAN_PORT, NETS_APART, claimed_net
+from conformance.agents import LAN_PORT, NETS_APART, Checks, claimed_net
 from conformance.http_compare import Observed
 
 ROUTES = (
@@ -99,9 +101,13 @@ def test_an_answer_must_be_that_of_the_real_side_or_the_recorded_one(monkeypatch
             return [self.side.answer]
 
     monkeypatch.setattr(mixed_api, "Play", Play)
-    assert (mixed_api.compared("x", Side(ours), Side(real))[1] == []) is good
+    count, problems = mixed_api.compared("x", Side(ours), Side(real))
+    assert (count, problems == []) == (1, good)
     with_header = mixed_api.compared("x", Side(ours, {"Odd": "1"}), Side(real))[1]
     assert any("header Odd" in problem for problem in with_header)
+    late = Side(real)
+    late.answer = replace(late.answer, took="too long")
+    assert mixed_api.compared("x", Side({"a": 9}), late) == (0, []), "it is not compared, and not counted"
 
 
 @pytest.mark.parametrize(
@@ -114,6 +120,30 @@ def test_an_answer_must_be_that_of_the_real_side_or_the_recorded_one(monkeypatch
 )
 def test_only_who_was_taken_for_failed_has_flapped(line, flap):
     assert bool(mixed_client.FLAP.search(line)) is flap
+
+
+class Quiet:
+    """An agent whose log a test gives."""
+
+    name = "server1"
+
+    def __init__(self, *lines):
+        self.log_lines = lambda: list(lines)
+
+
+def clients(*lines):
+    """A client with such a log on quiet servers, and a quiet one to compare with."""
+    return [SimpleNamespace(agent=Quiet(*log), servers=[Quiet()]) for log in (lines, ())]
+
+
+SUSPECT = "[WARN]  agent.client.memberlist.lan: memberlist: Suspect server1 has failed, no acks received"
+
+
+@pytest.mark.parametrize(("count", "good"), [(0, True), (129, True), (131, False), (600, False)])
+def test_suspicions_of_a_busy_machine_are_allowed_and_those_of_pings_that_nobody_understands_are_not(count, good):
+    checks = Checks()
+    mixed_client.calm(checks, *clients(*[SUSPECT] * count), 600.0)
+    assert (checks.failed == 0) is good
 
 
 def test_complaints_are_told_apart_by_what_they_say_not_by_numbers():

@@ -32,6 +32,13 @@ async def with_snapshot(cluster, member, count=5):
     await member.do(lambda node: node.take_snapshot())
 
 
+async def alone(cluster):
+    """The only server, started again, with its restore under way."""
+    member = await cluster.boot()
+    await with_snapshot(cluster, member)
+    return await restarted(member)
+
+
 def written(count, *more):
     return [b"\x07%d" % n for n in range(count)] + list(more)
 
@@ -70,9 +77,7 @@ def test_server_votes_while_it_restores():
 
 def test_leader_does_not_say_that_it_leads_before_it_has_its_state():
     async def scenario(cluster):
-        member = await cluster.boot()
-        await with_snapshot(cluster, member)
-        await restarted(member)
+        member = await alone(cluster)
         member.events.clear()
         changes = []
         member.node.on_leader_change(lambda address, _: changes.append(address))
@@ -91,9 +96,7 @@ def test_leader_does_not_say_that_it_leads_before_it_has_its_state():
 
 def test_no_snapshot_is_taken_while_one_is_restored():
     async def scenario(cluster):
-        member = await cluster.boot()
-        await with_snapshot(cluster, member)
-        await restarted(member)
+        member = await alone(cluster)
         with pytest.raises(RaftError, match="still being restored"):
             await member.do(lambda node: node.take_snapshot())
 
@@ -135,9 +138,7 @@ def test_snapshot_of_a_leader_is_installed_after_the_own_one_was_restored():
 
 def test_server_that_is_stopped_while_it_restores_ends_at_once():
     async def scenario(cluster):
-        member = await cluster.boot()
-        await with_snapshot(cluster, member)
-        await restarted(member)
+        member = await alone(cluster)
         member.stopping.set()
         async with asyncio.timeout(1):
             await member.process.wait()

@@ -364,7 +364,6 @@ def test_number_beyond_sqlite_is_a_storage_error_not_a_crash(tmp_path):
 
 WRITER = """
 import asyncio, sys
-from pyconsul_agent.runtime import raft_snapshots, raft_storage
 from pyconsul_agent.runtime.raft_storage import SqliteRaftStorage
 from pyconsul_agent.raft.types import HardState
 from tests.raft_cluster import Recorder

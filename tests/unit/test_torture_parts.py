@@ -1,8 +1,10 @@
 """The torture's parts that need no namespaces: what is drawn, recorded, damaged, and compared at the end."""
 
+import asyncio
 import base64
 import random
 import sqlite3
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +12,7 @@ from pyconsul_agent.sim.checkers import holders, real_time, register, watched
 from pyconsul_agent.sim.history import Operation, Violation
 from scripts.torturing import inside, main
 from scripts.torturing.damage import WAYS, Known, damage, known
+from scripts.torturing.disks import Disks
 from scripts.torturing.faults import DECK, draw
 from scripts.torturing.finish import missing
 from scripts.torturing.record import Generation, Recorder, line, read_lines
@@ -208,6 +211,63 @@ def test_damage_changes_one_file_and_says_how(raft, way):
 
 def test_nothing_to_damage_is_said(tmp_path):
     assert [damage(tmp_path, way, random.Random(3)) for way in WAYS] == [""] * len(WAYS)
+
+
+class Ended:
+    """A server that has ended with a line in its log."""
+
+    real, name, lives, process = "", "s1", True, SimpleNamespace(returncode=1)
+
+    def __init__(self, folder, line, *, has_small_disk=False):
+        self.data, self.log_since_start, self.has_small_disk = folder, lambda: line, has_small_disk
+        self.done = []
+
+    def start(self):
+        self.done.append("start")
+
+    def wipe(self):
+        self.done.append("wipe")
+
+    def node_id(self):
+        return "id"
+
+
+class Other:
+    """One that removes it from raft."""
+
+    name, has_small_disk = "s2", False
+
+    async def ask(self, *_):
+        return SimpleNamespace(status=200, body=b"")
+
+
+REFUSAL = "[ERROR] agent: fatal error, stopping: raft storage: it is damaged"
+
+
+@pytest.mark.parametrize(
+    ("line", "is_damaged", "small", "wrong", "done"),
+    [
+        (REFUSAL, True, False, "", ["wipe", "start"]),
+        (REFUSAL, False, True, "", ["wipe", "start"]),
+        (REFUSAL, False, False, "refuses a disk that nobody has damaged", ["wipe", "start"]),
+        ("[ERROR] agent: something else", True, False, "ended by itself with 1", ["start"]),
+    ],
+)
+def test_a_server_may_end_by_itself_only_when_its_disk_was_damaged_or_full(
+    tmp_path, capsys, line, is_damaged, small, wrong, done
+):
+    server = Ended(tmp_path, line, has_small_disk=small)
+    disks = Disks([server, Other()], random.Random(1), lambda *_, **__: None)
+    if is_damaged:
+        (tmp_path / "raft" / "snapshots" / "1-1-1").mkdir(parents=True)
+        (tmp_path / "raft" / "snapshots" / "1-1-1" / "state.bin").write_bytes(bytes(500))
+        server.log_since_start = lambda: "raft storage opened: last_index=1 term=1"
+        assert asyncio.run(disks.damaged(server, "flip_snapshot")) == []
+        server.log_since_start = lambda: line
+        server.done.clear()
+    found = asyncio.run(disks.ended(server))
+    assert [wrong in each for each in found] == ([True] if wrong else [])
+    assert server.done == done
 
 
 @pytest.mark.parametrize(

@@ -1,29 +1,21 @@
-#!/usr/bin/env python3
 """Three servers, writers through all of them, and a seeded fault every few seconds; then the history is checked.
 
-    python scripts/torture.py --seconds 300 --seed 7        kill -9, restart and SIGSTOP of one server at a time
-
-A fault list is a function of its seed; what the machine makes of it is not. Exit code 1 when the check fails.
+A fault list is a function of its seed; what the machine makes of it is not. `scripts/torture` has more kinds of faults.
 """
 
 from __future__ import annotations
 
-import argparse
 import base64
 import http.client
 import json
 import random
 import signal
-import sys
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from tests.integration.agents import Agent, wait_for
+from tests.integration.agents import Agent, own, wait_for
 
 KEYS = 8
 WRITERS = 3
@@ -52,7 +44,7 @@ class Cluster:
     """Three servers on `127.0.2.<first_ip>` and the next two."""
 
     def __init__(self, folder: Path, *, first_ip: int, multiplier: int = 1) -> None:
-        ips = [f"127.0.2.{first_ip + number}" for number in range(3)]
+        ips = [own(f"127.0.2.{first_ip + number}") for number in range(3)]
         self.agents = [
             Agent(
                 folder, ip, f"s{number + 1}", "-server", "-bootstrap-expect", "3",
@@ -249,29 +241,3 @@ def check(history: list[Write], final: list[State]) -> list[str]:
                 wrong.append(f"{write.key}: {first} and {write.value} both passed the guard {write.guard}")
     wrong += [f"{key}: lost" for key, _ in passed if key not in state]
     return wrong
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=120.0)
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="torture-") as name:
-        folder = Path(name)
-        torture = Torture(folder, seed=options.seed, seconds=options.seconds)
-        try:
-            history = torture.run()
-            final = torture.settle()
-        finally:
-            torture.close()
-            print("\n".join(torture.log))
-        torture.cluster.assert_clean()
-        wrong = check(history, final)
-        acknowledged = sum(write.ok for write in history)
-        print(f"seed {options.seed}: {torture.faults} faults, {len(history)} writes, {acknowledged} acknowledged")
-        print("\n".join(wrong) or "no acknowledged write lost, order and states agree")
-        return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
