@@ -20,6 +20,7 @@ from pyconsul_agent.agent.delegate import Caller, Subscriber
 from pyconsul_agent.agent.health_view import HealthView
 from pyconsul_agent.env.base import Clock
 from pyconsul_agent.env.log import Log
+from pyconsul_agent.env.timeouts import timeout, timeout_at
 from pyconsul_agent.errors import ConsulError, DecodeError, NoServers, RPCError
 from pyconsul_agent.structs.base import Duration, duration, seconds
 from pyconsul_agent.structs.methods import (
@@ -179,7 +180,7 @@ class Cache:
             done = slot.done
             try:
                 # Only what is there may be given when the time is over; the first fetch has the call's own time-out.
-                async with asyncio.timeout_at(deadline if slot.entry.valid else None):
+                async with timeout_at(deadline if slot.entry.valid else None):
                     await done.wait()
             except TimeoutError:
                 return Cached(slot.entry.value, hit=False)  # type: ignore[arg-type]
@@ -285,7 +286,7 @@ class Cache:
     async def _subscribed(self, subscriber: Subscriber, slot: _Slot, view: HealthView) -> bool:
         """One subscription, to its end. Raises TimeoutError without a snapshot, or when it was quiet for long."""
         entry, loop, news = slot.entry, asyncio.get_running_loop(), False
-        async with asyncio.timeout(SNAPSHOT_TIMEOUT_S) as limit, aclosing(subscriber.subscribe(view.question)) as told:
+        async with timeout(SNAPSHOT_TIMEOUT_S) as limit, aclosing(subscriber.subscribe(view.question)) as told:
             if view.complete:
                 limit.reschedule(loop.time() + STREAM_IDLE_S)
             async for message in told:
@@ -344,7 +345,7 @@ async def _pause(span_s: float, hurry: asyncio.Event) -> None:
     if span_s <= 0:
         return
     try:
-        async with asyncio.timeout(span_s):
+        async with timeout(span_s):
             await hurry.wait()
     except TimeoutError:
         return

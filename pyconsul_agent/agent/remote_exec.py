@@ -20,6 +20,7 @@ from pyconsul_agent.agent.delegate import Caller
 from pyconsul_agent.agent.events import Event
 from pyconsul_agent.env.base import Files, Process
 from pyconsul_agent.env.log import Log
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import ConsulError, DecodeError
 from pyconsul_agent.structs.kv import DirEntry
 from pyconsul_agent.structs.methods import KVS_APPLY, KVS_GET
@@ -126,7 +127,7 @@ class _Output:
             await self._woken(quiet_s)
         if self._waiting and len(self._waiting) < CHUNK_BYTES and not self.ended:
             try:
-                async with asyncio.timeout(CHUNK_DEADLINE_S):
+                async with timeout(CHUNK_DEADLINE_S):
                     while len(self._waiting) < CHUNK_BYTES and not self.ended:
                         self._wake.clear()
                         await self._wake.wait()
@@ -139,7 +140,7 @@ class _Output:
     async def _woken(self, limit_s: float) -> None:
         self._wake.clear()
         try:
-            async with asyncio.timeout(limit_s):
+            async with timeout(limit_s):
                 await self._wake.wait()
         except TimeoutError:
             return

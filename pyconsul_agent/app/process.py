@@ -20,6 +20,7 @@ from pyconsul_agent.config.options import Options
 from pyconsul_agent.config.origins import locating
 from pyconsul_agent.env.base import Env
 from pyconsul_agent.env.signals import on_signals
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import ConsulError
 from pyconsul_agent.runtime.raft_storage import RaftStorage, SqliteRaftStorage
 from pyconsul_agent.telemetry.logging import LogStream, parse_level
@@ -239,7 +240,7 @@ async def _leave(agent: Agent, signals: asyncio.Queue[str], logs: LogStream) -> 
     log = logs.logger()
     log.event("graceful_shutdown")
     try:
-        async with asyncio.timeout(LEAVE_TIMEOUT_S):
+        async with timeout(LEAVE_TIMEOUT_S):
             word = await _first(signals.get(), agent.leave())
     except TimeoutError:
         log.error("Timeout on graceful leave. Exiting")

@@ -13,6 +13,7 @@ from typing import TypeVar
 from pyconsul_agent.client.server_list import REBALANCE_MIN_S, ServerList
 from pyconsul_agent.env.base import Clock
 from pyconsul_agent.env.log import Log
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import ConsulError, NetError, NoServers, RPCError, RPCRateExceeded
 from pyconsul_agent.runtime.rpc_pool import RPCPool, ServerAddress
 from pyconsul_agent.runtime.tasks import TaskOwner
@@ -131,7 +132,7 @@ class Router:
         order = self._list.shuffled()
         for _ in range(len(order)):
             try:
-                async with asyncio.timeout(PING_TIMEOUT_S):
+                async with timeout(PING_TIMEOUT_S):
                     await self._pool.call(order[0], STATUS_PING, Empty())
             except (RPCError, TimeoutError) as error:
                 self._log.debug("pinging server failed", server=str(order[0]), error=str(error))

@@ -14,6 +14,7 @@ from typing import TypeVar
 from pyconsul_agent.env.base import Address, Datagrams, Listener
 from pyconsul_agent.env.failures import dial_failure, endpoint, listen_failure
 from pyconsul_agent.env.real_questions import RealQuestions
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import DialError, NetError
 
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
@@ -164,7 +165,7 @@ class RealNet:
         step = "socket"
         sock: socket.socket | None = None
         try:
-            async with asyncio.timeout(timeout_s):
+            async with timeout(timeout_s):
                 sock = socket.socket(family_of(host), socket.SOCK_STREAM)
                 sock.setblocking(False)
                 set_stream_options(sock)

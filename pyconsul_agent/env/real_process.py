@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 
 from pyconsul_agent.env.base import ProcessResult
+from pyconsul_agent.env.timeouts import timeout
 
 READ_BYTES = 64 * 1024
 BURST_BYTES_MAX = 1024 * 1024
@@ -171,7 +172,7 @@ class RealProcess:
         child = _Child(popen, stdin or b"", output_bytes_max, on_output)
         timed_out = False
         try:
-            async with asyncio.timeout(timeout_s):
+            async with timeout(timeout_s):
                 await asyncio.shield(child.ended)
         except TimeoutError:
             timed_out = True

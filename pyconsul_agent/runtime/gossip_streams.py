@@ -13,6 +13,7 @@ from typing import Any
 
 from pyconsul_agent.env.base import Net, open_stream, stream_protocol
 from pyconsul_agent.env.log import Log
+from pyconsul_agent.env.timeouts import timeout, timeout_at
 from pyconsul_agent.errors import ConnectionLost, DecodeError, DialRefused, NetError, NetTimeout
 from pyconsul_agent.runtime.gossip_address import endpoint
 from pyconsul_agent.runtime.gossip_cipher import GossipSeal
@@ -75,7 +76,7 @@ class GossipStreams:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Address) -> None:
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with timeout(self._timeout_s):
                 await self._serve_one(reader, writer, peer)
         except TimeoutError:
             self._log.warn("gossip stream timed out", from_=endpoint(*peer))
@@ -108,7 +109,7 @@ class GossipStreams:
             raise NetError("too many streams are open")
         self._opened += 1
         try:
-            async with asyncio.timeout_at(order.deadline):
+            async with timeout_at(order.deadline):
                 return await self._exchange(order, where)
         except TimeoutError as error:
             raise NetTimeout(f"read tcp {where}: i/o timeout") from error

@@ -22,6 +22,7 @@ from h2.exceptions import ProtocolError
 
 from pyconsul_agent.env.base import Clock, Net, open_stream
 from pyconsul_agent.env.log import Log
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import ConnectionLost, DecodeError, NetError
 from pyconsul_agent.runtime.http2 import HTTP2Connection, text_headers
 from pyconsul_agent.runtime.rpc_pool import DIAL_TIMEOUT_S, ServerAddress
@@ -101,7 +102,7 @@ class GRPCPool:
         task = self._tasks.start_task(self._run(server, connection), f"grpc {server}")
         task.add_done_callback(lambda _: connection.http.abort())
         try:
-            async with asyncio.timeout(GREETING_TIMEOUT_S):
+            async with timeout(GREETING_TIMEOUT_S):
                 await connection.http.greeted.wait()
         except TimeoutError:
             self.forget(server)

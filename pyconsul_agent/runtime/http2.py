@@ -26,6 +26,7 @@ from h2.exceptions import FrameTooLargeError, ProtocolError
 from h2.settings import SettingCodes, Settings
 
 from pyconsul_agent.env.base import Clock
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import ConnectionLost, DecodeError
 from pyconsul_agent.runtime.mux import close_writer
 
@@ -105,7 +106,7 @@ class HTTP2Connection:
 
     async def _read(self, busy: Callable[[], bool]) -> bytes:
         try:
-            async with asyncio.timeout(SILENCE_S):
+            async with timeout(SILENCE_S):
                 return await self._reader.read(READ_BYTES)
         except TimeoutError:
             if self.h2.config.client_side and not busy():
@@ -113,7 +114,7 @@ class HTTP2Connection:
         self.h2.ping(PING_DATA)
         await self.flush()
         try:
-            async with asyncio.timeout(PING_TIMEOUT_S):
+            async with timeout(PING_TIMEOUT_S):
                 return await self._reader.read(READ_BYTES)
         except TimeoutError:
             raise ConnectionLost("keepalive timeout") from None
@@ -172,7 +173,7 @@ class HTTP2Connection:
                 raise ConnectionLost("connection closed")
             self._writer.write(data)
         try:
-            async with self._flushing, asyncio.timeout(SEND_TIMEOUT_S):
+            async with self._flushing, timeout(SEND_TIMEOUT_S):
                 await self._writer.drain()
         except TimeoutError:
             self.abort()
@@ -184,7 +185,7 @@ class HTTP2Connection:
         """Send a piece of a body as the windows allow. Raises ConnectionLost, also when the stream was reset."""
         at = 0
         try:
-            async with asyncio.timeout(SEND_TIMEOUT_S):
+            async with timeout(SEND_TIMEOUT_S):
                 while at < len(data):
                     room = min(self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size)
                     if room <= 0:

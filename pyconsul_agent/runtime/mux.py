@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import SupportsIndex
 
 from pyconsul_agent.env.base import Clock
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import ConnectionLost
 from pyconsul_agent.wire import yamux, yamux_frames
 
@@ -84,7 +85,7 @@ class MuxStream:
         session = self._connection.session
         while left := session.unsent(self.number):
             try:
-                async with asyncio.timeout(stall_s):
+                async with timeout(stall_s):
                     await self._wait()
             except TimeoutError:
                 if session.unsent(self.number) >= left:
@@ -260,7 +261,7 @@ class MuxConnection:
         while session.ended is None:
             try:
                 if session.has_output or transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
-                    async with asyncio.timeout(WRITE_TIMEOUT_S):
+                    async with timeout(WRITE_TIMEOUT_S):
                         await self._writer.drain()
                 data = session.take_output(self._clock.monotonic())
                 if data:
@@ -282,7 +283,7 @@ class MuxConnection:
             return
         deadline = self.session.next_deadline()
         try:
-            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - self._clock.monotonic())):
+            async with timeout(None if deadline is None else max(0.0, deadline - self._clock.monotonic())):
                 await self._wake.wait()
         except TimeoutError:
             self.session.tick(self._clock.monotonic())
@@ -342,7 +343,7 @@ async def close_writer(writer: asyncio.StreamWriter) -> None:
     """Close a connection; a peer that does not take what was written is cut off after a while."""
     writer.close()
     try:
-        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+        async with timeout(CLOSE_TIMEOUT_S):
             await writer.wait_closed()
     except (TimeoutError, asyncio.CancelledError) as error:
         writer.transport.abort()

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pyconsul_agent.env.log import Log
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import ConnectionLost, DecodeError, StorageError
 from pyconsul_agent.raft.types import Reply
 from pyconsul_agent.runtime.raft_peers import LOST, READ_BYTES, Peers, close_writer, describe, read_some
 from pyconsul_agent.runtime.raft_snapshots import SnapshotSink
+from pyconsul_agent.runtime.tasks import together
 from pyconsul_agent.structs.raft import (
     AppendEntriesRequest,
     InstallSnapshotRequest,
@@ -96,11 +98,8 @@ class Incoming:
         peer = _Peer(peer_text)
         replies: asyncio.Queue[asyncio.Future[Reply]] = asyncio.Queue(UNANSWERED_MAX)
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._read(reader, peer, replies))
-                group.create_task(_write(writer, replies))
-        except* LOST as errors:
-            error = errors.exceptions[0]
+            await together(self._read(reader, peer, replies), _write(writer, replies))
+        except LOST as error:
             level = self._log.debug if isinstance(error, ConnectionLost | OSError) else self._log.warn
             level("incoming raft connection ended", peer=peer.text, error=describe(error))
         finally:
@@ -150,7 +149,7 @@ class Incoming:
             while left:
                 chunk = decoder.take(left)
                 if not chunk:
-                    async with asyncio.timeout(MESSAGE_TIMEOUT_S):
+                    async with timeout(MESSAGE_TIMEOUT_S):
                         chunk = await reader.read(min(left, READ_BYTES))
                 if not chunk:
                     raise ConnectionLost("short read")
@@ -194,7 +193,7 @@ async def _write(writer: asyncio.StreamWriter, replies: asyncio.Queue[asyncio.Fu
         reply = await (await replies.get())
         writer.write(encode_reply(reply.error, reply.message))
         if writer.transport.get_write_buffer_size():
-            async with asyncio.timeout(WRITE_TIMEOUT_S):
+            async with timeout(WRITE_TIMEOUT_S):
                 await writer.drain()
 
 
@@ -206,7 +205,7 @@ async def _next_request(reader: asyncio.StreamReader, decoder: RequestDecoder) -
         decoder.feed(await read_some(reader))
         if (request := decoder.next()) is not None:
             return request
-    async with asyncio.timeout(MESSAGE_TIMEOUT_S):
+    async with timeout(MESSAGE_TIMEOUT_S):
         while (request := decoder.next()) is None:
             decoder.feed(await read_some(reader))
     return request

@@ -19,10 +19,11 @@ from typing import Protocol
 
 from pyconsul_agent.env.base import Net, open_stream
 from pyconsul_agent.env.log import Log
+from pyconsul_agent.env.timeouts import Timeout, timeout
 from pyconsul_agent.errors import ConnectionLost, DecodeError, DialRefused, NetError, NetTimeout, StorageError
 from pyconsul_agent.raft.types import Request
 from pyconsul_agent.runtime.raft_snapshots import SnapshotSource
-from pyconsul_agent.runtime.tasks import TaskOwner
+from pyconsul_agent.runtime.tasks import TaskOwner, together
 from pyconsul_agent.structs.raft import (
     AppendEntriesRequest,
     InstallSnapshotRequest,
@@ -131,10 +132,8 @@ class Peers:
         key = (request.to.id, urgent)
         lane = self._lanes.get(key)
         if lane is None or (lane.task is not None and lane.task.done()):
-            if lane is not None:
-                lane.lose_all()  # it failed, and that was logged: a member must not stay without entries for it
             lane = self._lanes[key] = Lane(self, request.to.id)
-            lane.task = self.tasks.start_task(lane.run(), f"raft lane to {request.to.id}")
+            lane.start()
         lane.put(request)
 
     def members(self, server_ids: frozenset[str]) -> None:
@@ -211,7 +210,7 @@ class Peers:
             self.log.debug("raft probe failed", peer=server.id, error=str(error))
             return False
         try:
-            async with asyncio.timeout(PROBE_WATCH_S):
+            async with timeout(PROBE_WATCH_S):
                 await reader.read(1)
         except TimeoutError:
             return True
@@ -247,7 +246,7 @@ class Peers:
             source = await self._open_snapshot(request.snapshot_id)
             try:
                 steps = source.meta.size // SNAPSHOT_BYTES_PER_TIMEOUT
-                async with asyncio.timeout(max(1, steps) * SNAPSHOT_TIMEOUT_MIN_S):
+                async with timeout(max(1, steps) * SNAPSHOT_TIMEOUT_MIN_S):
                     reply = await self._stream(request.to, replace(message, size=source.meta.size), source)
                 self.answered(request.to.id, "installSnapshot", 0, asyncio.get_running_loop().time() - began)
             finally:
@@ -264,7 +263,7 @@ class Peers:
             writer.write(encode_request(message))
             while chunk := await source.read(SNAPSHOT_CHUNK_BYTES):
                 writer.write(chunk)
-                async with asyncio.timeout(ROUND_TRIP_TIMEOUT_S):
+                async with timeout(ROUND_TRIP_TIMEOUT_S):
                     await writer.drain()
             decoder = ReplyDecoder()
             while (answer := decoder.next(InstallSnapshotRequest)) is None:
@@ -287,7 +286,7 @@ class Lane:
     _hurry: asyncio.Event = field(default_factory=asyncio.Event)
     _back_off_s: float = 0.0
     _answered: bool = False
-    _deadline: asyncio.Timeout | None = None
+    _deadline: Timeout | None = None
 
     def put(self, request: Request) -> None:
         """Queue."""
@@ -301,10 +300,17 @@ class Lane:
         """Dial without waiting any longer."""
         self._hurry.set()
 
-    def end(self) -> None:
-        """Stop. What was not answered is lost, and told so: the server may become a member again within moments."""
-        assert self.task is not None
+    def start(self) -> None:
+        """Run. However it ends, what was not answered is lost then, and told so.
+
+        Without that the core would wait for its answer for ever, and the member stay without entries.
+        """
+        self.task = self.peers.tasks.start_task(self.run(), f"raft lane to {self.server_id}")
         self.task.add_done_callback(lambda _: self.lose_all())
+
+    def end(self) -> None:
+        """Stop."""
+        assert self.task is not None
         self.task.cancel()
 
     async def run(self) -> None:
@@ -328,18 +334,17 @@ class Lane:
         if self._back_off_s:
             self._hurry.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._back_off_s):
+                async with timeout(self._back_off_s):
                     await self._hurry.wait()
 
     async def _serve(self, server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._answered = False
         self.peers.opened(server.id)
         try:
-            async with asyncio.timeout(None) as self._deadline, asyncio.TaskGroup() as group:
-                group.create_task(self._write(writer))
-                group.create_task(self._read(reader))
-        except* LOST as errors:
-            self.peers.log.debug("raft connection ended", peer=server.id, error=describe(errors.exceptions[0]))
+            async with timeout(None) as self._deadline:
+                await together(self._write(writer), self._read(reader))
+        except LOST as error:
+            self.peers.log.debug("raft connection ended", peer=server.id, error=describe(error))
         finally:
             self._deadline = None
             await close_writer(writer)

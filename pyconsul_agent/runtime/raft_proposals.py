@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from pyconsul_agent.env.base import Clock
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import EnqueueTimeout
 from pyconsul_agent.structs.base import NANOSECONDS_PER_SECOND, GoTime
 from pyconsul_agent.wire.raft import ChunkInfo, encode_chunk_info
@@ -30,7 +31,7 @@ class Admission:
         """Take a place for `count` entries of `size` bytes together, to be released. Raises EnqueueTimeout."""
         if self._full(count, size):
             try:
-                async with asyncio.timeout(ENQUEUE_TIMEOUT_S):
+                async with timeout(ENQUEUE_TIMEOUT_S):
                     while self._full(count, size):
                         self._released.clear()
                         await self._released.wait()

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from pyconsul_agent.env.base import Clock, Net, open_stream
 from pyconsul_agent.env.log import Log
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import ConnectionLost, DecodeError, NetError, RPCError
 from pyconsul_agent.runtime.mux import DirectReader, MuxConnection, MuxStream
 from pyconsul_agent.runtime.tasks import TaskOwner
@@ -235,7 +236,7 @@ class _Session:
     async def _finish(self, stream: MuxStream, timeout_s: float) -> tuple[ResponseHeader, bytes]:
         answered = False
         try:
-            async with asyncio.timeout(timeout_s):
+            async with timeout(timeout_s):
                 header, body = await self._read(stream)
             answered = True
         except TimeoutError:

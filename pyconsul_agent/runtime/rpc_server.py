@@ -14,6 +14,7 @@ from typing import Protocol
 
 from pyconsul_agent.env.base import STREAM_BUFFER_BYTES, Address, Clock, Listener, Net, stream_protocol
 from pyconsul_agent.env.log import Log
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import ConnectionLost, DecodeError, RaftError, RPCError
 from pyconsul_agent.runtime.mux import DirectReader, MuxConnection, MuxStream, close_writer
 from pyconsul_agent.runtime.tasks import TaskOwner
@@ -154,7 +155,7 @@ class RPCServer:
     ) -> None:
         text = f"{peer[0]}:{peer[1]}"
         try:
-            async with asyncio.timeout(self._limits.handshake_timeout_s):
+            async with timeout(self._limits.handshake_timeout_s):
                 first = (await reader.readexactly(1))[0]
             handler = self._handlers.get(first)
             if handler is not None:
@@ -179,7 +180,7 @@ class RPCServer:
 
         async def write(data: bytes) -> None:
             writer.write(data)
-            async with asyncio.timeout(self._limits.write_timeout_s):
+            async with timeout(self._limits.write_timeout_s):
                 await writer.drain()
 
         protocol, serving = writer.transport.get_protocol(), asyncio.current_task()
@@ -258,7 +259,7 @@ class RPCServer:
                 return request
         counted = 0
         try:
-            async with asyncio.timeout(self._limits.request_timeout_s):
+            async with timeout(self._limits.request_timeout_s):
                 while (request := messages.next()) is None:
                     self._incomplete_bytes += messages.buffered - counted
                     counted = messages.buffered

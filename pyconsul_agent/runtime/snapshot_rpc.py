@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from pyconsul_agent.env.base import Address, Net, open_stream
 from pyconsul_agent.env.log import Log
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import ConnectionLost, ConsulError, DecodeError, RPCError
 from pyconsul_agent.runtime.mux import close_writer
 from pyconsul_agent.runtime.rpc_pool import ServerAddress
@@ -47,7 +48,7 @@ class SnapshotPort:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Address) -> None:
         """One connection, its first byte read. Raises DecodeError for a head that is none: closed without answer."""
-        async with asyncio.timeout(HEAD_TIMEOUT_S):
+        async with timeout(HEAD_TIMEOUT_S):
             head, rest = await _head(reader)
         request = msgpack.decode(SnapshotRequest, head)
         body = _pieces(reader, rest)
@@ -133,7 +134,7 @@ async def _response(
         await asyncio.wait({answered, sending}, return_when=asyncio.FIRST_COMPLETED)
         if failures:
             raise failures[0]
-        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+        async with timeout(ANSWER_TIMEOUT_S):
             return await answered
     except ConnectionLost as error:
         raise RPCError(f"failed to decode response: {error}") from None
@@ -163,7 +164,7 @@ async def _pieces(reader: asyncio.StreamReader, first: bytes) -> AsyncGenerator[
         yield first
     while True:
         try:
-            async with asyncio.timeout(STALL_TIMEOUT_S):
+            async with timeout(STALL_TIMEOUT_S):
                 data = await reader.read(READ_BYTES)
         except TimeoutError:
             raise RPCError("failed to read snapshot: i/o timeout") from None
@@ -177,7 +178,7 @@ async def _pieces(reader: asyncio.StreamReader, first: bytes) -> AsyncGenerator[
 async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
     writer.write(data)
     try:
-        async with asyncio.timeout(STALL_TIMEOUT_S):
+        async with timeout(STALL_TIMEOUT_S):
             await writer.drain()
     except OSError as error:
         raise ConnectionLost(str(error)) from error
@@ -189,6 +190,6 @@ async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         writer.write_eof()
     left = LINGER_BYTES_MAX
     with suppress(TimeoutError, OSError):
-        async with asyncio.timeout(LINGER_S):
+        async with timeout(LINGER_S):
             while left > 0 and (data := await reader.read(READ_BYTES)):
                 left -= len(data)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, TypeVar
 
 from pyconsul_agent.env.base import Address, Clock
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import DecodeError, NoLeader, NotLeader, RaftError, RPCError
 from pyconsul_agent.server.forward import LeaderNotTracked
 from pyconsul_agent.server.seams import Endpoint, Leadership, Where
@@ -269,7 +270,7 @@ class Dispatcher:
     async def _pause(self) -> None:
         """Wait for news of the leader, or for a random time."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._random.uniform(0.0, self._hold_timeout_s / JITTER_FRACTION)):
+            async with timeout(self._random.uniform(0.0, self._hold_timeout_s / JITTER_FRACTION)):
                 await self._news.wait()
 
     # --- replies --------------------------------------------------------------------------------------------------

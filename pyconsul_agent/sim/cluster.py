@@ -17,6 +17,7 @@ from pyconsul_agent.config.configure import configure
 from pyconsul_agent.config.options import Options
 from pyconsul_agent.config.sources import Sources
 from pyconsul_agent.env.base import Env
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import ConsulError
 from pyconsul_agent.runtime.raft import RaftNode
 from pyconsul_agent.server.node import ServerNode
@@ -106,7 +107,7 @@ class Node:
             self.left = True
 
         with contextlib.suppress(TimeoutError, ConsulError):
-            async with asyncio.timeout(LEAVE_TIMEOUT_S):
+            async with timeout(LEAVE_TIMEOUT_S):
                 await _first(stop.wait(), leave())
 
     def _logs(self, options: Options, env: Env) -> LogStream:

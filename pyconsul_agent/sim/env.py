@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from pyconsul_agent.env.base import Env, InterfaceAddress, ProcessResult
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import NetError
 from pyconsul_agent.sim.disk import SimFiles
 from pyconsul_agent.sim.host import LOOPBACK, SimHost, is_loopback
@@ -146,7 +147,7 @@ class SimChildren:
         if command is None:
             raise FileNotFoundError(2, "No such file or directory", arguments[0])
         try:
-            async with asyncio.timeout(timeout_s):
+            async with timeout(timeout_s):
                 exit_code, output = await command(arguments, stdin or b"")
         except TimeoutError:
             return ProcessResult(-9, b"", truncated=False, timed_out=True)

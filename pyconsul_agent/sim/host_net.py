@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pyconsul_agent.env.base import Address, Datagrams, Listener
 from pyconsul_agent.env.failures import dial_failure, endpoint, listen_failure
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import DialError, NetError
 from pyconsul_agent.sim.datagram import SimDatagrams
 from pyconsul_agent.sim.host import SimHost, is_loopback
@@ -62,7 +63,7 @@ class SimNet:
         client = SimTransport(self._network, self._host, (local_ip, self._host.ephemeral_port()), (host, port))
         outcome: asyncio.Future[None] = self._network.loop.create_future()
         try:
-            async with asyncio.timeout(timeout_s):
+            async with timeout(timeout_s):
                 self._network.dial(client, outcome)
                 await outcome
                 if tls is None:

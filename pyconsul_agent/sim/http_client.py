@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from pyconsul_agent.env.base import Net, open_stream
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import NetError
 
 RESPONSE_BYTES_MAX = 4 * 1024 * 1024
@@ -36,7 +37,7 @@ async def request(
     sent = False
     writer: asyncio.StreamWriter | None = None
     try:
-        async with asyncio.timeout(timeout_s):
+        async with timeout(timeout_s):
             reader, writer = await open_stream(net, *address, timeout_s=timeout_s)
             sent = True
             writer.write(head.encode() + body)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from pyconsul_agent.env.base import Net, Resolver, open_stream
 from pyconsul_agent.env.log import Log
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import NetError
 from pyconsul_agent.telemetry.registry import Key
 
@@ -108,7 +109,7 @@ class Outlet:
                 await asyncio.sleep(FLUSH_S)
                 for packet in self._packets():
                     writer.write(packet)
-                async with asyncio.timeout(WRITE_TIMEOUT_S):
+                async with timeout(WRITE_TIMEOUT_S):
                     await writer.drain()
         finally:
             writer.close()

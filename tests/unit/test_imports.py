@@ -150,6 +150,19 @@ def test_clock_randomness_and_sockets_are_reached_through_env():
     assert not wrong, "\n".join(wrong)
 
 
+def test_timeouts_are_those_of_env():
+    """Those of asyncio fail where Debian 12's Python runs us, see env/timeouts.py."""
+    wrong = []
+    for module, path in modules():
+        wrong += [
+            f"{module}:{node.lineno} uses asyncio.{node.attr}"
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "asyncio"
+            if node.attr in {"timeout", "timeout_at", "Timeout"} and module != "env.timeouts"
+        ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_every_room_is_on_the_map():
     for module, _ in modules():
         top = module.split(".")[0]

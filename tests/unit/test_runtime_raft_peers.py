@@ -207,7 +207,7 @@ def test_answers_belong_to_the_requests_in_their_order():
     run_sim(1, scene)
 
 
-def test_a_lane_that_failed_is_started_anew_and_loses_what_it_had():
+def test_a_lane_that_failed_tells_what_it_loses_and_is_started_anew():
     class Failing(Dying):
         async def dial(self, host, port):
             self.dials += 1
@@ -225,7 +225,7 @@ def test_a_lane_that_failed_is_started_anew_and_loses_what_it_had():
         peers.tasks._log = Log()
         peers.send(Request(1, LEADER, AppendEntriesRequest()))
         await asyncio.sleep(0.1)
-        assert (host.dials, events.replies) == (1, [])
+        assert (host.dials, events.replies) == (1, [(1, None)])
         peers.send(Request(2, LEADER, AppendEntriesRequest()))
         await asyncio.sleep(0.1)
         assert (host.dials, events.replies) == (2, [(1, None)])

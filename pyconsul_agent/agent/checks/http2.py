@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from pyconsul_agent.agent.checks.runners import TIMEOUT_S, Probe, Result
 from pyconsul_agent.agent.checks.status import CRITICAL, PASSING
 from pyconsul_agent.env.base import Net, Writer
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import ConnectionLost, DecodeError, DialRefused, NetError, NetTimeout
 from pyconsul_agent.structs.base import seconds
 from pyconsul_agent.structs.catalog import CheckType
@@ -72,7 +73,7 @@ def grpc_probe(check: CheckType, net: Net) -> Probe:
         try:
             service, host, port = split_target(target)
             context = tls_context(check) if check.grpc_use_tls else None
-            async with asyncio.timeout(timeout_s):
+            async with timeout(timeout_s):
                 status = await _over(net, host, port, context, check, lambda wire: _health(wire, service, target))
         except RPCFailed as error:
             return Result(CRITICAL, str(error))
@@ -104,7 +105,7 @@ def h2ping_probe(check: CheckType, net: Net) -> Probe:
 
         try:
             _, host, port = split_target(target)
-            async with asyncio.timeout(timeout_s):
+            async with timeout(timeout_s):
                 await _over(net, host, port, tls_context(check), check, ping)
         except (NetError, OSError, ValueError, TimeoutError, RPCFailed) as error:
             if not connected:

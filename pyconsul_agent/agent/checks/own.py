@@ -18,6 +18,7 @@ from pyconsul_agent.agent.checks.runners import (
 )
 from pyconsul_agent.agent.checks.status import CRITICAL, OUTPUT_BYTES_MAX, PASSING
 from pyconsul_agent.env.base import Address, Net, Process, Resolver
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import NetError
 from pyconsul_agent.structs.base import seconds
 from pyconsul_agent.structs.catalog import CheckType
@@ -37,7 +38,7 @@ def udp_probe(check: CheckType, net: Net, resolver: Resolver) -> Probe:
     async def probe() -> Result:
         try:
             host, port = host_and_port(check.udp)
-            async with asyncio.timeout(timeout_s):
+            async with timeout(timeout_s):
                 address = (await addresses_of(host, resolver))[0]
         except (NetError, ValueError) as error:
             return Result(CRITICAL, f"dial udp: {error}")
@@ -66,7 +67,7 @@ async def _heard(net: Net, peer: Address, timeout_s: float) -> str:
         return str(error)
     try:
         socket.send(b"", peer)
-        async with asyncio.timeout(timeout_s):
+        async with timeout(timeout_s):
             return await outcome
     except TimeoutError:
         return ""

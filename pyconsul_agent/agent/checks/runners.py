@@ -21,6 +21,7 @@ from pyconsul_agent.agent.checks.status import (
     with_capture_note,
 )
 from pyconsul_agent.env.base import Net, Process, Resolver
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import DialRefused, NetError, NetTimeout
 from pyconsul_agent.structs.base import duration, seconds
 from pyconsul_agent.structs.catalog import CheckType
@@ -111,7 +112,7 @@ def tcp_probe(check: CheckType, net: Net, resolver: Resolver) -> Probe:
     async def probe() -> Result:
         problem = f"dial tcp {check.tcp}: i/o timeout"
         try:
-            async with asyncio.timeout(timeout_s):
+            async with timeout(timeout_s):
                 host, port = host_and_port(check.tcp)
                 for address in await addresses_of(host, resolver):
                     problem = await _dial(check.tcp, net, address, port, timeout_s)
@@ -205,7 +206,7 @@ class TTLTimer:
         while True:
             self._spoken.clear()
             try:
-                async with asyncio.timeout(self.ttl_s):
+                async with timeout(self.ttl_s):
                     await self._spoken.wait()
             except TimeoutError:
                 text = "TTL expired"
@@ -238,7 +239,7 @@ async def run_alias(check_id: str, evaluate: Callable[[], Result], changed: asyn
         result = evaluate()
         report(check_id, result.status, result.output)
         try:
-            async with asyncio.timeout(ALIAS_REFRESH_S):
+            async with timeout(ALIAS_REFRESH_S):
                 await changed.wait()
         except TimeoutError:
             continue

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from pyconsul_agent.env.base import Address, Net, open_stream
 from pyconsul_agent.env.log import Log
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import DecodeError, NetError
 from pyconsul_agent.interfaces.dns.config import DNSConfig
 from pyconsul_agent.wire.dns import (
@@ -110,7 +111,7 @@ class Recursor:
         socket = await self._net.datagrams(receive, any_host, 0, connected=(server, failed))
         try:
             socket.send(message, server)
-            async with asyncio.timeout(self.config.recursor_timeout_s):
+            async with timeout(self.config.recursor_timeout_s):
                 return await arrived
         finally:
             socket.close()
@@ -121,7 +122,7 @@ class Recursor:
         timeout_s = self.config.recursor_timeout_s
         reader, writer = await open_stream(self._net, *server, timeout_s=timeout_s)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with timeout(timeout_s):
                 writer.write(len(message).to_bytes(LENGTH_BYTES, "big") + message)
                 size = int.from_bytes(await reader.readexactly(LENGTH_BYTES), "big")
                 return await reader.readexactly(size)

@@ -16,6 +16,7 @@ from pyconsul_agent.agent.cache import Cache
 from pyconsul_agent.agent.delegate import Caller
 from pyconsul_agent.env.base import Address, Clock, Datagrams, Listener, Net, serve_streams
 from pyconsul_agent.env.log import Log
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import NetError
 from pyconsul_agent.interfaces.dns import plan as plans
 from pyconsul_agent.interfaces.dns.config import DNSConfig
@@ -175,14 +176,14 @@ class DNSServer:
         """Queries one after another. Raises OSError, EOFError or TimeoutError when the connection is over."""
         patience_s = TCP_FIRST_S
         for _ in range(TCP_QUERIES_MAX):
-            async with asyncio.timeout(patience_s):
+            async with timeout(patience_s):
                 size = int.from_bytes(await reader.readexactly(2), "big")
                 data = await reader.readexactly(size)
             patience_s = TCP_IDLE_S
             reply = await self._tcp_reply(data, peer)
             if reply is None:
                 continue
-            async with asyncio.timeout(TCP_WRITE_S):
+            async with timeout(TCP_WRITE_S):
                 writer.write(len(reply).to_bytes(2, "big") + reply)
                 await writer.drain()
 
@@ -203,7 +204,7 @@ class DNSServer:
     async def _guarded(self, query: Query, data: bytes, peer: Address, *, tcp: bool) -> bytes | None:
         """The reply in time, else SERVFAIL; None when there is no reply at all."""
         try:
-            async with asyncio.timeout(QUERY_DEADLINE_S):
+            async with timeout(QUERY_DEADLINE_S):
                 return await self._reply(query, data, peer, tcp=tcp)
         except TimeoutError:
             self._log.warn("DNS query took too long", peer=peer[0], name=query.name)

@@ -9,6 +9,7 @@ from typing import Any
 
 from pyconsul_agent.agent.checks.status import STATUSES
 from pyconsul_agent.agent.registry import NotTTL, Registry
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.interfaces.http.agent_view import (
     HEALTH_STATUS,
     NODE_MAINTENANCE,
@@ -120,7 +121,7 @@ class AgentServices:
         limit_s = min(asked_s or WAIT_DEFAULT_S, WAIT_MAX_S)
         state.watch(notify)
         try:
-            async with asyncio.timeout(limit_s):
+            async with timeout(limit_s):
                 while (service := state.service(identity)) is not None and content_hash(service) == known:
                     changed.clear()
                     await changed.wait()

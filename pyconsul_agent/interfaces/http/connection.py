@@ -12,6 +12,7 @@ from typing import Protocol, cast
 
 from pyconsul_agent.env.deadlines import Deadlines
 from pyconsul_agent.env.log import Log
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import ConsulError, RPCError
 from pyconsul_agent.interfaces.http.body import BodyStream, cut_off
 from pyconsul_agent.interfaces.http.familiar import Familiar
@@ -395,7 +396,7 @@ class Connection(asyncio.Protocol):
         if not self._writable:
             self._drained = self._loop.create_future()
             try:
-                async with asyncio.timeout(WRITE_TIMEOUT_S):
+                async with timeout(WRITE_TIMEOUT_S):
                     await self._drained
             finally:
                 self._drained = None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from pyconsul_agent.agent.delegate import Caller
 from pyconsul_agent.agent.events import Event, Events, filter_problem
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.interfaces.http.message import HTTPError, Request, Response, json_response
 from pyconsul_agent.interfaces.http.params import Defaults, datacenter_of, read_fields, token_of
 from pyconsul_agent.interfaces.http.routes import Route
@@ -68,7 +69,7 @@ class EventEndpoints:
         changed = asyncio.Event()
         self._events.watch(changed.set)
         try:
-            async with asyncio.timeout(limit_s):
+            async with timeout(limit_s):
                 while known and self._index(name) == known:
                     changed.clear()
                     await changed.wait()

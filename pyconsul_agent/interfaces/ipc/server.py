@@ -15,6 +15,7 @@ from typing import Any
 
 from pyconsul_agent.env.base import Listener, Net, stream_protocol
 from pyconsul_agent.env.log import Log
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import DecodeError, NetError
 from pyconsul_agent.interfaces.ipc.handlers import LEVELS, LIST_KEYS, Actions, Answer, Handlers, Tap
 from pyconsul_agent.wire.ipc import (
@@ -148,7 +149,7 @@ async def _close(writer: asyncio.StreamWriter) -> None:
     """Close after what was written has gone; a peer that does not take it is cut off."""
     writer.close()
     try:
-        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+        async with timeout(CLOSE_TIMEOUT_S):
             await writer.wait_closed()
     except (OSError, NetError, TimeoutError):
         writer.transport.abort()
@@ -198,7 +199,7 @@ class Session:
     async def run(self) -> None:
         """Serve until the client goes away or breaks the rules. Raises OSError and TimeoutError of the connection."""
         try:
-            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S) as limit:
+            async with timeout(HANDSHAKE_TIMEOUT_S) as limit:
                 while not self._greeted:
                     await self._request()
                 limit.reschedule(None)
@@ -303,7 +304,7 @@ class Session:
 
     async def _drained(self) -> bool:
         try:
-            async with asyncio.timeout(STALL_REPORT_S):
+            async with timeout(STALL_REPORT_S):
                 await self._writer.drain()
         except TimeoutError:
             return False
@@ -342,7 +343,7 @@ class Session:
 
     async def _body(self) -> object:
         """The next object, which is due."""
-        async with asyncio.timeout(MESSAGE_TIMEOUT_S):
+        async with timeout(MESSAGE_TIMEOUT_S):
             while (value := self._messages.next_value()) is None:
                 await self._read()
             return value[0]
@@ -356,7 +357,7 @@ class Session:
     async def _answer(self, answer: Answer) -> None:
         header = ResponseHeader(seq=self._header.seq, error=answer.error)
         self._writer.write(encode(header) if answer.body is None else encode(header, answer.body))
-        async with asyncio.timeout(WRITE_TIMEOUT_S):
+        async with timeout(WRITE_TIMEOUT_S):
             await self._writer.drain()
 
     async def _refuse(self, error: str, reason: str) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from pyconsul_agent.env.base import Clock
 from pyconsul_agent.env.log import Log
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import ConsulError
 from pyconsul_agent.runtime.rpc_pool import RPCPool, ServerAddress
 from pyconsul_agent.serf.consul import ServerInfo
@@ -116,7 +117,7 @@ class Autopilot:
         if info.status not in (MemberStatus.ALIVE, MemberStatus.LEAVING):
             return None
         try:
-            async with asyncio.timeout(STATE_INTERVAL_S):
+            async with timeout(STATE_INTERVAL_S):
                 server = ServerAddress(info.name, info.address, info.port, info.datacenter)
                 return await self._pool.call(server, STATUS_RAFT_STATS, Empty())
         except (ConsulError, TimeoutError) as error:

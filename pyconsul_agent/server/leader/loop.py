@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from pyconsul_agent.env.log import Log
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import LeadershipLost, RPCError
 from pyconsul_agent.runtime.tasks import TaskOwner
 from pyconsul_agent.server.leader.reconcile import Reconciler
@@ -104,7 +105,7 @@ class LeaderLoop:
         if not self._events.full():
             self._events.put_nowait(None)
         try:
-            async with asyncio.timeout(REASSERT_TIMEOUT_S):
+            async with timeout(REASSERT_TIMEOUT_S):
                 await done
         except TimeoutError:
             raise RPCError("timed out waiting to re-run leader actions") from None
@@ -184,7 +185,7 @@ class LeaderLoop:
         """Barrier, establish if need be, reconcile all; then events until the minute is over."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        async with asyncio.timeout(BARRIER_TIMEOUT_S):
+        async with timeout(BARRIER_TIMEOUT_S):
             await self._proposer.barrier()
         self._measure("leader.barrier", loop.time() - began)
         if not self._ready:
@@ -198,7 +199,7 @@ class LeaderLoop:
         deadline = loop.time() + RECONCILE_INTERVAL_S
         while not self._overflow and (left := deadline - loop.time()) > 0:
             try:
-                async with asyncio.timeout(left):
+                async with timeout(left):
                     event = await self._events.get()
             except TimeoutError:
                 return

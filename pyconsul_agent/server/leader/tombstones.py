@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 
 from pyconsul_agent.env.log import Log
+from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import RPCError
 from pyconsul_agent.fsm.apply import TOMBSTONE
 from pyconsul_agent.server.endpoints.shared import propose
@@ -83,7 +84,7 @@ class TombstoneReaper:
         limit = GRANULARITY_S if token is None else None
         wait = limit if deadline is None else max(0.0, deadline - self._now())
         try:
-            async with asyncio.timeout(wait):
+            async with timeout(wait):
                 await changed
         except TimeoutError:
             return
