@@ -108,6 +108,14 @@ def body_limit(target: Target, method: str, declared: int | None) -> int:
     return route.body_bytes_max if declared is not None else max(route.body_bytes_max, route.chunked_bytes_max)
 
 
+def taken_whole(target: Target | Response, length: int) -> bool:
+    """Whether a body of this length goes to a route that takes it in one piece and within its limit."""
+    if isinstance(target, Response) or target.route is None:
+        return False
+    limit = target.route.body_bytes_max
+    return limit is not None and length <= limit
+
+
 def body_too_large(size: int, limit: int, setting: str) -> Response:
     """The answer to a body over the limit that `setting` sets."""
     response = text_response(
