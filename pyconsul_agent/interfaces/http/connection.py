@@ -374,7 +374,8 @@ class Connection(asyncio.Protocol):
         self._write(response, keep_alive=keep_alive, accepts=accepts, method=method)
         if response.stream is not None:
             await self._send_stream(response, accepts)
-        await self._until_writable()
+        if not self._writable:
+            await self._until_writable()
         return keep_alive
 
     def _write(self, response: Response, *, keep_alive: bool, accepts: str, method: str) -> tuple[bytes, bytes]:
