@@ -39,7 +39,7 @@ class Ordered(dict[str, Any]):
 
 def encode(value: object, *, pretty: bool = False) -> bytes:
     """`value` (structs, mappings, sequences, scalars) as Go would print it."""
-    data = dump(render(value))
+    data = b"true" if value is True else dump(render(value))  # the answer to most writes
     return indent(data) if pretty else data
 
 

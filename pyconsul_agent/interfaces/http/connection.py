@@ -16,7 +16,7 @@ from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import ConsulError, RPCError
 from pyconsul_agent.interfaces.http.body import BodyStream, cut_off
 from pyconsul_agent.interfaces.http.familiar import Familiar
-from pyconsul_agent.interfaces.http.head import Head
+from pyconsul_agent.interfaces.http.head import Head, taken_whole
 from pyconsul_agent.interfaces.http.known import Answer, Known
 from pyconsul_agent.interfaces.http.message import TEXT, Query, Request, Response
 from pyconsul_agent.interfaces.http.pipeline import Pipeline, Target
@@ -166,8 +166,7 @@ class Connection(asyncio.Protocol):
             return
         if reader is None:
             server = self._server
-            if alone and (read := server.familiar.read(data)) is not None:
-                self._answer_familiar(data, *read)
+            if alone and (read := server.familiar.read(data)) is not None and self._answer_familiar(data, *read):
                 return
             reader = RequestReader(self, server.pipeline, server.log, self._client, server.head_bytes_max)
             self._reader = reader
@@ -205,12 +204,16 @@ class Connection(asyncio.Protocol):
             again[pattern] = again.get(pattern, 0) + 1
         self._expect(IDLE_TIMEOUT_S)
 
-    def _answer_familiar(self, data: bytes, head: Head, target: str) -> None:
-        """A request of which nothing but the target is new."""
-        head.target = self._server.pipeline.locate(target, head.method)
-        if self._server.known.again(data):
+    def _answer_familiar(self, data: bytes, head: Head, raw_target: str) -> bool:
+        """A request of which nothing but the target and the body is new; False if the parser has to look at it."""
+        target = head.target = self._server.pipeline.locate(raw_target, head.method)
+        if head.length is not None:
+            if not taken_whole(target, head.length):
+                return False
+        elif self._server.known.again(data):
             self._learn(data, head)
         self._queue(head, alone=True)
+        return True
 
     def _drop(self, size: int) -> None:
         """Bytes behind a request that was refused; so many are read that a client is likely to find the answer."""
@@ -372,7 +375,8 @@ class Connection(asyncio.Protocol):
         self._write(response, keep_alive=keep_alive, accepts=accepts, method=method)
         if response.stream is not None:
             await self._send_stream(response, accepts)
-        await self._until_writable()
+        if not self._writable:
+            await self._until_writable()
         return keep_alive
 
     def _write(self, response: Response, *, keep_alive: bool, accepts: str, method: str) -> tuple[bytes, bytes]:

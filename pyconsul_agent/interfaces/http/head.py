@@ -21,6 +21,9 @@ ODD_METHOD = re.compile(rb"^([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) (\S{1,8192}) HTT
 OTHER_VERSION = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32} \S{1,8192} HTTP/(?!1\.[01])\d\.\d\r?\n")
 """A request line in order, but of a version that the parser does not take."""
 
+_UNREAD = Response(400)
+"""The target of a request whose head is not complete; nobody is answered with it."""
+
 
 class Head:
     """A request while it is read. Nothing but `answer` changes afterwards."""
@@ -58,7 +61,7 @@ class Head:
         self.length: int | None = None
         self.body_limit = 0
         self.stream: BodyStream | None = None
-        self.target: Target | Response = Response(400)
+        self.target: Target | Response = _UNREAD
 
 
 class Refused(Exception):
@@ -106,6 +109,14 @@ def body_limit(target: Target, method: str, declared: int | None) -> int:
     if route.body_bytes_max is None:
         return STREAMED_BYTES_MAX if method in STREAMED_METHODS else UNROUTED_BYTES_MAX
     return route.body_bytes_max if declared is not None else max(route.body_bytes_max, route.chunked_bytes_max)
+
+
+def taken_whole(target: Target | Response, length: int) -> bool:
+    """Whether a body of this length goes to a route that takes it in one piece and within its limit."""
+    if isinstance(target, Response) or target.route is None:
+        return False
+    limit = target.route.body_bytes_max
+    return limit is not None and length <= limit
 
 
 def body_too_large(size: int, limit: int, setting: str) -> Response:

@@ -83,16 +83,18 @@ class KV:
         key = _key(request)
         if not key:
             raise HTTPError(400, "Missing key name")
-        _refuse_conflicts(request, "cas", "acquire", "release")
+        operation, index, session, flags = "set", 0, "", 0
         query = request.query
-        flags = parse_uint_parameter(query.get("flags")) if "flags" in query else 0
-        operation, index, session = "set", 0, ""
-        if "cas" in query:
-            operation, index = "cas", parse_uint_parameter(query.get("cas"))
-        if "acquire" in query:
-            operation, session = "lock", query.get("acquire")
-        if "release" in query:
-            operation, session = "unlock", query.get("release")
+        if query.pairs:
+            _refuse_conflicts(request, "cas", "acquire", "release")
+            if "flags" in query:
+                flags = parse_uint_parameter(query.get("flags"))
+            if "cas" in query:
+                operation, index = "cas", parse_uint_parameter(query.get("cas"))
+            if "acquire" in query:
+                operation, session = "lock", query.get("acquire")
+            if "release" in query:
+                operation, session = "unlock", query.get("release")
         # The original's buffer stays nil if there is nothing to read.
         value = request.body or None
         entry = DirEntry(key=key, flags=flags, value=value, session=session, modify_index=index)

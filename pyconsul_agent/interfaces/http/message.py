@@ -148,4 +148,4 @@ def json_response(
 ) -> Response:
     """`shown` as Go-exact JSON, indented when the request or the agent asks for it."""
     body = gojson.encode(shown, pretty=pretty or "pretty" in request.query)
-    return Response(status, body, JSON, dict(headers or {}))
+    return Response(status, body, JSON, dict(headers) if headers else {})

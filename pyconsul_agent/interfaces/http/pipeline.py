@@ -19,7 +19,7 @@ from pyconsul_agent.interfaces.http.message import (
     percent_decode,
     text_response,
 )
-from pyconsul_agent.interfaces.http.routes import Handler, Route, RouteTable
+from pyconsul_agent.interfaces.http.routes import Route, RouteTable
 from pyconsul_agent.structs.base import value
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -139,10 +139,9 @@ class Pipeline:
             path = percent_decode(raw_path) if "%" in raw_path else raw_path
         except BadQuery:
             return Response(400, b"400 Bad Request", TEXT, close=True, bare=True)
-        if self._rules.filter_unprintable and not _printable(path):
+        if not (path.isascii() and path.isprintable()) and self._rules.filter_unprintable and not _printable(path):
             return Response(400)
-        clean = clean_path(path)
-        if clean != path:
+        if ("//" in path or "/." in path or path[:1] != "/") and (clean := clean_path(path)) != path:
             return self._redirect(clean, raw_query, method)
         if (moved := self._table.redirect(path)) is not None:
             return self._redirect(moved, raw_query, method)
@@ -182,13 +181,17 @@ class Pipeline:
             response = other or Response(404)
             response.headers = {**self._common, **response.headers}
             return response
-        refusal = self.refuse(target, request.method, request.remote)
+        refusal = self._refusal(target, target.route, request.method, request.remote)
         if refusal is not None:
-            return refusal
+            return self.dressed(refusal)
         handler = target.route.handler(request.method)
         assert handler is not None, "refused"
         began = self._now()
-        response = self.dressed(await self._handled(handler, request))
+        try:
+            response = await handler(request)
+        except Exception as error:
+            response = self._failed(request, error)
+        self.dressed(response)
         if self._observe is not None:
             self._observe(target.route.pattern, request.method, response.status, self._now() - began)
         return response
@@ -215,18 +218,16 @@ class Pipeline:
             return text_response("Access is restricted", status=403)
         return None
 
-    async def _handled(self, handler: Handler, request: Request) -> Response:
-        try:
-            return await handler(request)
-        except HTTPError as error:
+    def _failed(self, request: Request, error: Exception) -> Response:
+        """The answer to a request whose handler raised."""
+        if isinstance(error, HTTPError):
             return error.response()
-        except ConsulError as error:
+        if isinstance(error, ConsulError):
             return text_response(str(error), status=status_of(error), headers=dict(getattr(error, "headers", {})))
-        except Exception as error:
-            self._log.error(
-                "Request failed", method=request.method, url=redact(request), from_=request.remote, error=repr(error)
-            )
-            return text_response("internal error", status=500)
+        self._log.error(
+            "Request failed", method=request.method, url=redact(request), from_=request.remote, error=repr(error)
+        )
+        return text_response("internal error", status=500)
 
     def _may_write(self, remote: str) -> bool:
         try:

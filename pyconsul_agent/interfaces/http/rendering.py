@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Hashable
 from http import HTTPStatus
 
 from pyconsul_agent.interfaces.http.compression import (
@@ -21,19 +21,27 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 REASONS = {status.value: status.phrase for status in HTTPStatus}
 REASONS[413] = "Request Entity Too Large"
 
+HEADS_MAX = 256
+HEAD_BYTES_MAX = 1024
+"""Few heads differ; so many are kept, longer ones are not."""
+CHANGING = "X-Consul-Index"
+"""Heads with this one differ each time that the state has changed, and are not kept."""
+
+_heads: dict[Hashable, bytes] = {}
+"""Heads by all that decides their bytes."""
+
 
 def rendered(response: Response, *, keep_alive: bool, accepts: str, method: str) -> tuple[bytes, bytes]:
     """An answer before and after the value of its Date header; of a stream all but the body.
 
     A bare response has no date: it is all in the first part. `accepts` is the request's Accept-Encoding.
     """
-    wants_gzip = bool(accepts) and accepts_gzip(accepts)
     body = response.body if method != "HEAD" else b""
     if response.stream is not None:
         extra, body = b"Transfer-Encoding: chunked\r\n", b""
-        if wants_gzip and "Content-Encoding" not in response.headers:
+        if accepts and accepts_gzip(accepts) and "Content-Encoding" not in response.headers:
             extra += b"Content-Encoding: gzip\r\n"
-    elif wants_gzip and len(response.body) >= GZIP_BYTES_MIN:
+    elif len(response.body) >= GZIP_BYTES_MIN and accepts and accepts_gzip(accepts):
         packed = compressed_whole(response.body)
         extra = b"Content-Encoding: gzip\r\nContent-Length: %d\r\n" % len(packed)
         body = packed if body else b""
@@ -44,7 +52,7 @@ def rendered(response: Response, *, keep_alive: bool, accepts: str, method: str)
     head = _head_of(response)
     if response.bare:
         return b"%s%s\r\n%s" % (head, extra, body), b""
-    return head + b"Date: ", b"\r\n%s\r\n%s" % (extra, body)
+    return head, b"\r\n%s\r\n%s" % (extra, body)
 
 
 async def chunks(response: Response, accepts: str) -> AsyncGenerator[bytes, None]:
@@ -78,7 +86,22 @@ def _status_line(response: Response) -> str:
 
 
 def _head_of(response: Response) -> bytes:
-    """Status line and headers, without those that tell date, length and connection."""
+    """Status line and headers, with the name of the date, without those that tell length and connection."""
+    headers = response.headers
+    if response.bare or CHANGING in headers:
+        return _made_head(response)
+    key = (response.status, response.content_type, response.http10, *headers.items())
+    head = _heads.get(key)
+    if head is None:
+        head = _made_head(response)
+        if len(head) <= HEAD_BYTES_MAX:
+            if len(_heads) >= HEADS_MAX:
+                _heads.clear()
+            _heads[key] = head
+    return head
+
+
+def _made_head(response: Response) -> bytes:
     lines = [_status_line(response)]
     if response.content_type:
         lines.append(f"Content-Type: {response.content_type}\r\n")
@@ -87,4 +110,4 @@ def _head_of(response: Response) -> bytes:
     if head.count("\n") != len(lines) or head.count("\r") != len(lines):
         # Whatever a user configured, a value cannot end its line.
         head = "".join(line[:-2].replace("\r", " ").replace("\n", " ") + "\r\n" for line in lines)
-    return head.encode("utf-8", "surrogateescape")
+    return (head if response.bare else head + "Date: ").encode("utf-8", "surrogateescape")
