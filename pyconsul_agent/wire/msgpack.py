@@ -73,7 +73,8 @@ def _pack_slowly(value: object) -> bytes:
 
 def decode(form: type[T], data: bytes) -> T:
     """The message `data` as `form` (a struct, `list[...]`, `str`, `bool`, ...). Raises DecodeError."""
-    return _builder(form)(unpack(data))  # type: ignore[no-any-return]
+    any_form: Any = form
+    return _builder(any_form)(unpack(data))  # type: ignore[no-any-return]
 
 
 def unpack(data: bytes) -> Any:
@@ -88,7 +89,8 @@ def unpack(data: bytes) -> Any:
 
 def build(form: type[T], value: object) -> T:
     """Turn an unpacked plain value into `form`. Raises DecodeError."""
-    return _builder(form)(value)  # type: ignore[no-any-return]
+    any_form: Any = form
+    return _builder(any_form)(value)  # type: ignore[no-any-return]
 
 
 def plain(value: object) -> Any:
@@ -105,7 +107,8 @@ def plain(value: object) -> Any:
 
 def plain_fields(value: Any) -> dict[str, Any]:
     """A struct as a plain map, sorted."""
-    return {name: plain(item) for name, item in _fields_opener(type(value))(value).items()}
+    kind: Any = type(value)
+    return {name: plain(item) for name, item in _fields_opener(kind)(value).items()}
 
 
 # --- encoding -------------------------------------------------------------------------------------------------
@@ -116,7 +119,8 @@ _SCALARS = frozenset({str, bytes, int, float, bool, type(None), Single})
 
 def _opened(value: Any) -> Any:
     """What is neither scalar, list nor dict as one of these. What is in it stays as it is: the packer asks again."""
-    return _opener(type(value))(value)
+    kind: Any = type(value)
+    return _opener(kind)(value)
 
 
 @cache
