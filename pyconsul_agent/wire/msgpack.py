@@ -317,6 +317,32 @@ def _undecided(value: Any) -> Any:
 @cache
 def fields_builder(kind: type) -> Convert:
     """A function that turns an unpacked map into a struct of `kind`."""
+    general = general_builder(kind)
+    quick = _written_out(kind)
+    if quick is None:
+        return general
+
+    def build_struct(value: Any) -> Any:
+        made = quick(value) if type(value) is dict else None
+        return general(value) if made is None else made
+
+    return build_struct
+
+
+def _written_out(kind: type) -> Convert | None:
+    """Its function in `written_out`, if any. That is loaded only by who has loaded such structs: no short command."""
+    if kind.__name__ not in WRITTEN_OUT:
+        return None
+    from pyconsul_agent.wire import written_out
+
+    return written_out.QUICK.get(kind)
+
+
+WRITTEN_OUT = frozenset({"DirEntry", "KVSRequest", "LogEntry"})
+
+
+def general_builder(kind: type) -> Convert:
+    """As `fields_builder`, with no regard to `written_out`."""
     table: dict[bytes, tuple[str, Convert, type | None]] = {}
 
     def build_struct(value: Any) -> Any:
