@@ -370,6 +370,8 @@ _AS_IS: dict[Any, type] = {bytes: bytes, bytes | None: bytes, int: int, Duration
 def _fill(kind: type, table: dict[bytes, tuple[str, Convert, type | None]]) -> None:
     """Done at first use, not at definition, because structs may contain themselves."""
     hints = typing.get_type_hints(kind)
+    entries = {}
     for field in dataclasses.fields(kind):
         hint = hints[field.name]
-        table[field.metadata["wire"].encode()] = (field.name, _builder(hint), _AS_IS.get(hint))
+        entries[field.metadata["wire"].encode()] = (field.name, _builder(hint), _AS_IS.get(hint))
+    table.update(entries)  # at once: another thread that found half of it would skip the other half
