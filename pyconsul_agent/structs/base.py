@@ -35,6 +35,8 @@ Duration = NewType("Duration", int)
 Float32 = NewType("Float32", float)
 """A number that travels in four bytes."""
 
+ClassT = TypeVar("ClassT")
+
 NANOSECONDS_PER_SECOND = 1_000_000_000
 ZERO_TIME_UNIX_SECONDS = -62_135_596_800
 
@@ -49,7 +51,13 @@ def seconds(value: int) -> float:
     return value / NANOSECONDS_PER_SECOND
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass_transform(frozen_default=True)
+def _instant(cls: type[ClassT]) -> type[ClassT]:
+    """A dataclass that is frozen to the type checker only, for the reason that `struct` gives."""
+    return dataclass(slots=True, unsafe_hash=True)(cls)
+
+
+@_instant
 class GoTime:
     """An instant: unix seconds, nanoseconds within it, and the zone offset in minutes that Go writes (-1 is UTC).
 
@@ -64,9 +72,6 @@ class GoTime:
     def is_zero(self) -> bool:
         """Whether this is Go's zero time."""
         return self.unix_seconds == ZERO_TIME_UNIX_SECONDS and self.nanoseconds == 0
-
-
-ClassT = TypeVar("ClassT")
 
 
 def wire(name: str, default: Any, **more: Any) -> Any:

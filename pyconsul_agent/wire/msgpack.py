@@ -31,13 +31,19 @@ TEXT_ERRORS = "surrogateescape"
 
 def encode(value: object) -> bytes:
     """One message. A struct, a list or tuple of them, a mapping, or a scalar."""
-    return pack(plain(value))
+    try:
+        # A packer of its own: one that is shared would be met again by other threads, and by what it calls itself.
+        packer = msgpack.Packer(default=_opened, strict_types=True, use_bin_type=False, unicode_errors=TEXT_ERRORS)
+        return cast(bytes, packer.pack(value))
+    except TypeError:  # as in `pack`
+        return _pack_slowly(plain(value))
 
 
 def pack(value: object) -> bytes:
     """Pack plain values (dicts in the order given) in the raw flavor."""
     try:
-        return cast(bytes, msgpack.packb(value, use_bin_type=False, unicode_errors=TEXT_ERRORS))
+        packer = msgpack.Packer(use_bin_type=False, unicode_errors=TEXT_ERRORS)
+        return cast(bytes, packer.pack(value))
     except TypeError:  # there is a Single in it, or what cannot be packed at all
         return _pack_slowly(value)
 
@@ -67,7 +73,8 @@ def _pack_slowly(value: object) -> bytes:
 
 def decode(form: type[T], data: bytes) -> T:
     """The message `data` as `form` (a struct, `list[...]`, `str`, `bool`, ...). Raises DecodeError."""
-    return build(form, unpack(data))
+    any_form: Any = form
+    return _builder(any_form)(unpack(data))  # type: ignore[no-any-return]
 
 
 def unpack(data: bytes) -> Any:
@@ -82,41 +89,55 @@ def unpack(data: bytes) -> Any:
 
 def build(form: type[T], value: object) -> T:
     """Turn an unpacked plain value into `form`. Raises DecodeError."""
-    return cast(T, _builder(cast(Any, form))(value))
+    any_form: Any = form
+    return _builder(any_form)(value)  # type: ignore[no-any-return]
 
 
 def plain(value: object) -> Any:
     """A struct (or a container of structs) as plain values, map keys sorted as on the wire."""
-    return _plain_any(value)
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    if kind is list:
+        return [plain(item) for item in cast(list[Any], value)]
+    if kind is dict:
+        return {key: plain(item) for key, item in cast(dict[Any, Any], value).items()}
+    return plain(_opened(value))
+
+
+def plain_fields(value: Any) -> dict[str, Any]:
+    """A struct as a plain map, sorted."""
+    kind: Any = type(value)
+    return {name: plain(item) for name, item in _fields_opener(kind)(value).items()}
 
 
 # --- encoding -------------------------------------------------------------------------------------------------
 
 
-def _plain_any(value: Any) -> Any:
-    kind = type(value)
-    if kind in _SCALARS:
-        return value
-    if kind is tuple or kind is list:
-        return [_plain_any(item) for item in value]
-    if kind is dict:
-        return {key: _plain_any(item) for key, item in value.items()}
+_SCALARS = frozenset({str, bytes, int, float, bool, type(None), Single})
+
+
+def _opened(value: Any) -> Any:
+    """What is neither scalar, list nor dict as one of these. What is in it stays as it is: the packer asks again."""
+    kind: Any = type(value)
+    return _opener(kind)(value)
+
+
+@cache
+def _opener(kind: type) -> Convert:
+    """What opens values of that very type."""
+    if kind is tuple:
+        return list
     if kind is GoTime:
-        return encode_time(value)
+        return encode_time
     if kind in OWN_FORMS:
-        return _own_form(cast(Any, kind))[0](value)
-    if dataclasses.is_dataclass(kind):
-        return plain_fields(value)
-    if isinstance(value, Mapping):
-        return {key: _plain_any(item) for key, item in value.items()}
-    if isinstance(value, int):  # IntEnum
-        return int(value)
-    if isinstance(value, str):  # StrEnum
-        return str(value)
+        return _own_form(kind)[0]
+    if kind is not Single and dataclasses.is_dataclass(kind):
+        return _fields_opener(kind)
+    for base, convert in ((Mapping, dict), (int, int), (str, str)):  # the last two are for enumerations
+        if issubclass(kind, base):
+            return cast(Convert, convert)
     raise TypeError(f"cannot be sent as msgpack: {kind.__name__}")
-
-
-_SCALARS = frozenset({str, bytes, int, float, bool, type(None)})
 
 
 @cache
@@ -127,45 +148,36 @@ def _own_form(kind: type) -> tuple[Convert, Convert]:
     return config_entry.FORMS[kind]
 
 
-def plain_fields(value: Any) -> dict[str, Any]:
-    """A struct as a plain map, sorted."""
-    names, items, composed, singles, omitted = _layout(cast(Any, type(value)))
-    result = dict(zip(names, items(value), strict=True))
-    for name in composed:
-        result[name] = _plain_any(result[name])
-    for name in omitted:
-        if not result[name]:
-            del result[name]
-    for name in singles:
-        if name in result:
-            result[name] = Single(result[name])
-    return result
-
-
-_Names = tuple[str, ...]
-_Layout = tuple[_Names, Callable[[Any], tuple[Any, ...]], _Names, _Names, _Names]
-
-
 @cache
-def _layout(kind: type) -> _Layout:
-    """Wire names in order, what reads their values, and which are no scalars, float32, or left out when zero."""
+def _fields_opener(kind: type) -> Callable[[Any], dict[str, Any]]:
+    """What turns a struct into a map from wire names, in order, to the values of its fields."""
     hints = typing.get_type_hints(kind)
     fields = sorted(dataclasses.fields(kind), key=lambda field: str(field.metadata["wire"]))
     names = tuple(field.metadata["wire"] for field in fields)
-    attributes = [field.name for field in fields]
-    composed = tuple(
-        field.metadata["wire"]
-        for field in fields
-        if hints[field.name] not in _SCALAR_HINTS and hints[field.name] is not Float32
-    )
     singles = tuple(field.metadata["wire"] for field in fields if hints[field.name] is Float32)
     omitted = tuple(field.metadata["wire"] for field in fields if field.metadata.get("omit_zero"))
+    items = _reader(tuple(field.name for field in fields))
+
+    def open_all(value: Any) -> dict[str, Any]:
+        return dict(zip(names, items(value)))  # noqa: B905 - strict costs; both are of the same fields
+
+    def open_some(value: Any) -> dict[str, Any]:
+        result = open_all(value)
+        for name in omitted:
+            if not result[name]:
+                del result[name]
+        for name in singles:
+            if name in result:
+                result[name] = Single(result[name])
+        return result
+
+    return open_some if singles or omitted else open_all
+
+
+def _reader(attributes: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
     if len(attributes) > 1:
-        return names, operator.attrgetter(*attributes), composed, singles, omitted
-    return names, lambda value: tuple(getattr(value, name) for name in attributes), composed, singles, omitted
-
-
-_SCALAR_HINTS = (str, bytes, int, float, bool, Duration, bytes | None, str | None)
+        return operator.attrgetter(*attributes)
+    return lambda value: tuple(getattr(value, name) for name in attributes)
 
 
 # --- decoding -------------------------------------------------------------------------------------------------
@@ -305,6 +317,32 @@ def _undecided(value: Any) -> Any:
 @cache
 def fields_builder(kind: type) -> Convert:
     """A function that turns an unpacked map into a struct of `kind`."""
+    general = general_builder(kind)
+    quick = _written_out(kind)
+    if quick is None:
+        return general
+
+    def build_struct(value: Any) -> Any:
+        made = quick(value) if type(value) is dict else None
+        return general(value) if made is None else made
+
+    return build_struct
+
+
+def _written_out(kind: type) -> Convert | None:
+    """Its function in `written_out`, if any. That is loaded only by who has loaded such structs: no short command."""
+    if kind.__name__ not in WRITTEN_OUT:
+        return None
+    from pyconsul_agent.wire import written_out
+
+    return written_out.QUICK.get(kind)
+
+
+WRITTEN_OUT = frozenset({"DirEntry", "KVSRequest", "LogEntry"})
+
+
+def general_builder(kind: type) -> Convert:
+    """As `fields_builder`, with no regard to `written_out`."""
     table: dict[bytes, tuple[str, Convert, type | None]] = {}
 
     def build_struct(value: Any) -> Any:
@@ -332,6 +370,8 @@ _AS_IS: dict[Any, type] = {bytes: bytes, bytes | None: bytes, int: int, Duration
 def _fill(kind: type, table: dict[bytes, tuple[str, Convert, type | None]]) -> None:
     """Done at first use, not at definition, because structs may contain themselves."""
     hints = typing.get_type_hints(kind)
+    entries = {}
     for field in dataclasses.fields(kind):
         hint = hints[field.name]
-        table[field.metadata["wire"].encode()] = (field.name, _builder(hint), _AS_IS.get(hint))
+        entries[field.metadata["wire"].encode()] = (field.name, _builder(hint), _AS_IS.get(hint))
+    table.update(entries)  # at once: another thread that found half of it would skip the other half

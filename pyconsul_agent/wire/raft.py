@@ -219,7 +219,9 @@ class ReplyDecoder:
 
 def _checked(form: type[MessageT], message: MessageT) -> MessageT:
     for name in _numbers(cast(Any, form)):
-        _check_number(getattr(message, name), name)
+        number = getattr(message, name)
+        if not 0 <= number <= NUMBER_MAX:
+            _check_number(number, name)
     if isinstance(message, AppendEntriesRequest):
         for entry in message.entries or ():
             _check_entry(entry)
@@ -237,10 +239,11 @@ def _check_number(value: int, name: str) -> None:
 
 
 def _check_entry(entry: LogEntry) -> None:
+    if 0 <= entry.index <= NUMBER_MAX and 0 <= entry.term <= NUMBER_MAX and 0 <= entry.type <= 0xFF:
+        return
     _check_number(entry.index, "index")
     _check_number(entry.term, "term")
-    if not 0 <= entry.type <= 0xFF:
-        raise DecodeError(f"log entry type out of range: {entry.type}")
+    raise DecodeError(f"log entry type out of range: {entry.type}")
 
 
 # --- log entries ------------------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ class ValueScanner:
         """
         pending, position, items = self._pending, self._position, self._items
         available, limit, items_max = len(buffer), self._start + self._bytes_max, self._items_max
+        stop, scalar = min(available, limit), _SCALAR
         left = pending[-1] if pending else 0
         while True:
             while not left:
@@ -61,10 +62,25 @@ class ValueScanner:
                     return position
                 pending.pop()
                 left = pending[-1]
+            if items + left <= items_max:
+                # Scalars one after another are most of what there is: no more is done for each than must be.
+                size, run = 0, left
+                while left and position < stop:
+                    size = scalar[buffer[position]]
+                    if not size:
+                        break
+                    position += size
+                    left -= 1
+                if left < run and position > stop:  # the last one is cut off: left to what follows
+                    position -= size
+                    left += 1
+                items += run - left
+                if not left:
+                    continue
             if position >= available:
                 break
             lead = buffer[position]
-            size = _SCALAR[lead]
+            size = scalar[lead]
             children = 0
             if not size:
                 if lead < 0xA0:
@@ -98,6 +114,8 @@ class ValueScanner:
 def _long(buffer: bytearray | bytes, position: int, available: int) -> tuple[int, int] | None:
     """(bytes of this value without its children, number of children), None if its head is not there yet."""
     lead = buffer[position]
+    if lead == 0xDA and position + 3 <= available:  # by far the most: the data of log entries
+        return 3 + (buffer[position + 1] << 8 | buffer[position + 2]), 0
     width, more = _SIZED.get(lead) or _NESTED.get(lead) or (0, 0)
     if not width:
         raise DecodeError(f"not msgpack: byte {lead:#04x}", offset=position)

@@ -8,8 +8,9 @@ from pyconsul_agent.errors import DecodeError
 from pyconsul_agent.structs.base import GoTime
 from pyconsul_agent.structs.catalog import NodeService, Weights
 from pyconsul_agent.structs.kv import DirEntry
+from pyconsul_agent.structs.raft import LogEntry
 from pyconsul_agent.structs.requests import KVSRequest, QueryMeta, RegisterRequest
-from pyconsul_agent.wire import msgpack
+from pyconsul_agent.wire import msgpack, written_out
 from pyconsul_agent.wire.gotime import decode_time, encode_time
 
 
@@ -78,3 +79,49 @@ def test_go_time_forms():
     assert decode_time(b"") == GoTime()
     with pytest.raises(DecodeError):
         decode_time(b"\x03" + bytes(14))
+
+
+# --- structs that are built by functions of their own ---------------------------------------------------------
+
+SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.binary()
+USUAL = st.integers(0, 2**63) | st.binary(max_size=20)
+
+
+def outcome(build, value):
+    try:
+        return build(value)
+    except DecodeError as error:
+        return str(error)
+
+
+def test_what_is_written_out_is_found():
+    assert {form.__name__ for form in written_out.QUICK} == msgpack.WRITTEN_OUT
+
+
+@pytest.mark.parametrize("form", written_out.QUICK)
+def test_what_is_written_out_takes_the_map_that_is_sent(form):
+    assert written_out.QUICK[form](msgpack.unpack(msgpack.encode(form()))) == form()
+
+
+@given(st.data(), st.sampled_from(list(written_out.QUICK)))
+def test_what_is_written_out_equals_the_loop_over_fields(data, form):
+    value = msgpack.unpack(msgpack.encode(form()))
+    for part in (value, value.get(b"DirEnt", {})):
+        for key in data.draw(st.lists(st.sampled_from(list(part)), max_size=4) if part else st.just([])):
+            part[key] = data.draw(st.sampled_from((type(part[key])(), b"\xff")) | USUAL | SCALARS)
+    if data.draw(st.booleans()):
+        value.pop(data.draw(st.sampled_from(list(value))))
+    if data.draw(st.booleans()):
+        value[b"Later"] = 1
+    assert outcome(msgpack.fields_builder(form), value) == outcome(msgpack.general_builder(form), value)
+
+
+def test_each_field_that_is_written_out_goes_where_it_belongs():
+    entry = DirEntry(lock_index=1, key=b"k", flags=2, value=b"v", session="s", create_index=3, modify_index=4)
+    moment = GoTime(1614834367, 89, -1)
+    for value in (
+        entry,
+        KVSRequest(datacenter="d", op="o", dir_ent=entry, token="t"),
+        LogEntry(index=1, term=2, type=3, data=b"d", extensions=b"e", appended_at=moment),
+    ):
+        assert written_out.QUICK[type(value)](msgpack.unpack(msgpack.encode(value))) == value
