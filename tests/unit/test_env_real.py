@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import resource
 import socket
 import struct
 import threading
@@ -336,6 +337,42 @@ def test_a_process_group_is_killed_as_a_whole(uvloop, cancelled, tmp_path):
         pytest.fail("the grandchild lives")
 
     with_env(test, uvloop=uvloop)
+
+
+@pytest.mark.parametrize("stdin", [None, b"words"], ids=["no input", "input"])
+def test_a_child_that_finds_too_few_descriptors_leaves_none_open(stdin):
+    """Popen of Python 3.11.2 forgot the ones that it had opened."""
+
+    async def test(env):
+        async def run():
+            return await env.process.run(["/bin/true"], timeout_s=5, output_bytes_max=10, stdin=stdin)
+
+        await run()  # whatever is imported and opened once, is now
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        before, failed = sorted(os.listdir("/proc/self/fd"), key=int), 0
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(before[-1]) + 20, limits[1]))
+        try:
+            for free in range(8):
+                fillers = []
+                with contextlib.suppress(OSError):
+                    while True:
+                        fillers.append(os.open("/dev/null", os.O_RDONLY))
+                for filler in fillers[:free]:
+                    os.close(filler)
+                try:
+                    await run()
+                except OSError as error:
+                    assert error.errno == errno.EMFILE
+                    failed += 1
+                finally:
+                    for filler in fillers[free:]:
+                        os.close(filler)
+                assert sorted(os.listdir("/proc/self/fd"), key=int) == before, f"with {free} free"
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert 3 < failed < 8
+
+    with_env(test)
 
 
 def alive(pid):
