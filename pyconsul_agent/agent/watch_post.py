@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pyconsul_agent.env.tls import http_context
 from pyconsul_agent.errors import NetError
 from pyconsul_agent.watch.handler import HTTP, OUTPUT_BYTES_MAX
 
@@ -37,7 +38,7 @@ class AiohttpPoster:
                 data=body,
                 headers=list(headers),
                 timeout=aiohttp.ClientTimeout(total=to.timeout_s),
-                ssl=not to.skip_verify,
+                ssl=not to.skip_verify and http_context(),
             ) as response:
                 head = bytearray()
                 async for chunk in response.content.iter_any():

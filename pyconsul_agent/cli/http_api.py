@@ -343,9 +343,11 @@ def _token(token: str, path: str) -> str:
 def _tls(setting: Any, *, verify: bool) -> Any:
     import ssl
 
+    from pyconsul_agent.env.tls import client_context
+
     ca_file, ca_path = setting("ca-file", "CONSUL_CACERT"), setting("ca-path", "CONSUL_CAPATH")
     try:
-        context = ssl.create_default_context(cafile=ca_file or None, capath=ca_path or None)
+        context = client_context(ca_file or None, ca_path or None)
     except OSError as error:
         where = ca_file or ca_path
         raise SetupError(f"Error loading CA File: open {where}: {(error.strerror or str(error)).lower()}") from None

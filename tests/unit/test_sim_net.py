@@ -6,6 +6,7 @@ import ssl
 import pytest
 
 from pyconsul_agent.env.base import open_stream, serve_streams
+from pyconsul_agent.env.tls import client_context
 from pyconsul_agent.errors import DialError, DialRefused, NetError, NetTimeout
 from pyconsul_agent.sim.listener import BACKLOG_MAX
 from pyconsul_agent.sim.net import LinkOptions
@@ -557,4 +558,4 @@ def tls_contexts(directory):
     )
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(pem)
-    return server, ssl.create_default_context(cafile=str(pem))
+    return server, client_context(str(pem))

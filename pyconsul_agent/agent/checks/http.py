@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyconsul_agent.agent.checks.runners import Result
 from pyconsul_agent.agent.checks.status import CRITICAL, http_status
+from pyconsul_agent.env.tls import http_context
 from pyconsul_agent.structs.catalog import CheckType
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class AiohttpChecks:
                 timeout=aiohttp.ClientTimeout(total=timeout_s),
                 allow_redirects=not check.disable_redirects,
                 max_redirects=REDIRECTS_MAX,
-                ssl=not check.tls_skip_verify,
+                ssl=not check.tls_skip_verify and http_context(),
                 server_hostname=check.tls_server_name or None,
             ) as response:
                 tail = bytearray()

@@ -16,6 +16,7 @@ from pyconsul_agent.agent.checks.runners import TIMEOUT_S, Probe, Result
 from pyconsul_agent.agent.checks.status import CRITICAL, PASSING
 from pyconsul_agent.env.base import Net, Writer
 from pyconsul_agent.env.timeouts import timeout
+from pyconsul_agent.env.tls import client_context
 from pyconsul_agent.errors import ConnectionLost, DecodeError, DialRefused, NetError, NetTimeout
 from pyconsul_agent.structs.base import seconds
 from pyconsul_agent.structs.catalog import CheckType
@@ -47,11 +48,10 @@ class RPCFailed(Exception):
 
 def tls_context(check: CheckType) -> ssl.SSLContext:
     """For a check: the system's authorities, or none, and HTTP/2."""
-    context = ssl.create_default_context()
+    context = client_context(alpn=["h2"])
     if check.tls_skip_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    context.set_alpn_protocols(["h2"])
     return context
 
 
