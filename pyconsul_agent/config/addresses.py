@@ -25,6 +25,9 @@ PRIVATE_NETWORKS = tuple(
     )
 )
 _RFC1918 = tuple(ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))
+_NOT_PUBLIC_V6 = tuple(ip_network(text) for text in ("::1/128", "fe80::/10", "fc00::/16"))
+"""The only ones that Consul passes over. `IPv6Address.is_global` is another thing, and changes with the Python."""
+
 _TEMPLATE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _WORD = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"|`([^`]*)`|([A-Za-z]\w*)|(-?\d+)|(\|))')
 TEMPLATE_CHARACTERS_MAX = 4096
@@ -67,7 +70,11 @@ def private_ipv4(addresses: Sequence[InterfaceAddress]) -> str:
 
 def public_ipv6(addresses: Sequence[InterfaceAddress]) -> str:
     """The one public IPv6 address. Raises ConfigError with Consul's texts."""
-    found = [a.ip for a in addresses if isinstance(ip := parse_ip(a.ip), IPv6Address) and ip.is_global]
+    found = [
+        address.ip
+        for address in addresses
+        if isinstance(ip := parse_ip(address.ip), IPv6Address) and not any(ip in network for network in _NOT_PUBLIC_V6)
+    ]
     if not found:
         raise ConfigError("No public IPv6 address found")
     if len(found) > 1:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from pyconsul_agent.config.addresses import expand, private_ipv4
+from pyconsul_agent.config.addresses import expand, private_ipv4, public_ipv6
 from pyconsul_agent.config.configure import configure
 from pyconsul_agent.config.merge import merge
 from pyconsul_agent.config.sources import Sources, load
@@ -252,6 +252,17 @@ def test_private_address_rule():
         private_ipv4([LOOPBACK, PUBLIC])
     with pytest.raises(ConfigError, match=r"^Multiple private IPv4 addresses found\. Please configure one with"):
         private_ipv4([ETH1, InterfaceAddress("eth3", "10.2.0.2", is_loopback=False)])
+
+
+@pytest.mark.parametrize("ip", ["2600::1", "2002:c000:204::1", "fd00::2", "2001:db8::1", "64:ff9b:1::1"])
+def test_an_ipv6_address_is_public_unless_it_is_of_the_link_or_the_host(ip):
+    others = [InterfaceAddress("eth0", other, is_loopback=False) for other in ("fe80::1", "fc00::1", "10.0.0.1")]
+    others.append(InterfaceAddress("lo", "::1", is_loopback=True))
+    assert public_ipv6([*others, InterfaceAddress("eth0", ip, is_loopback=False)]) == ip
+    with pytest.raises(ConfigError, match="No public IPv6 address found"):
+        public_ipv6(others)
+    with pytest.raises(ConfigError, match="Multiple public IPv6 addresses found"):
+        public_ipv6([InterfaceAddress("eth0", each, is_loopback=False) for each in (ip, "2600::2")])
 
 
 TEMPLATES = [
