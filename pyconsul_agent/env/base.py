@@ -354,6 +354,19 @@ class Writer(asyncio.StreamWriter):
         self.write(b"".join(data))  # asyncio's own of 3.12 and 3.13.0 minds neither a slow peer nor a lost one
 
 
+def peer_of(connection: asyncio.BaseTransport | asyncio.StreamWriter) -> Address:
+    """Who is at the other end, ("", 0) if it has no address or has gone.
+
+    An IPv4 client of an IPv6 listener is shown as IPv4, as Go does; how Python shows and judges such an address
+    (`::ffff:127.0.0.1`) changed in 3.13.
+    """
+    name = connection.get_extra_info("peername")
+    if not isinstance(name, tuple):
+        return "", 0
+    host = str(name[0])
+    return (host.removeprefix("::ffff:") if "." in host else host), int(name[1])
+
+
 async def open_stream(
     net: Net,
     host: str,

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from pyconsul_agent.env.base import STREAM_BUFFER_BYTES, Address, Clock, Listener, Net, stream_protocol
+from pyconsul_agent.env.base import STREAM_BUFFER_BYTES, Address, Clock, Listener, Net, peer_of, stream_protocol
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import ConnectionLost, DecodeError, RaftError, RPCError
@@ -128,8 +128,7 @@ class RPCServer:
         return stream_protocol(self._on_connection, DirectReader(limit=STREAM_BUFFER_BYTES), _Protocol)
 
     def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        name = writer.get_extra_info("peername")
-        peer: Address = (str(name[0]), int(name[1])) if name else ("", 0)
+        peer = peer_of(writer)
         limit = self._limits.connections_per_client_max
         if self._connections >= self._limits.connections_max or 0 < limit <= self._per_client[peer[0]]:
             self._log.warn("connection limit reached", peer=f"{peer[0]}:{peer[1]}")

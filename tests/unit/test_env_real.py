@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from pyconsul_agent.env.base import open_stream, serve_streams
+from pyconsul_agent.env.base import open_stream, peer_of, serve_streams
 from pyconsul_agent.env.failures import connection_failure, dial_failure, listen_failure
 from pyconsul_agent.env.interfaces import default_route_interface
 from pyconsul_agent.env.real import RealFiles, real_env
@@ -67,6 +67,25 @@ def test_a_stream_carries_bytes_both_ways_without_delay_and_with_keep_alive(uvlo
         await listener.close()
         with pytest.raises(DialRefused):
             await open_stream(env.net, *listener.local)
+
+    with_env(test, uvloop=uvloop)
+
+
+@both_loops
+@pytest.mark.parametrize(("bound", "to"), [(LOCAL, LOCAL), ("::", LOCAL), ("::", "::1")])
+def test_a_client_has_the_address_that_it_came_from_whatever_we_listen_on(uvloop, bound, to):
+    async def test(env):
+        seen = asyncio.get_running_loop().create_future()
+
+        async def handler(reader, writer):
+            seen.set_result(peer_of(writer))
+            writer.close()
+
+        listener = await serve_streams(env.net, handler, bound, 0)
+        _, writer = await open_stream(env.net, to, listener.local[1])
+        assert await seen == writer.get_extra_info("sockname")[:2]
+        writer.close()
+        await listener.close()
 
     with_env(test, uvloop=uvloop)
 

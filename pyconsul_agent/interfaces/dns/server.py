@@ -14,7 +14,7 @@ from ipaddress import ip_address
 
 from pyconsul_agent.agent.cache import Cache
 from pyconsul_agent.agent.delegate import Caller
-from pyconsul_agent.env.base import Address, Clock, Datagrams, Listener, Net, serve_streams
+from pyconsul_agent.env.base import Address, Clock, Datagrams, Listener, Net, peer_of, serve_streams
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import NetError
@@ -151,7 +151,7 @@ class DNSServer:
         """A client's connection, from its first query to its end."""
         task = asyncio.current_task()
         assert task is not None
-        peer: Address = (writer.get_extra_info("peername") or ("", 0))[:2]
+        peer = peer_of(writer)
         if self._clients[peer[0]] >= TCP_CLIENTS_PER_ADDRESS_MAX or self._clients.total() >= TCP_CLIENTS_MAX:
             self._log.debug("too many DNS connections", peer=peer[0])
             writer.close()

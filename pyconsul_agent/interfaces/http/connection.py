@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from typing import Protocol, cast
 
+from pyconsul_agent.env.base import peer_of
 from pyconsul_agent.env.deadlines import Deadlines
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.env.timeouts import timeout
@@ -117,8 +118,7 @@ class Connection(asyncio.Protocol):
             self._closing = True
             self._transport.abort()
             return
-        peer = transport.get_extra_info("peername")
-        self._client = peer[0] if isinstance(peer, tuple) else ""
+        self._client = peer_of(transport)[0]
         self._admitted = self._server.admit(self, self._client)
         if not self._admitted:
             self._closing = True

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pyconsul_agent.env.base import Listener, Net, stream_protocol
+from pyconsul_agent.env.base import Listener, Net, peer_of, stream_protocol
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import DecodeError, NetError
@@ -111,7 +111,7 @@ class IPCServer:
         return stream_protocol(self._serve_unix, asyncio.StreamReader(limit=READ_BYTES))
 
     async def _serve_tcp(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, port = (writer.get_extra_info("peername") or ("", 0))[:2]  # gone already: no name
+        host, port = peer_of(writer)
         await self._serve(reader, writer, f"{host}:{port}", is_local=_is_loopback(host))
 
     async def _serve_unix(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
