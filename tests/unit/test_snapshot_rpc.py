@@ -1,6 +1,7 @@
 """Byte 5 of the server port, both ends: the recorded conversations, routing, refusals, connections that break."""
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 
@@ -152,8 +153,9 @@ def with_port(handler, test):
     run(main())
 
 
-def called(world, request, archive=b""):
-    return call(world.net, world.log, SERVER, request, pieces(archive), local_host=None)
+async def called(world, request, archive=b""):
+    async with contextlib.aclosing(pieces(archive)) as sent:
+        return await call(world.net, world.log, SERVER, request, sent, local_host=None)
 
 
 # --- on the wire -----------------------------------------------------------------------------------------------
