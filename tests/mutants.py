@@ -104,7 +104,7 @@ MUTANTS = (
     # --- the driver and the disk --------------------------------------------------------------------------------
     Mutant("acknowledged_before_the_commit_returned", "runtime/raft.py", "            done = await self._disk.store(", "            self._send(ready.after_sync)\n            done = await self._disk.store(", "driver"),
     Mutant("failed_fsync_survived", "runtime/raft.py", "        except Exception as error:\n            self.stop_for(error)\n", "        except Exception as error:\n            if self._unstored:\n                return await self._store_all()\n            self.stop_for(error)\n", "driver"),
-    Mutant("log_without_fsync", "runtime/raft_storage.py", "synchronous = FULL", "synchronous = OFF", "driver"),
+    Mutant("log_without_fsync", "runtime/raft_log_file.py", "synchronous = FULL", "synchronous = OFF", "driver"),
     Mutant("commit_after_a_failed_one", "runtime/raft_storage.py", "                self._failure = str(error)\n", "", "driver"),
     Mutant("truncation_not_stored", "runtime/raft_storage.py", 'writer.execute("DELETE FROM log WHERE idx >= ?", (truncate_from,))', "pass", "driver"),
     Mutant("hole_in_the_log_not_seen", "runtime/raft_storage.py", "if last - first + 1 != count:", "if False:", "driver"),

@@ -13,30 +13,33 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import struct
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
 
 from pyconsul_agent.env.base import Worker
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.errors import DecodeError, StorageError
 from pyconsul_agent.raft.types import HardState, InitialState, LogReader
+from pyconsul_agent.runtime.raft_log_file import (
+    COLUMNS,
+    ROWS_PER_STATEMENT,
+    SqliteLogReader,
+    connect,
+    entry_of,
+    insert,
+    storage_errors,
+    transaction,
+)
 from pyconsul_agent.runtime.raft_mark import Mark, Reached, reached
 from pyconsul_agent.runtime.raft_snapshots import SnapshotFiles, SnapshotSink, SnapshotSource, sync_directory
 from pyconsul_agent.structs.raft import Configuration, EntryType, LogEntry, SnapshotMeta
-from pyconsul_agent.wire.gotime import decode_time, encode_time
 from pyconsul_agent.wire.raft import decode_configuration, decode_peers
 
 T = TypeVar("T")
 
 SCHEMA_VERSION = 1
-BUSY_TIMEOUT_S = 5.0
 LOG_FILE = "log.sqlite"
 MARK_FILE = "reached"
-ROWS_PER_STATEMENT = 64
-"""Entries in one INSERT; more take several in one transaction. SQLite bounds a statement's parameters."""
 
 
 class RaftStorage(Protocol):
@@ -97,16 +100,7 @@ CREATE TABLE IF NOT EXISTS restored (
 )
 """
 """A snapshot that may yet be taken back; log entries before `idx` are kept for that (raft.snapshotting)."""
-_COLUMNS = "idx, term, type, data, extensions, appended, crc"
 _CONFIGURATION_TYPES = (EntryType.CONFIGURATION, EntryType.ADD_PEER_DEPRECATED, EntryType.REMOVE_PEER_DEPRECATED)
-
-
-@contextmanager
-def _storage_errors(what: str) -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError, OverflowError) as error:
-        raise StorageError(f"raft storage: {what}: {type(error).__name__}: {error}") from error
 
 
 class SqliteRaftStorage:
@@ -178,17 +172,17 @@ class SqliteRaftStorage:
             if not other_work and len(entries) <= ROWS_PER_STATEMENT:
                 # A statement alone is a transaction. The interpreter's lock is given up and fought for once, not once
                 # for every row: that is what a busy loop made expensive.
-                with _storage_errors("commit"):
-                    _insert(writer, entries)
+                with storage_errors("commit"):
+                    insert(writer, entries)
                     if entries:
                         mark.rise(Reached(entries[-1].index))
                 return
-            with _storage_errors("commit"):
+            with storage_errors("commit"):
                 if clear_log or truncate_from is not None:
                     mark.fall(0 if clear_log or truncate_from is None else truncate_from - 1)
                 if restored is not None:
                     mark.fall(restored.index - 1)
-            with _storage_errors("commit"), _transaction(writer):
+            with storage_errors("commit"), transaction(writer):
                 if hard_state is not None:
                     row = (hard_state.term, hard_state.vote_term, hard_state.voted_for)
                     writer.execute("INSERT OR REPLACE INTO hard_state VALUES (1, ?, ?, ?)", row)
@@ -204,10 +198,10 @@ class SqliteRaftStorage:
                 elif truncate_from is not None:
                     writer.execute("DELETE FROM log WHERE idx >= ?", (truncate_from,))
                 for at in range(0, len(entries), ROWS_PER_STATEMENT):
-                    _insert(writer, entries[at : at + ROWS_PER_STATEMENT])
+                    insert(writer, entries[at : at + ROWS_PER_STATEMENT])
                 if compact_to is not None:
                     writer.execute("DELETE FROM log WHERE idx <= ?", (compact_to,))
-            with _storage_errors("commit"):
+            with storage_errors("commit"):
                 last = entries[-1].index if entries else 0
                 mark.rise(Reached(last) if hard_state is None else _reached(last, hard_state))
 
@@ -218,7 +212,7 @@ class SqliteRaftStorage:
         writer = self._connection()
 
         def work() -> InitialState:
-            with _storage_errors("revert"):
+            with storage_errors("revert"):
                 row = writer.execute("SELECT snapshot FROM restored").fetchone()
                 if row is not None:
                     if self._mark is not None:
@@ -279,7 +273,7 @@ class SqliteRaftStorage:
     # -- on the worker ------------------------------------------------------------------------------------------
 
     def _open(self) -> InitialState:
-        with _storage_errors(f"open {self._path}"):
+        with storage_errors(f"open {self._path}"):
             if not os.path.isdir(self._directory):
                 os.makedirs(self._directory, mode=0o700, exist_ok=True)
                 sync_directory(os.path.dirname(os.path.abspath(self._directory)))
@@ -288,7 +282,7 @@ class SqliteRaftStorage:
                 os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             mark = self._mark = Mark(os.path.join(self._directory, MARK_FILE))
             try:
-                writer = _connect(self._path)
+                writer = connect(self._path)
             except BaseException:
                 mark.close()
                 raise
@@ -314,7 +308,7 @@ class SqliteRaftStorage:
         if problems != ["ok"]:
             raise StorageError(f"raft storage: {self._path} is damaged: {'; '.join(map(str, problems))}")
         if version == 0:
-            with _transaction(writer):
+            with transaction(writer):
                 for statement in _SCHEMA.split(";"):
                     writer.execute(statement)
                 writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -341,10 +335,10 @@ class SqliteRaftStorage:
         if first > (snapshot.index if snapshot else 0) + 1:
             raise StorageError(f"raft storage: no readable snapshot covers the entries before {first}")
         # Its term is what votes go by, so it is not believed without its sum.
-        last_entry = _entry(writer.execute(f"SELECT {_COLUMNS} FROM log WHERE idx = ?", (last,)).fetchone())  # noqa: S608
+        last_entry = entry_of(writer.execute(f"SELECT {COLUMNS} FROM log WHERE idx = ?", (last,)).fetchone())  # noqa: S608
         marks = ",".join("?" * len(_CONFIGURATION_TYPES))
         rows = writer.execute(
-            f"SELECT {_COLUMNS} FROM log WHERE type IN ({marks}) AND idx >= ? ORDER BY idx",  # noqa: S608 -- constants
+            f"SELECT {COLUMNS} FROM log WHERE type IN ({marks}) AND idx >= ? ORDER BY idx",  # noqa: S608 -- constants
             (*_CONFIGURATION_TYPES, first),
         )
         return InitialState(
@@ -353,7 +347,7 @@ class SqliteRaftStorage:
             first_index=first,
             last_index=last,
             last_term=last_entry.term,
-            configurations=tuple((entry.index, _configuration(entry)) for entry in map(_entry, rows)),
+            configurations=tuple((entry.index, _configuration(entry)) for entry in map(entry_of, rows)),
             unproven=unproven,
         )
 
@@ -367,7 +361,7 @@ class SqliteRaftStorage:
             return True
         if self._mark is not None:
             self._mark.fall(0)
-        with _transaction(writer):
+        with transaction(writer):
             if snapshot is not None and snapshot.index > index:
                 writer.execute("DELETE FROM log")  # a leader's snapshot was installed over it
             else:
@@ -420,117 +414,12 @@ class SqliteRaftStorage:
             self._log.warn("raft log ends before the newest snapshot, dropping it", last_index=last, id=snapshot.id)
             if self._mark is not None:
                 self._mark.fall(0)
-            with _transaction(writer):
+            with transaction(writer):
                 writer.execute("DELETE FROM log")
-
-
-class SqliteLogReader:
-    """`LogReader` on a connection of its own."""
-
-    def __init__(self, path: str) -> None:
-        with _storage_errors(f"open {path}"):
-            self._connection = _connect(path)
-            self._connection.execute("PRAGMA query_only = ON")
-
-    def term(self, index: int) -> int | None:
-        """See LogReader."""
-        with _storage_errors("read"):
-            row = self._connection.execute("SELECT term FROM log WHERE idx = ?", (index,)).fetchone()
-        return None if row is None else int(row[0])
-
-    def entries(self, low: int, high: int, bytes_max: int) -> list[LogEntry]:
-        """See LogReader. Stops at a hole."""
-        result: list[LogEntry] = []
-        size = 0
-        with _storage_errors("read"):
-            cursor = self._connection.execute(
-                f"SELECT {_COLUMNS} FROM log WHERE idx BETWEEN ? AND ? ORDER BY idx",  # noqa: S608 -- constants only
-                (low, high),
-            )
-            for row in cursor:
-                entry = _entry(row)
-                size += len(entry.data or b"") + len(entry.extensions or b"")
-                if entry.index != low + len(result) or (result and size > bytes_max):
-                    break
-                result.append(entry)
-            cursor.close()
-        return result
-
-    def close(self) -> None:
-        """Release the connection."""
-        self._connection.close()
-
-
-def _connect(path: str) -> sqlite3.Connection:
-    # Used by one thread at a time: the lock of the storage sees to that, not SQLite's thread check.
-    connection = sqlite3.connect(
-        path,
-        timeout=BUSY_TIMEOUT_S,
-        isolation_level=None,
-        check_same_thread=False,
-        cached_statements=2 * ROWS_PER_STATEMENT,
-    )
-    try:
-        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
-            raise StorageError(f"raft storage: {path} cannot use write-ahead logging ({mode})")
-        connection.execute("PRAGMA synchronous = FULL")
-        for suffix in ("-wal", "-shm"):
-            if os.path.exists(path + suffix):
-                os.chmod(path + suffix, 0o600)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        connection.rollback()
-        raise
-    connection.execute("COMMIT")
-
-
-_ROW_MARKS = "(" + ", ".join("?" * len(_COLUMNS.split(","))) + ")"
-_INSERTS = ["INSERT INTO log VALUES " + ", ".join([_ROW_MARKS] * count) for count in range(ROWS_PER_STATEMENT + 1)]  # noqa: S608 -- constants only
-
-
-def _insert(connection: sqlite3.Connection, entries: Sequence[LogEntry]) -> None:
-    """At most ROWS_PER_STATEMENT entries, in one statement."""
-    if entries:
-        connection.execute(_INSERTS[len(entries)], [value for entry in entries for value in _row(entry)])
 
 
 def _reached(index: int, state: HardState) -> Reached:
     return reached(index, state.term, state.vote_term, state.voted_for)
-
-
-_KEYS = struct.Struct(">QQB")
-
-
-def _crc(index: int, term: int, kind: int, data: bytes | None, extensions: bytes | None, appended: bytes) -> int:
-    crc = zlib.crc32(_KEYS.pack(index, term, kind))
-    for part in (data, extensions, appended):
-        crc = zlib.crc32(b"" if part is None else part, zlib.crc32(b"\x00" if part is None else b"\x01", crc))
-    return crc
-
-
-def _row(entry: LogEntry) -> tuple[Any, ...]:
-    fields = (entry.index, entry.term, int(entry.type), entry.data, entry.extensions, encode_time(entry.appended_at))
-    return (*fields, _crc(*fields))
-
-
-def _entry(row: tuple[Any, ...]) -> LogEntry:
-    index, term, kind, data, extensions, appended, crc = row
-    if crc != _crc(index, term, kind, data, extensions, appended):
-        raise StorageError(f"raft storage: log entry {index} is damaged")
-    return LogEntry(
-        index=index, term=term, type=kind, data=data, extensions=extensions, appended_at=decode_time(appended)
-    )
 
 
 def _configuration(entry: LogEntry) -> Configuration:

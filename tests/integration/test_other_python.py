@@ -35,24 +35,41 @@ def others():
     return [found[text] for text in found if text and text != ours and text.split()[0] == ours.split()[0]]
 
 
-def digest_of(python):
-    """Of a whole cluster's run; fails the test when the run does."""
-    packages = sysconfig.get_path("purelib")
+def output_of(python, *arguments):
+    """What it prints with our packages; fails the test when it fails."""
     done = subprocess.run(
-        [python, "-m", "pyconsul_agent.simulate", "--seed", str(SEED), "--profile", "article"],
+        [python, *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": packages},
+        env={**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return re.search(r"ok digest=(\w+)", done.stdout)[1]
+    return done.stdout
+
+
+def digest_of(python):
+    """Of a whole cluster's run."""
+    text = output_of(python, "-m", "pyconsul_agent.simulate", "--seed", str(SEED), "--profile", "article")
+    return re.search(r"ok digest=(\w+)", text)[1]
+
+
+def interpreters():
+    """The others; skips the test without any."""
+    found = others()
+    if not found:
+        pytest.skip("no second interpreter here that could load our packages")
+    return found
 
 
 @pytest.mark.slow
 def test_a_seed_gives_one_digest_on_all_interpreters():
-    pythons = others()
-    if not pythons:
-        pytest.skip("no second interpreter here that could load our packages")
-    assert {digest_of(python) for python in pythons} == {digest_of(sys.executable)}
+    assert {digest_of(python) for python in interpreters()} == {digest_of(sys.executable)}
+
+
+@pytest.mark.slow
+def test_what_stands_on_asyncio_works_on_all_interpreters():
+    files = sorted(str(path) for room in ("env", "runtime") for path in (ROOT / "tests/unit").glob(f"test_{room}_*.py"))
+    for python in interpreters():
+        output_of(python, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", *files)

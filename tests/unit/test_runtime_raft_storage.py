@@ -15,7 +15,8 @@ import pytest
 from pyconsul_agent.errors import StorageError
 from pyconsul_agent.raft.types import HardState, InitialState
 from pyconsul_agent.runtime import raft_snapshots, raft_storage
-from pyconsul_agent.runtime.raft_storage import ROWS_PER_STATEMENT, SqliteRaftStorage
+from pyconsul_agent.runtime.raft_log_file import ROWS_PER_STATEMENT
+from pyconsul_agent.runtime.raft_storage import SqliteRaftStorage
 from pyconsul_agent.sim.raft_storage import RaftDisk, SimRaftStorage
 from pyconsul_agent.structs.base import GoTime
 from pyconsul_agent.structs.raft import Configuration, EntryType, LogEntry, Server, SnapshotMeta
