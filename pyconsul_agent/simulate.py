@@ -1,6 +1,7 @@
 """`python -m pyconsul_agent.simulate`: whole clusters in virtual time, one run a seed; `--profile raft`: raft alone.
 
-The same seed and the same code give the same digest, on every machine and in every process.
+The same seed and the same code give the same digest in every process, on every machine with the same minor version of
+Python.
 """
 
 from __future__ import annotations

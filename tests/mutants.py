@@ -131,6 +131,7 @@ MUTANTS = (
     Mutant("lost_tail_taken_for_the_end", "runtime/raft_storage.py", "if not here.covers(mark.reached):", "if False:", "mark"),
     Mutant("log_cut_before_the_mark_falls", "runtime/raft_storage.py", "mark.fall(0 if clear_log or truncate_from is None else truncate_from - 1)", "pass", "mark"),
     Mutant("session_ends_after_one_ttl", "server/leader/session_ttl.py", "TTL_FACTOR = 2", "TTL_FACTOR = 1", "server"),
+    Mutant("renewal_of_an_ending_session", "server/endpoints/session.py", " or row.id in self._timers.ending", "", "server"),
     Mutant("timers_of_the_old_leader_go_on", "server/leader/session_ttl.py", "self._timers.restart(self._store.tables.sessions.scan(), self._now())", "pass", "server"),
     Mutant("autopilot_removes_the_majority", "server/leader/standing.py", "allowed = (voters - 1) // 2", "allowed = voters", "server"),
 )  # fmt: skip

@@ -9,6 +9,7 @@ from pyconsul_agent.errors import DialError
 from pyconsul_agent.fsm.apply import SESSION
 from pyconsul_agent.server.directory import ServerDirectory, servers_by_id
 from pyconsul_agent.server.endpoints.kvs import KeyValues
+from pyconsul_agent.server.endpoints.session import Sessions
 from pyconsul_agent.server.endpoints.txn import Txn
 from pyconsul_agent.server.leader import reconcile as leader_reconcile
 from pyconsul_agent.server.leader.loop import LeaderLoop
@@ -20,7 +21,14 @@ from pyconsul_agent.structs.catalog import Node
 from pyconsul_agent.structs.kv import DirEntry
 from pyconsul_agent.structs.member import Member, MemberEventKind, MemberStatus
 from pyconsul_agent.structs.raft import Configuration, Server
-from pyconsul_agent.structs.requests import KVSRequest, RegisterRequest, SessionRequest, TxnReadRequest, TxnRequest
+from pyconsul_agent.structs.requests import (
+    KVSRequest,
+    RegisterRequest,
+    SessionRequest,
+    SessionSpecificRequest,
+    TxnReadRequest,
+    TxnRequest,
+)
 from pyconsul_agent.structs.session import Session
 from pyconsul_agent.structs.txn import TxnKVOp, TxnNodeOp, TxnOp
 from pyconsul_agent.wire import msgpack
@@ -300,3 +308,26 @@ def test_session_renewed_while_others_are_destroyed_lives_on():
         return [msgpack.decode(SessionRequest, body).session.id for kind, body in proposer.written if kind == SESSION]
 
     assert run(main()) == ids[:1]
+
+
+def test_session_whose_end_is_being_written_is_not_renewed():
+    session_id = "1" * 8 + "-1111-1111-1111-" + "1" * 12
+
+    async def main():
+        loop, store, timers, proposer = asyncio.get_running_loop(), Store(), SessionTimers(), Proposer()
+        with store.begin(1) as txn:
+            registration.register(txn, RegisterRequest(node="n", address="10.0.0.1"))
+        with store.begin(2) as txn:
+            sessions.create(txn, Session(id=session_id, node="n", ttl="10s"))
+        asked = Sessions(store, proposer, None, timers, now=loop.time, uuid=str)
+        task = asyncio.create_task(SessionExpiry(store, proposer, timers, loop.time, Recorder()).run())
+        answers = []
+        for pause in (19.5, 20.5, 5.0):  # in time; while the end of 39.5 is written; after that had no effect
+            await asyncio.sleep(pause)
+            reply = await asked.renew(SessionSpecificRequest(session_id=session_id))
+            answers.append(reply.sessions is not None)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return answers, timers.ending
+
+    assert run(main()) == ([True, False, True], set())

@@ -130,9 +130,12 @@ class Sessions:
         return await self._blocking.run(request, query)
 
     async def renew(self, request: SessionSpecificRequest) -> IndexedSessions:
-        """Give a session its full time again; no sessions in the reply if it is unknown."""
+        """Give a session its full time again; no sessions in the reply if it is unknown, or about to end.
+
+        compat: 1.10 acknowledges a renewal that meets the end of the session's time, and the session ends all the same.
+        """
         index, row = sessions.get(self._store, WatchSet(), request.session_id or request.session)
-        if row is None:
+        if row is None or row.id in self._timers.ending:
             return IndexedSessions(index=index, sessions=None)
         self._timers.touch(row, self._now())
         return IndexedSessions(index=index, sessions=(row,))

@@ -37,6 +37,8 @@ class SessionTimers:
     def __init__(self) -> None:
         self._deadlines: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
+        self.ending: set[str] = set()
+        """Sessions whose end is being written: their time was over, and nobody may be told that they have another."""
 
     def __len__(self) -> int:
         return len(self._deadlines)
@@ -137,6 +139,7 @@ class SessionExpiry:
             return
         request = SessionRequest(op="destroy", session=Session(id=session_id))
         began = self._now()
+        self._timers.ending.add(session_id)
         try:
             await propose(self._proposer, SESSION, request)
             self._measure("session_ttl.invalidate", self._now() - began)
@@ -146,4 +149,6 @@ class SessionExpiry:
             if tries < DESTROY_TRIES:
                 self._timers.set(session_id, self._now() + RETRY_BASE_S * 2 ** (tries - 1))
                 return
+        finally:
+            self._timers.ending.discard(session_id)
         self._tries.pop(session_id, None)
