@@ -21,8 +21,9 @@ class Circumstances:
     """Intervals in which no fault was going on and every server had caught up."""
     mixed: bool = False
     """A real Consul is among the servers. Its leader answers default reads until its lease ends, so that one that was
-    paused or cut off may show an old state: default reads are then judged like stale ones. That a blocking query does
-    not return early, and that an acquisition does not slip in with the end of a session, are rules of ours alone."""
+    paused or cut off may show an old state: default reads are then judged like stale ones. Rules of ours alone are that
+    a blocking query does not return early, that neither acquisition nor renewal slips in with the end of a session, and
+    that no leader calls a session unknown because it is behind."""
 
     @property
     def all_starts(self) -> list[float]:

@@ -111,14 +111,13 @@ class Cluster:
 
 
 class Torture:
-    """Runs writers and faults for a time; `run` gives the history of writes."""
+    """Runs writers and so many faults; `run` gives the history of writes."""
 
-    def __init__(self, folder: Path, *, seed: int, seconds: float, first_ip: int = 31) -> None:
+    def __init__(self, folder: Path, *, seed: int, faults: int, first_ip: int = 31) -> None:
         self.cluster = Cluster(folder, first_ip=first_ip)
-        self.faults = 0
         self.log: list[str] = []
         self._seed = seed
-        self._seconds = seconds
+        self._fault_count = faults
         self._over = threading.Event()
         self._history: list[Write] = []
         self._errors: list[str] = []
@@ -146,14 +145,12 @@ class Torture:
 
     def _faults(self) -> None:
         rng = random.Random(self._seed)
-        end = time.monotonic() + self._seconds
-        while time.monotonic() < end:
+        for _ in range(self._fault_count):
             time.sleep(rng.uniform(*FAULT_EVERY_S))
             kind = rng.choice(("kill", "kill", "pause"))
             at_leader, number, down_s = rng.random() < 0.6, rng.randrange(3), rng.uniform(*DOWN_S)
             victim = self.cluster.leader() if at_leader else self.cluster.agents[number]
             self.log.append(f"{kind} {victim.name} for {down_s:.2f} s")
-            self.faults += 1
             if kind == "kill":
                 victim.kill()
                 time.sleep(down_s)

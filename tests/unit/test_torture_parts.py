@@ -115,6 +115,36 @@ def test_a_delay_is_not_judged_across_a_start_nor_at_the_end_of_a_real_consuls_s
         holders.check(history, races=True)
 
 
+def refused(begin, end):
+    return operation("renew", begin, end, key="", session="S", outcome="fail", detail="unknown session")
+
+
+def test_a_session_that_is_called_unknown_too_early_is_seen():
+    history = [*held(), refused(4, 5)]
+    for races in (False, True):
+        with pytest.raises(Violation, match="P10 session ended early"):
+            holders.check(history, races=races)
+
+
+def test_a_real_consul_may_call_a_session_unknown_that_shows_up_again():
+    history = [*held(), refused(4, 5), operation("renew", 6, 7, key="", session="S")]
+    with pytest.raises(Violation, match="P10 session ended early"):
+        holders.check(history)
+    holders.check(history, races=True)
+
+
+@pytest.mark.parametrize(("at", "excused"), [(19.5, True), (18.0, False)])
+def test_a_renewal_that_may_meet_the_end_proves_nothing_of_a_real_consul(at, excused):
+    history = [*held(), operation("renew", at, at + 1, key="", session="S"), refused(at + 2, at + 3)]
+    with pytest.raises(Violation, match="P10 session ended early"):
+        holders.check(history)
+    if excused:
+        holders.check(history, races=True)
+    else:
+        with pytest.raises(Violation, match="P10 session ended early"):
+            holders.check(history, races=True)
+
+
 def test_everybody_sees_the_holder():
     seen = operation("get", 4, 5, mode="default", session="S", read="v", index=3, lock_index=1)
     holders.check([*held(), seen])
