@@ -126,12 +126,14 @@ def test_snapshot_of_a_leader_is_installed_after_the_own_one_was_restored():
         for n in range(5, 30):
             await cluster.write(b"%d" % n)
         await leader.do(lambda node: node.take_snapshot())
+        await asyncio.sleep(5)  # no entries are on their way any more: the snapshot is the first that it gets
         await restarted(follower)
         await until(lambda: follower.machine.items == written(30), 3 * RESTORE_S)
         await asyncio.sleep(RESTORE_S)
-        assert follower.machine.restores == 2
+        assert (follower.machine.restores, follower.machine.items) == (2, written(30))
         await cluster.write(b"after")
         await cluster.level()
+        assert follower.machine.items == written(30, b"\x07after")
 
     simulate(scenario, count=3, config=small(trailing_logs=3, memory_entries_max=8))
 
