@@ -23,7 +23,7 @@ class Circumstances:
     """A real Consul is among the servers. Its leader answers default reads until its lease ends, so that one that was
     paused or cut off may show an old state: default reads are then judged like stale ones. Rules of ours alone are that
     a blocking query does not return early, that neither acquisition nor renewal slips in with the end of a session, and
-    that no leader calls a session unknown because it is behind."""
+    that no leader calls a session unknown because it was just elected."""
 
     @property
     def all_starts(self) -> list[float]:

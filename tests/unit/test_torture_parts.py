@@ -133,6 +133,18 @@ def test_a_real_consul_may_call_a_session_unknown_that_shows_up_again():
     holders.check(history, races=True)
 
 
+@pytest.mark.parametrize(("start", "excused"), [(4.5, True), (-4, True), (-6, False), (5.5, False)])
+def test_a_real_consul_that_was_just_elected_may_end_sessions(start, excused):
+    history = [*held(), refused(4, 5)]
+    with pytest.raises(Violation, match="P10 session ended early"):
+        holders.check(history, [start])
+    if excused:
+        holders.check(history, [start], races=True)
+    else:
+        with pytest.raises(Violation, match="P10 session ended early"):
+            holders.check(history, [start], races=True)
+
+
 @pytest.mark.parametrize(("at", "excused"), [(19.5, True), (18.0, False)])
 def test_a_renewal_that_may_meet_the_end_proves_nothing_of_a_real_consul(at, excused):
     history = [*held(), operation("renew", at, at + 1, key="", session="S"), refused(at + 2, at + 3)]
