@@ -186,7 +186,7 @@ class Torture:
             operations = spoiled or operations
         at = Circumstances(
             {server.name: list(server.starts) for server in self._servers}, list(self._driver.calm),
-            bool(self._options.consul),
+            next((server.name for server in self._servers if server.real), ""),
         )  # fmt: skip
         self._found(await asyncio.to_thread(judge, operations, at))
         self._judged += 1

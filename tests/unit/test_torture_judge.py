@@ -45,7 +45,7 @@ def real():
 def test_nothing_is_found_in_a_history_of_real_servers():
     assert len(real()) > 600
     assert judge(real(), Circumstances()) == []
-    assert judge(real(), Circumstances(mixed=True)) == []
+    assert judge(real(), Circumstances(real="s1")) == []
 
 
 @pytest.mark.parametrize("name", PLANTS)
@@ -61,4 +61,4 @@ def test_a_default_read_may_be_old_where_a_real_consul_leads():
     changed = next(each for each, before in zip(operations, real(), strict=True) if each != before)
     changed.mode = "default"
     assert judge(operations, Circumstances())
-    assert judge(operations, Circumstances(mixed=True)) == []
+    assert judge(operations, Circumstances(real="s1")) == []

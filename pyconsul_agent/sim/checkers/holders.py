@@ -8,10 +8,10 @@ session ended instead of releasing, the lock delay comes on top.
 A lock delay is local to each server, in Consul too: one that starts anew from a snapshot knows none. `starts` are the
 times at which some server started; a delay with a start in it is not judged.
 
-What a real Consul that leads may do is not judged with `races`. It lets an acquisition pass that meets the end of the
-session, and acknowledges a renewal that meets it. Right after its election its state may be behind, so that it calls
-sessions unknown that live, and its gossip may not know everybody yet after all servers were killed: it takes who is
-missing out of the catalog, which ends that node's sessions.
+What a real Consul that leads may do is not judged; `consul` are the times at which it started, None without one. It
+lets an acquisition pass that meets the end of the session, and acknowledges a renewal that meets it. Elected right
+after its start its state may be behind, so that it calls sessions unknown that live, and its gossip may not know
+everybody yet: it takes who is missing out of the catalog, which ends that node's sessions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pyconsul_agent.sim.history import Operation, Violation
 
 FREEING = ("release", "delete")
 AFTER_START_S = 10.0
-"""So long after some server has started may a real Consul just have been elected."""
+"""So long after its start may a real Consul just have been elected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +58,19 @@ class _Session:
         return min(self.touched + self.terms.ttl_s, self.asked_to_end)
 
 
-def check(operations: Iterable[Operation], starts: Sequence[float] = (), *, races: bool = False) -> None:
+def check(
+    operations: Iterable[Operation], starts: Sequence[float] = (), *, consul: Sequence[float] | None = None
+) -> None:
     """Raises Violation."""
     done = [each for each in operations if each.f != "get" or each.mode != "stale"]
     sessions = _sessions(done)
-    _check_not_early(done, starts if races else (), races=races)
+    _check_not_early(done, consul)
     by_key: dict[str, list[Operation]] = defaultdict(list)
     for each in done:
         if each.key and each.f in ("acquire", "release", "delete", "get"):
             by_key[each.key].append(each)
     for of_key in by_key.values():
-        _check_key(of_key, sessions, starts, races=races)
+        _check_key(of_key, sessions, starts, races=consul is not None)
         _check_fencing(of_key, sessions)
 
 
@@ -91,16 +93,14 @@ def _may_have_happened(operation: Operation) -> bool:
     return operation.outcome in ("ok", "info", "open")
 
 
-def _check_not_early(operations: Sequence[Operation], excuses: Sequence[float], *, races: bool) -> None:
+def _check_not_early(operations: Sequence[Operation], consul: Sequence[float] | None) -> None:
     """Who is told that a session is unknown while it must live has lost it before its time."""
     gone = [each for each in operations if each.f in ("renew", "acquire") and each.detail == "unknown session"]
     for each in gone:
-        if any(0 <= each.end - start <= AFTER_START_S for start in excuses):
-            continue
-        if races and any(_shows_alive(other, each) for other in operations):
+        if any(0 <= each.end - start <= AFTER_START_S for start in consul or ()):
             continue
         before = [other for other in operations if other.session == each.session and other.end < each.begin]
-        if races:
+        if consul is not None:
             before = _without_late_renewals(before)
         session = _sessions(before).get(each.session)
         asked = [
@@ -109,12 +109,6 @@ def _check_not_early(operations: Sequence[Operation], excuses: Sequence[float], 
         ]  # fmt: skip
         if session is not None and not asked and each.end < session.sure_until:
             raise Violation(f"P10 session ended early: {each}, alive until {session.sure_until:.3f} at least")
-
-
-def _shows_alive(operation: Operation, refusal: Operation) -> bool:
-    """Whether the session was there after somebody was told that it is unknown."""
-    succeeded = operation.outcome == "ok" and operation.f in ("renew", "acquire")
-    return succeeded and operation.session == refusal.session and operation.begin > refusal.end
 
 
 def _without_late_renewals(operations: Sequence[Operation]) -> list[Operation]:
