@@ -43,7 +43,7 @@ class TaskOwner:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def together(*works: Coroutine[Any, Any, None]) -> None:
+async def together(*works: Coroutine[Any, Any, object]) -> None:
     """Run until the first of them ends; the others are cancelled, and its error, if any, is raised when all have ended.
 
     In place of a TaskGroup where the caller goes on afterwards: see `env.timeouts`.
@@ -56,5 +56,5 @@ async def together(*works: Coroutine[Any, Any, None]) -> None:
             task.cancel()
         ends = await asyncio.gather(*tasks, return_exceptions=True)
     for task, end in zip(tasks, ends, strict=True):
-        if task in done and end is not None:
+        if task in done and isinstance(end, BaseException):
             raise end

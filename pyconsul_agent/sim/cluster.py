@@ -20,6 +20,7 @@ from pyconsul_agent.env.base import Env
 from pyconsul_agent.env.timeouts import timeout
 from pyconsul_agent.errors import ConsulError
 from pyconsul_agent.runtime.raft import RaftNode
+from pyconsul_agent.runtime.tasks import together
 from pyconsul_agent.server.node import ServerNode
 from pyconsul_agent.sim.host import SimHost
 from pyconsul_agent.sim.owner import OWNER, is_dead
@@ -87,7 +88,7 @@ class Node:
             self._watch(agent)
             await agent.start()
             self.started = True
-            await _first(stop.wait(), leave.wait(), agent.finished.wait())
+            await together(stop.wait(), leave.wait(), agent.finished.wait())
             if leave.is_set() and not stop.is_set():
                 await self._leave_in_time(agent, stop)
             self.exit_codes.append(agent.exit_code)
@@ -108,7 +109,7 @@ class Node:
 
         with contextlib.suppress(TimeoutError, ConsulError):
             async with timeout(LEAVE_TIMEOUT_S):
-                await _first(stop.wait(), leave())
+                await together(stop.wait(), leave())
 
     def _logs(self, options: Options, env: Env) -> LogStream:
         level = parse_level(options.log_level)
@@ -341,17 +342,3 @@ class Cluster:
         """Stop every agent in order."""
         for node in reversed(self.nodes.values()):
             await node.stop()
-
-
-async def _first(*works: Any) -> None:
-    """Until one of them ends, and raise what it raised; the others are cancelled."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            if task in done:
-                await task
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

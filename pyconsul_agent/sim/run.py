@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from pyconsul_agent.runtime.tasks import together
 from pyconsul_agent.sim.checkers import (
     agreement,
     blocking,
@@ -230,17 +231,7 @@ class SeedRun:
 
     async def scenario(self) -> None:
         """All of it; raises Violation, Unmet or SimError."""
-        watch = asyncio.get_running_loop().create_task(self._watch())
-        work = asyncio.get_running_loop().create_task(self._all())
-        try:
-            await asyncio.wait({watch, work}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (watch, work):
-                if task.done():
-                    task.result()
-        finally:
-            for task in (watch, work):
-                task.cancel()
-            await asyncio.gather(watch, work, return_exceptions=True)
+        await together(self._watch(), self._all())
 
     async def _all(self) -> None:
         self.cluster.start()
