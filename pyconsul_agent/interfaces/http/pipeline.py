@@ -139,9 +139,9 @@ class Pipeline:
             path = percent_decode(raw_path) if "%" in raw_path else raw_path
         except BadQuery:
             return Response(400, b"400 Bad Request", TEXT, close=True, bare=True)
-        if not (path.isascii() and path.isprintable()) and self._rules.filter_unprintable and not _printable(path):
+        if self._rules.filter_unprintable and not _printable(path):
             return Response(400)
-        if ("//" in path or "/." in path or path[:1] != "/") and (clean := clean_path(path)) != path:
+        if (clean := clean_path(path)) != path:
             return self._redirect(clean, raw_query, method)
         if (moved := self._table.redirect(path)) is not None:
             return self._redirect(moved, raw_query, method)
