@@ -73,8 +73,7 @@ def _pack_slowly(value: object) -> bytes:
 
 def decode(form: type[T], data: bytes) -> T:
     """The message `data` as `form` (a struct, `list[...]`, `str`, `bool`, ...). Raises DecodeError."""
-    any_form: Any = form
-    return _builder(any_form)(unpack(data))  # type: ignore[no-any-return]
+    return build(form, unpack(data))
 
 
 def unpack(data: bytes) -> Any:
@@ -90,7 +89,8 @@ def unpack(data: bytes) -> Any:
 def build(form: type[T], value: object) -> T:
     """Turn an unpacked plain value into `form`. Raises DecodeError."""
     any_form: Any = form
-    return _builder(any_form)(value)  # type: ignore[no-any-return]
+    made: T = _builder(any_form)(value)
+    return made
 
 
 def plain(value: object) -> Any:

@@ -14,9 +14,7 @@ from pyconsul_agent.structs.kv import DirEntry
 from pyconsul_agent.structs.raft import LogEntry
 from pyconsul_agent.structs.requests import KVSRequest
 from pyconsul_agent.wire.gotime import decode_time
-
-TEXT_ERRORS = "surrogateescape"
-"""As in `msgpack`."""
+from pyconsul_agent.wire.msgpack import TEXT_ERRORS
 
 Unpacked = dict[Any, Any]
 
