@@ -313,6 +313,7 @@ class Env:
 
 # --- asyncio streams over any Net -----------------------------------------------------------------------------
 
+V4_IN_V6 = "::ffff:"
 STREAM_BUFFER_BYTES = 256 * 1024
 
 StreamHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -354,17 +355,20 @@ class Writer(asyncio.StreamWriter):
         self.write(b"".join(data))  # asyncio's own of 3.12 and 3.13.0 minds neither a slow peer nor a lost one
 
 
-def peer_of(connection: asyncio.BaseTransport | asyncio.StreamWriter) -> Address:
-    """Who is at the other end, ("", 0) if it has no address or has gone.
+def as_ipv4(host: str) -> str:
+    """The address of an IPv4 peer as an IPv6 socket tells it, as IPv4; any other as it is. Go shows it so.
 
-    An IPv4 client of an IPv6 listener is shown as IPv4, as Go does; how Python shows and judges such an address
-    (`::ffff:127.0.0.1`) changed in 3.13.
+    How Python shows and judges such an address (`::ffff:127.0.0.1`) changed in 3.13.
     """
+    return host.removeprefix(V4_IN_V6) if "." in host else host
+
+
+def peer_of(connection: asyncio.BaseTransport | asyncio.StreamWriter) -> Address:
+    """Who is at the other end, ("", 0) if it has no address or has gone."""
     name = connection.get_extra_info("peername")
     if not isinstance(name, tuple):
         return "", 0
-    host = str(name[0])
-    return (host.removeprefix("::ffff:") if "." in host else host), int(name[1])
+    return as_ipv4(str(name[0])), int(name[1])
 
 
 async def open_stream(

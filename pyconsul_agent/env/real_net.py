@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable
 from typing import TypeVar
 
-from pyconsul_agent.env.base import Address, Datagrams, Listener
+from pyconsul_agent.env.base import V4_IN_V6, Address, Datagrams, Listener, as_ipv4
 from pyconsul_agent.env.failures import dial_failure, endpoint, listen_failure
 from pyconsul_agent.env.real_questions import RealQuestions
 from pyconsul_agent.env.timeouts import timeout
@@ -31,7 +31,6 @@ DRAIN_MAX = 64
 
 DATAGRAM_BYTES_MAX = 65536
 UDP_BUFFER_BYTES = 2 * 1024 * 1024
-V4_IN_V6 = "::ffff:"
 
 
 def family_of(host: str) -> socket.AddressFamily:
@@ -122,10 +121,7 @@ class RealDatagrams:
                 if self._failed is not None:
                     self._failed(dial_failure("udp", "", error, step="read"))
                 continue
-            host: str = from_[0]
-            if self._v6 and host.startswith(V4_IN_V6) and "." in host:
-                host = host.removeprefix(V4_IN_V6)
-            self._receive(data, (host, from_[1]))
+            self._receive(data, (as_ipv4(from_[0]), from_[1]))
 
     def close(self) -> None:
         if not self._closed:

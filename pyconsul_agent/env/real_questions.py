@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from pyconsul_agent.env.base import Address
+from pyconsul_agent.env.base import V4_IN_V6, Address, as_ipv4
 
 DRAIN_MAX = 64
 """Datagrams read in one wake-up, so that the rest of the process has its turn."""
@@ -21,7 +21,6 @@ HANDED_OVER = 4
 """One that is not answered on the spot counts for so many: the work of answering it follows."""
 
 DATAGRAM_BYTES_MAX = 65536
-V4_IN_V6 = "::ffff:"
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104
 IPV6_RECVPKTINFO = getattr(socket, "IPV6_RECVPKTINFO", 49)
 IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8)
@@ -115,10 +114,7 @@ class RealQuestions:
                 self._send(answer, from_, back)
 
     def _hand_over(self, data: bytes, from_: Any, ancillary: Any) -> None:
-        host: str = from_[0]
-        if host.startswith(V4_IN_V6) and "." in host:
-            host = host.removeprefix(V4_IN_V6)
-        self._receive(data, (host, from_[1]), lambda reply: self._send(reply, from_, ancillary))
+        self._receive(data, (as_ipv4(from_[0]), from_[1]), lambda reply: self._send(reply, from_, ancillary))
 
     def close(self) -> None:
         if not self._closed:

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from pyconsul_agent.env.base import Net, open_stream, stream_protocol
+from pyconsul_agent.env.base import Net, open_stream, peer_of, stream_protocol
 from pyconsul_agent.env.log import Log
 from pyconsul_agent.env.timeouts import timeout, timeout_at
 from pyconsul_agent.errors import ConnectionLost, DecodeError, DialRefused, NetError, NetTimeout
@@ -65,7 +65,7 @@ class GossipStreams:
         return stream_protocol(self._accept, asyncio.StreamReader(limit=READ_BYTES))
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = _peer(writer)
+        peer = peer_of(writer)
         if self._accepted >= PUSH_PULL_STREAMS_MAX:
             self._log.error("Too many pending push/pull requests", from_=endpoint(*peer))
             writer.transport.abort()
@@ -155,8 +155,3 @@ async def _close(writer: asyncio.StreamWriter) -> None:
     writer.close()
     with contextlib.suppress(OSError, NetError):  # the peer may have gone first; nothing is left to say to it
         await writer.wait_closed()
-
-
-def _peer(writer: asyncio.StreamWriter) -> Address:
-    name = writer.get_extra_info("peername") or ("?", 0)
-    return name[0], name[1]
